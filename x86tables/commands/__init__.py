@@ -1,0 +1,86 @@
+"""The command line: one module per command, found by its file name, imported only when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import UsageError, X86TablesError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Any
+
+
+def names() -> list[str]:
+    """The commands there are."""
+    return sorted(name[:-3] for name in os.listdir(__path__[0]) if name.endswith(".py") and not name.startswith("_"))
+
+
+def module(name: str) -> Any:
+    """The module of a command: `add_arguments(parser)`, `run(args) -> exit status`, and its docstring as help."""
+    __import__(f"{__name__}.{name}")
+    return sys.modules[f"{__name__}.{name}"]
+
+
+def number(text: str) -> int:
+    """A number as the command line writes it: `0x...` or decimal."""
+    try:
+        return int(text, 16) if text[:2].lower() == "0x" else int(text, 10)
+    except ValueError:
+        raise UsageError(f"{text!r}: a number is 0x... or decimal") from None
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """The argument parser of one command."""
+    import argparse
+
+    command = module(name)
+    made = argparse.ArgumentParser(
+        prog=f"x86tables {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(made)
+    return made
+
+
+def _overview() -> str:
+    lines = ["usage: x86tables COMMAND ...", "", "Make, show, judge and prove x86-64 descriptor tables.", ""]
+    lines += [f"  {name:<8} {module(name).__doc__.splitlines()[0]}" for name in names()]
+    lines += ["", "x86tables COMMAND --help tells more; x86tables --version."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. An error for the person is one sentence on standard error and status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(_overview())
+            return 0 if arguments else 2
+        if arguments[0] == "--version":
+            from .. import __version__
+
+            print(f"x86tables {__version__}")
+            return 0
+        if arguments[0] not in names():
+            raise UsageError(f"no command {arguments[0]!r}; one of {', '.join(names())}")
+        args = parser(arguments[0]).parse_args(arguments[1:])
+        status = module(arguments[0]).run(args)
+        sys.stdout.flush()
+        return int(status)
+    except X86TablesError as error:
+        print(f"x86tables: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (a pager, head) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        print(f"x86tables: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,27 @@
+"""What can go wrong, and for whom: the caller's mistake, the image's, something that is not there."""
+
+from __future__ import annotations
+
+
+class X86TablesError(Exception):
+    """Base of every error that x86tables raises on purpose; its text is a sentence for a person."""
+
+
+class UsageError(X86TablesError, ValueError):
+    """The caller's mistake: a field out of range, a size that does not fit, an option that contradicts another."""
+
+
+class ImageError(X86TablesError):
+    """The image's fault: names the file, the offset where that makes sense, what was found and what was expected."""
+
+
+class NotThere(X86TablesError, LookupError):  # noqa: N818 - reads better in `except`
+    """Something asked for is not there: a slot beyond a limit, a table that was never loaded."""
+
+
+class Absent(NotThere):
+    """Physical memory that the image does not hold; `address` is the first byte that is missing."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"physical page {address & ~0xFFF:#x} is not in this image")
+        self.address = address
