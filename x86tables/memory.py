@@ -1,0 +1,163 @@
+"""Physical memory: bytes, or "not in this image"."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import bisect_right
+
+from .errors import Absent, ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import IO, Any, TypeAlias
+
+    Data: TypeAlias = bytes | mmap.mmap
+
+PAGE = 0x1000
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Memory:
+    """Pieces of files laid out over physical addresses; what no piece covers is absent, not zero.
+
+    `read` answers with bytes or raises Absent with the first missing address. Files stay mapped: only what is read is
+    loaded.
+    """
+
+    def __init__(self, pieces: Iterable[tuple[int, int, Data, int]] = ()) -> None:
+        """Memory made of (address, size, data, offset in data); where two overlap, the lower start has the bytes."""
+        laid: list[tuple[int, int, Data, int]] = []  # start, stop, data, offset
+        for start, size, data, offset in sorted(pieces, key=lambda piece: piece[0]):
+            stop = start + size
+            if laid:
+                last_start, last_stop, last_data, last_offset = laid[-1]
+                if data is last_data and start <= last_stop and offset - start == last_offset - last_start:
+                    laid[-1] = last_start, max(stop, last_stop), data, last_offset
+                    continue
+                if start < last_stop:
+                    start, offset = last_stop, offset + last_stop - start
+            if start < stop:
+                laid.append((start, stop, data, offset))
+        self._set(laid)
+
+    def _set(self, pieces: list[tuple[int, int, Data, int]]) -> None:
+        self._pieces = pieces
+        self._starts = [piece[0] for piece in pieces]
+
+    def overlay(self, address: int, data: Data) -> None:
+        """Lay `data` at `address` over whatever is there."""
+        end = address + len(data)
+        pieces = [(address, end, data, 0)]
+        for start, stop, below, offset in self._pieces:
+            if start < min(stop, address):
+                pieces.append((start, min(stop, address), below, offset))
+            if stop > max(start, end):
+                first = max(start, end)
+                pieces.append((first, stop, below, offset + first - start))
+        self._set(sorted(pieces, key=lambda piece: piece[0]))
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes from a physical address."""
+        number = bisect_right(self._starts, address) - 1
+        if number >= 0:
+            start, stop, data, offset = self._pieces[number]
+            if address + size <= stop:
+                at = offset + address - start
+                return data[at : at + size]
+        return b"".join(self._parts(address, size))
+
+    def _parts(self, address: int, size: int) -> Iterator[bytes]:
+        end = address + size
+        while address < end:
+            number = bisect_right(self._starts, address) - 1
+            if number < 0 or self._pieces[number][1] <= address:
+                raise Absent(address)
+            start, stop, data, offset = self._pieces[number]
+            at, count = offset + address - start, min(end, stop) - address
+            yield data[at : at + count]
+            address += count
+
+    def holds(self, address: int) -> bool:
+        """Whether the byte at this address is known."""
+        number = bisect_right(self._starts, address) - 1
+        return number >= 0 and address < self._pieces[number][1]
+
+    @property
+    def ranges(self) -> list[range]:
+        """The address ranges that are known, in ascending order, neighbours joined."""
+        found: list[range] = []
+        for start, stop, _, _ in self._pieces:
+            if found and found[-1].stop == start:
+                found[-1] = range(found[-1].start, stop)
+            else:
+                found.append(range(start, stop))
+        return found
+
+
+class Recording(Memory):
+    """A view of another memory that notes every physical page that is read."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._set(memory._pieces)
+        self.pages: set[int] = set()
+
+    def read(self, address: int, size: int) -> bytes:
+        self.pages.update(range(address & ~(PAGE - 1), address + size, PAGE))
+        return super().read(address, size)
+
+
+def load(path: str) -> Data:
+    """The contents of a file, mapped; gzip, xz and zstd are unpacked first, into a file that has no name."""
+    if not os.path.exists(path):
+        raise ImageError(f"{path}: there is no such file")
+    if not os.path.isfile(path):
+        raise ImageError(f"{path}: not a file")
+    with open(path, "rb") as file:
+        head = file.read(6)
+        for magic, name in _COMPRESSED.items():
+            if head.startswith(magic):
+                file.seek(0)
+                return _unpack(path, file, name)
+        return _map(path, file)
+
+
+def _map(path: str, file: IO[bytes]) -> Data:
+    if os.fstat(file.fileno()).st_size == 0:
+        raise ImageError(f"{path}: the file is empty")
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _unpack(path: str, file: IO[bytes], name: str) -> Data:
+    import tempfile
+
+    stream = _stream(path, file, name)
+    with tempfile.TemporaryFile() as out:
+        try:
+            while chunk := stream.read(1 << 20):
+                if chunk.count(0) == len(chunk):  # a hole instead of zeros: memory is mostly that
+                    out.seek(len(chunk), os.SEEK_CUR)
+                else:
+                    out.write(chunk)
+        except Exception as error:  # each of the three packages has errors of its own
+            raise ImageError(f"{path}: the {name} data is damaged or cut off: {error}") from None
+        out.truncate(out.tell())
+        out.flush()
+        return _map(path, out)
+
+
+def _stream(path: str, file: IO[bytes], name: str) -> Any:
+    if name == "gzip":
+        import gzip
+
+        return gzip.GzipFile(fileobj=file)
+    if name == "xz":
+        import lzma
+
+        return lzma.LZMAFile(file)
+    try:
+        import zstandard
+    except ImportError:
+        raise ImageError(f"{path}: zstd data needs the package zstandard: pip install 'x86tables[zstd]'") from None
+    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
