@@ -1,0 +1,49 @@
+# What a contributor runs. Needs Python 3.11 or later with pip, and make; everything else goes into .venv.
+
+PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, pip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PIP := $(PYTHON) -m pip --python .venv/bin/python --disable-pip-version-check --quiet
+RUN := .venv/bin/python -m
+
+.PHONY: demo test check bench clean
+
+demo: .venv/demo.stamp
+	.venv/bin/x86tables dump tests/images/ovmf-gdt.bin --base 0x79dc000 --gdt 0x79dc000,0x47 \
+		--map tests/images/ovmf-idt.bin@0x7456000 --idt 0x7456018,0xfff
+
+test: .venv/test.stamp
+	$(RUN) pytest
+
+check: .venv/check.stamp
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(RUN) pytest tests/test_layers.py
+
+bench: .venv/bench.stamp
+	$(RUN) benchmarks
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or later with pip is needed, none was found" >&2; exit 1; }
+	$(PYTHON) -m venv --clear --without-pip .venv
+
+# One stamp per set of packages: older than pyproject.toml means install again.
+.venv/demo.stamp: pyproject.toml | .venv/bin/python
+	$(PIP) install -e .
+	@touch $@
+
+# bochscpu-python is a binary wheel: where there is none for this system, the tests that need it are skipped.
+.venv/test.stamp: pyproject.toml | .venv/bin/python
+	$(PIP) install --only-binary bochscpu-python -e '.[test,bochs]' || $(PIP) install -e '.[test]'
+	@touch $@
+
+.venv/check.stamp: .venv/test.stamp
+	$(PIP) install -e '.[check]'
+	@touch $@
+
+.venv/bench.stamp: pyproject.toml | .venv/bin/python
+	$(PIP) install -e '.[bench]'
+	@touch $@

@@ -1,0 +1,52 @@
+"""What all tests share: programs that only some machines have, and how long Hypothesis may search."""
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parent.parent
+REQUIRE_ALL = os.environ.get("X86TABLES_REQUIRE_ALL", "") not in ("", "0")
+
+# A red build must be red again at home: CI draws the same examples every time, and a slow machine is no failure.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+if REQUIRE_ALL or os.environ.get("CI"):
+    settings.load_profile("ci")
+else:
+    settings.load_profile("default")
+
+EXTRAS = {"bochscpu": "bochs"}
+
+
+def programs() -> dict[str, str]:
+    """Program, or absolute path of a file -> the Debian package that brings it; read from `.ci/packages`."""
+    lines = (ROOT / ".ci/packages").read_text().splitlines()
+    rows = [line.split()[:2] for line in lines if line and not line.startswith("#")]
+    return {program: package for package, names in rows for program in names.split(",")}
+
+
+def missing(need: str) -> str:
+    """What to install so that `need` (a program, the path of a file, a Python module) is there; "" when it is."""
+    if need in EXTRAS:
+        return "" if find_spec(need) else f"pip install 'x86tables[{EXTRAS[need]}]'"
+    package = programs()[need]
+    there = os.path.exists(need) if need.startswith("/") else shutil.which(need)
+    return "" if there else f"apt-get install {package}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "needs(*what): programs outside of pip, files of Debian packages, or optional Python modules"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose needs are not met, and say what to install; with X86TABLES_REQUIRE_ALL=1 fail it instead."""
+    for need in [need for marker in item.iter_markers("needs") for need in marker.args]:
+        if cure := missing(need):
+            if REQUIRE_ALL:
+                pytest.fail(f"{need} is not there and X86TABLES_REQUIRE_ALL is set: {cure}", pytrace=False)
+            pytest.skip(f"{need} is not there: {cure}")
