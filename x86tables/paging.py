@@ -19,6 +19,7 @@ _u64 = struct.Struct("<Q").unpack
 _u32 = struct.Struct("<I").unpack
 
 # Per mode: (name of the entry, shift of its index, bits of the index, whether PS may make it a page), top level first.
+# "none" is a CPU with paging off; "flat" an image whose addresses are taken as they are.
 LEVELS = {
     "5-level": (
         ("PML5E", 48, 9, False),
@@ -31,6 +32,7 @@ LEVELS = {
     "PAE": (("PDPTE", 30, 2, False), ("PDE", 21, 9, True), ("PTE", 12, 9, False)),
     "32-bit": (("PDE", 22, 10, True), ("PTE", 12, 10, False)),
     "none": (),
+    "flat": (),
 }
 
 
@@ -79,7 +81,7 @@ class Page(Record):
     executable: bool
 
 
-class PageFault(Exception):
+class PageFault(Exception):  # noqa: N818 - the manual's word
     """#PF: `address` would be in CR2; `entry` is the paging-structure entry that decided, where one did."""
 
     def __init__(self, address: int, error_code: int, why: str, entry: PageEntry | None = None) -> None:
@@ -146,10 +148,10 @@ class AddressSpace:
         if self._wide:
             if not canonical(linear, self.levels):
                 raise NonCanonical(linear)
-        else:
+        elif self.paging.mode != "flat":
             linear &= 0xFFFF_FFFF
-            if not self._steps:
-                return Page(linear & -PAGE, linear & -PAGE, PAGE, True, True, True)
+        if not self._steps:
+            return Page(linear & -PAGE, linear & -PAGE, PAGE, True, False, True)
         if self.declared is not None and not any(linear in known for known in self.declared):
             raise Undeclared(linear)
         read, table = self.memory.read, self.paging.root

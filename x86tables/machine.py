@@ -1,0 +1,357 @@
+"""Machine: one logical CPU as loaded, registers and memory, with its tables decoded."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from .errors import Absent, NotThere
+from .gdt import Gdt, SegmentDescriptor
+from .idt import Idt
+from .legacy import LegacyGate, Tss32, VectorTable
+from .memory import PAGE
+from .paging import NX, READ, AddressSpace, NonCanonical, PageFault, Paging, root
+from .records import Record
+from .selector import Selector
+from .tss import IoMap, Tss
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .memory import Memory
+    from .paging import Access, PageEntry
+
+PE, WP, PG = 1 << 0, 1 << 16, 1 << 31  # CR0
+PSE, PAE, LA57, SMEP, SMAP, CET, FRED = 1 << 4, 1 << 5, 1 << 12, 1 << 20, 1 << 21, 1 << 23, 1 << 32  # CR4
+SCE, LME, LMA, NXE = 1 << 0, 1 << 8, 1 << 10, 1 << 11  # EFER
+TF, IF, NT, RF, VM, AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18  # RFLAGS
+
+
+class Segment(Record):
+    """A segment register with its cached descriptor: `limit` in bytes, `flags` the descriptor's raw high dword.
+
+    In `flags` bits 7:0 and 31:24 are base bits. None means not known.
+    """
+
+    selector: int
+    base: int = 0
+    limit: int = 0xFFFFFFFF
+    flags: int | None = None
+
+    @property
+    def descriptor(self) -> SegmentDescriptor:
+        """The cached attributes as a descriptor (all zero when they are not known)."""
+        return SegmentDescriptor.from_int((self.flags or 0) << 32)
+
+    @property
+    def null(self) -> bool:
+        """Whether the selector is null."""
+        return Selector.from_int(self.selector).null
+
+
+class TableRegister(Record):
+    """GDTR or IDTR: a linear base, and a limit that is the size less one."""
+
+    base: int
+    limit: int
+
+
+class Registers(Record):
+    """What one logical CPU has in its registers; None means not known. `general` holds rax .. r15 by name."""
+
+    rip: int | None = None
+    rsp: int | None = None
+    rflags: int | None = None
+    cs: Segment | None = None
+    ss: Segment | None = None
+    ds: Segment | None = None
+    es: Segment | None = None
+    fs: Segment | None = None
+    gs: Segment | None = None
+    cr0: int | None = None
+    cr2: int | None = None
+    cr3: int | None = None
+    cr4: int | None = None
+    efer: int | None = None
+    star: int | None = None
+    gdtr: TableRegister | None = None
+    idtr: TableRegister | None = None
+    tr: Segment | None = None
+    ldtr: Segment | None = None
+    general: dict[str, int] = {}  # noqa: RUF012 - never changed
+
+    @property
+    def cpl(self) -> int | None:
+        """The current privilege level, from the selector in CS."""
+        return None if self.cs is None else self.cs.selector & 3
+
+
+class Hole(Record):
+    """Bytes `start` to `stop` of a table that cannot be read, and why."""
+
+    start: int
+    stop: int
+    why: str
+
+
+class Table(Record):
+    """The bytes of a table as far as they can be read; holes are zeros in `data` and listed in `holes`."""
+
+    name: str
+    base: int
+    limit: int
+    data: bytes
+    holes: tuple[Hole, ...] = ()
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing of the table can be read; None when something can."""
+        missing = sum(hole.stop - hole.start for hole in self.holes)
+        return str(self.holes[0].why) if missing and missing == len(self.data) else None
+
+    def known(self, start: int, stop: int) -> bool:
+        """Whether all bytes from `start` to before `stop` could be read."""
+        return stop <= len(self.data) and not any(hole.start < stop and start < hole.stop for hole in self.holes)
+
+
+class Machine:
+    """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
+
+    `assumed` lists, in words, what the image does not say and was inferred. Nothing of a Machine changes.
+    """
+
+    def __init__(
+        self,
+        registers: Registers,
+        memory: Memory,
+        *,
+        cpu: int = 0,
+        vendor: str | None = None,
+        maxphyaddr: int | None = None,
+        declared: list[range] | None = None,
+        assumed: tuple[str, ...] = (),
+    ) -> None:
+        self.registers, self.memory, self.cpu, self.declared = registers, memory, cpu, declared
+        self.vendor, self.maxphyaddr = vendor or "intel", maxphyaddr or 52
+        self._assumed = list(assumed)
+        self._tables: dict[str, Table] = {}
+        self.long_mode = self._long_mode()
+        self.mode = self._mode()
+        self.nxe = self._nxe()
+        self.space = AddressSpace(memory, self._paging(self.nxe), declared)
+        if self.space.paging.mode in ("4-level", "5-level"):
+            if vendor is None:
+                self._assumed.append("vendor intel")
+            if maxphyaddr is None:
+                self._assumed.append("MAXPHYADDR 52")
+        if (registers.cr4 or 0) & CET:
+            self._assumed.append("supervisor shadow stacks off (only CR4.CET is known)")
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was inferred, each as a short text."""
+        return tuple(self._assumed)
+
+    # What the registers say of the mode
+
+    def _paged_by(self, mode: str) -> AddressSpace:
+        """A trial address space, where NX is no reserved bit."""
+        return AddressSpace(self.memory, Paging(mode, root(self.registers.cr3 or 0, mode)), self.declared)
+
+    def _long_mode(self) -> bool:
+        """EFER.LMA, inferred where EFER is not known: from CS.L, CR0.PG and CR4.PAE, or from the tables themselves."""
+        r = self.registers
+        if r.efer is not None:
+            return r.efer & LMA != 0
+        if r.cr0 is None:
+            self._assumed.append("64-bit mode (no control registers are known)")
+            return True
+        if not (r.cr0 & PG and (r.cr4 or 0) & PAE):
+            return False
+        if r.cs is not None and r.cs.descriptor.l:
+            self._assumed.append("EFER.LME=1 (CS.L, CR0.PG and CR4.PAE are set)")
+            return True
+        bases = [table.base for table in (r.gdtr, r.idtr) if table is not None]
+        if any(base >> 32 for base in bases):
+            self._assumed.append("EFER.LME=1 (a table lies above 4 GiB)")
+            return True
+        addresses = bases + ([r.rip] if r.rip is not None else [])
+        if _walks(self._paged_by("4-level"), addresses) > _walks(self._paged_by("PAE"), addresses):
+            self._assumed.append("EFER.LME=1 (the page tables have four levels)")
+            return True
+        self._assumed.append("EFER.LME=0 (the page tables are PAE's)")
+        return False
+
+    def _mode(self) -> str:
+        """`long64`, `compat`, `protected32`, `protected16` or `real`."""
+        r = self.registers
+        if r.cr0 is not None and not r.cr0 & PE:
+            return "real"
+        code = r.cs.descriptor if r.cs is not None else None
+        if self.long_mode:
+            return "long64" if code is None or code.l or r.cr0 is None else "compat"
+        return "protected32" if code is None or code.d_b else "protected16"
+
+    def _nxe(self) -> bool:
+        """EFER.NXE, inferred from a present entry with bit 63 where EFER is not known."""
+        r = self.registers
+        if r.efer is not None:
+            return r.efer & NXE != 0
+        if not (self.long_mode or (r.cr4 or 0) & PAE) or r.cr3 is None:
+            return False
+        space = self._paged_by(self._paging_mode())
+        seen: list[PageEntry] = []
+        for table in (r.gdtr, r.idtr, r.tr):
+            if table is not None:
+                _walks(space, [table.base], seen)
+        _walks(space, [address for address in (r.rsp, r.rip) if address is not None], seen)
+        for entry in seen:
+            if entry.value & NX and entry.value & 1:
+                self._assumed.append(f"EFER.NXE=1 (the {entry.name} at {entry.address:#x} has bit 63)")
+                return True
+        return False
+
+    def _paging_mode(self) -> str:
+        r = self.registers
+        if r.cr3 is None and r.cr0 is None:
+            return "flat"
+        if r.cr0 is not None and not r.cr0 & PG:
+            return "none"
+        if self.long_mode:
+            return "5-level" if (r.cr4 or 0) & LA57 else "4-level"
+        return "PAE" if (r.cr4 or 0) & PAE else "32-bit"
+
+    def _paging(self, nxe: bool) -> Paging:
+        r, mode = self.registers, self._paging_mode()
+        cr0, cr4 = r.cr0 if r.cr0 is not None else WP, r.cr4 or 0
+        return Paging(
+            mode=mode,
+            root=root(r.cr3 or 0, mode),
+            wp=cr0 & WP != 0,
+            nxe=nxe,
+            smep=cr4 & SMEP != 0,
+            smap=cr4 & SMAP != 0,
+            pse=cr4 & PSE != 0,
+            maxphyaddr=self.maxphyaddr,
+        )
+
+    # Memory as this CPU sees it
+
+    def translate(self, linear: int, access: Access = READ) -> int:
+        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        return self.space.translate(linear, access)
+
+    def read(self, linear: int, size: int, access: Access = READ) -> bytes:
+        """`size` bytes at a linear address; PageFault, Absent or NonCanonical where they are not to be had."""
+        return self.space.read(linear, size, access)
+
+    # Tables
+
+    @property
+    def wide(self) -> bool:
+        """Whether gates and system descriptors have 16 bytes: long mode, compatibility mode included."""
+        return self.mode in ("long64", "compat")
+
+    def table(self, name: str) -> Table | None:
+        """The bytes of `gdt`, `idt`, `tss` or `ldt` as far as they can be read; None when its register is not known
+        or null."""
+        if name not in self._tables:
+            register = self._register(name)
+            if register is None:
+                return None
+            self._tables[name] = self._read_table(name, register.base, register.limit)
+        return self._tables[name]
+
+    def _register(self, name: str) -> TableRegister | Segment | None:
+        r = self.registers
+        if name in ("gdt", "idt"):
+            return r.gdtr if name == "gdt" else r.idtr
+        segment = r.tr if name == "tss" else r.ldtr
+        return None if segment is None or segment.null else segment
+
+    def _read_table(self, name: str, base: int, limit: int) -> Table:
+        size = min(limit, 0xFFFF if name != "tss" else 0xFFFF + 0x2068) + 1
+        data = bytearray()
+        holes: list[Hole] = []
+        last: type | None = None  # the kind of trouble the page before had
+        while (offset := len(data)) < size:
+            address = base + offset & (1 << 64) - 1
+            count = min(size - offset, PAGE - address % PAGE)
+            try:
+                data += self.read(address, count)
+                last = None
+            except (PageFault, Absent, NonCanonical) as error:
+                data += bytes(count)
+                if type(error) is last:
+                    holes[-1] = holes[-1].replace(stop=offset + count)
+                else:
+                    holes.append(Hole(offset, offset + count, str(error)))
+                last = type(error)
+        return Table(name, base, limit, bytes(data), tuple(holes))
+
+    def _data(self, name: str) -> bytes:
+        table = self.table(name)
+        if table is None:
+            register = {"gdt": "GDTR", "idt": "IDTR", "tss": "TR", "ldt": "LDTR"}[name]
+            state = "is null: never loaded" if self._segment_known(name) else "is not known"
+            raise NotThere(f"no {name.upper()}: {register} {state}")
+        if table.error:
+            raise NotThere(f"the {name.upper()} at {table.base:#x} cannot be read: {table.error}")
+        return bytes(table.data)
+
+    def _segment_known(self, name: str) -> bool:
+        return (name == "tss" and self.registers.tr is not None) or (name == "ldt" and self.registers.ldtr is not None)
+
+    @cached_property
+    def gdt(self) -> Gdt:
+        """The GDT, holes read as zero (see `table("gdt").holes`); NotThere when nothing of it can be read."""
+        return Gdt.parse(self._data("gdt")).freeze()
+
+    @cached_property
+    def ldt(self) -> Gdt:
+        """The LDT; NotThere when LDTR is null."""
+        return Gdt.parse(self._data("ldt")).freeze()
+
+    @cached_property
+    def idt(self) -> Idt:
+        """The IDT of 16-byte gates; NotThere when nothing of it can be read."""
+        return Idt.parse(self._data("idt")).freeze()
+
+    @property
+    def legacy_idt(self) -> list[LegacyGate]:
+        """The 8-byte gates of a CPU in protected mode."""
+        data = self._data("idt")[: 256 * LegacyGate.size]
+        return LegacyGate.parse_table(data[: len(data) // LegacyGate.size * LegacyGate.size])
+
+    @property
+    def vector_table(self) -> VectorTable:
+        """The vector table of a CPU in real mode."""
+        return VectorTable.parse(self._data("idt"))
+
+    @cached_property
+    def tss(self) -> Tss:
+        """The 64-bit TSS, what is beyond its limit read as zero; NotThere when TR was never loaded."""
+        return Tss.parse(self._data("tss")[: Tss.size].ljust(Tss.size, b"\0"))
+
+    @property
+    def tss32(self) -> Tss32:
+        """The 32-bit TSS, what is beyond its limit read as zero; NotThere when TR was never loaded."""
+        return Tss32.parse(self._data("tss")[: Tss32.size].ljust(Tss32.size, b"\0"))
+
+    @property
+    def io_map(self) -> IoMap | None:
+        """The I/O permission bitmap; None when its base lies beyond the TSS limit or the TSS is too short for one."""
+        data = self._data("tss")
+        if len(data) < Tss.size:
+            return None
+        return IoMap.of(data, self.tss.iopb if self.wide else self.tss32.iopb)
+
+
+def _walks(space: AddressSpace, addresses: list[int], seen: list[PageEntry] | None = None) -> int:
+    """How many of the addresses the page tables lead to; the entries read are added to `seen`."""
+    count = 0
+    for address in addresses:
+        try:
+            space.walk(address, seen.append if seen is not None else None)
+            count += 1
+        except (PageFault, Absent, NonCanonical):
+            pass
+    return count

@@ -1,0 +1,80 @@
+"""Names for addresses: from System.map, `nm`, or an ELF file's symbol table."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+
+from .errors import ImageError, NotThere
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .memory import Data
+
+_LINE = re.compile(rb"^([0-9a-fA-F]{8,16}) [A-Za-z] ([^\s]+)", re.MULTILINE)
+
+
+class Symbols:
+    """Names by address and addresses by name."""
+
+    def __init__(self, pairs: Iterable[tuple[int, str]] = (), offset: int = 0) -> None:
+        self.pairs = sorted((address + offset & (1 << 64) - 1, name) for address, name in pairs)
+        self._addresses = [address for address, _ in self.pairs]
+        self._by_name: dict[str, list[int]] = {}
+        for address, name in self.pairs:
+            self._by_name.setdefault(name, []).append(address)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs)
+
+    def moved(self, offset: int) -> Symbols:
+        """The same names at addresses that lie `offset` higher."""
+        return Symbols(self.pairs, offset)
+
+    def name(self, address: int, reach: int = 0x10000) -> str | None:
+        """`name` or `name+0x12` for the nearest symbol at or below; None when that is more than `reach` away."""
+        number = bisect_right(self._addresses, address) - 1
+        if number < 0 or address - self._addresses[number] > reach:
+            return None
+        base = self._addresses[number]
+        while number and self._addresses[number - 1] == base:
+            number -= 1  # the first of several names, so that the answer does not depend on the order of a file
+        return self.pairs[number][1] + (f"+{address - base:#x}" if address != base else "")
+
+    def address(self, name: str) -> int:
+        """The address of a symbol; NotThere when there is none, or when several have the name."""
+        found = self._by_name.get(name, [])
+        if not found:
+            raise NotThere(f"no symbol {name!r}")
+        if len(set(found)) > 1:
+            raise NotThere(f"symbol {name!r} is ambiguous: {', '.join(hex(address) for address in found[:4])}")
+        return found[0]
+
+    def offset_for(self, handlers: Iterable[int]) -> int | None:
+        """How far a kernel was moved (KASLR): the one offset, a multiple of 4 KiB, that puts a symbol on every handler.
+
+        None when no offset or more than one does.
+        """
+        wanted, known = set(handlers), set(self._addresses)
+        if len(wanted) < 4:
+            return None
+        first = min(wanted)
+        fitting = {
+            first - address
+            for address in known
+            if (first - address) % 0x1000 == 0 and all(handler - first + address in known for handler in wanted)
+        }
+        return fitting.pop() if len(fitting) == 1 else None
+
+
+def parse_map(data: Data, path: str) -> Symbols:
+    """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
+    pairs = [(int(address, 16), name.decode("ascii", "replace")) for address, name in _LINE.findall(data)]
+    if not pairs:
+        raise ImageError(f"{path}: no symbols: lines of `address type name`, or an ELF file, are expected")
+    return Symbols(pairs)
