@@ -1,0 +1,1 @@
+"""What people and programs read: words, bit diagrams, text, JSON, SARIF."""
