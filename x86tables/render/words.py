@@ -32,7 +32,7 @@ TYPES32 = {
 
 
 def meaning(value: Layout) -> str:
-    """What a value of any layout means, in one sentence without a full stop."""
+    """What a value of any layout means, in one line; for a segment its extent too."""
     return _MEANINGS[type(value)](value)
 
 
@@ -55,6 +55,12 @@ def extent(value: SegmentDescriptor | SystemDescriptor | LegacySystemDescriptor)
     """`base 0x0, limit 0xffffffff (4 GiB)`: where a segment lies, the limit in bytes."""
     limit = value.effective_limit
     return f"base {value.base:#x}, limit {limit:#x} ({size(limit + 1)})"
+
+
+def _segment(value: SegmentDescriptor) -> str:
+    if not value.s:
+        return segment(value)
+    return f"{segment(value)}; {extent(value)}{', both ignored by 64-bit code' if value.kind == 'code64' else ''}"
 
 
 def system(value: SystemDescriptor) -> str:
@@ -238,7 +244,7 @@ def _io_map(iopb: int) -> str:
 
 
 _MEANINGS: dict[type, Callable[[Any], str]] = {
-    SegmentDescriptor: segment, SystemDescriptor: system, CallGate: call_gate, Gate: gate,
+    SegmentDescriptor: _segment, SystemDescriptor: system, CallGate: call_gate, Gate: gate,
     LegacyGate: legacy_gate, LegacySystemDescriptor: legacy_system, RealModeVector: real_mode_vector,
     Selector: selector, SelectorErrorCode: selector_error, PageFaultErrorCode: page_fault_error,
     PseudoDescriptor: pseudo_descriptor, PseudoDescriptor32: pseudo_descriptor,
