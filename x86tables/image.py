@@ -31,15 +31,15 @@ class Image(Record):
 class Options(Record):
     """What the command line says of an image that the image does not say itself; None where it says nothing.
 
-    `registers` replace those of the image, register by register. Tables are (address, limit or None); with `physical`
-    their addresses are physical although a CR3 is known.
+    `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`, ADDR a number, a symbol, or `phys:` and one of them. `registers` stand for
+    those of the image; `changes` are single registers by name. `memory` wraps the memory (to record what is read).
     """
 
     format: str | None = None
     base: int | None = None
-    gdt: tuple[int, int | None] | None = None
-    idt: tuple[int, int | None] | None = None
-    tss: tuple[int, int | None] | None = None
+    gdt: str | None = None
+    idt: str | None = None
+    tss: str | None = None
     registers: tuple[Registers, ...] = ()
     changes: dict[str, int] = {}  # noqa: RUF012 - never changed
     maps: tuple[tuple[str, int], ...] = ()

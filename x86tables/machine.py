@@ -115,7 +115,8 @@ class Table(Record):
 class Machine:
     """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
 
-    `assumed` lists, in words, what the image does not say and was inferred. Nothing of a Machine changes.
+    `assumed` lists, in words, what the image does not say and was inferred. `physical` names the tables whose base is
+    a physical address. Nothing of a Machine changes.
     """
 
     def __init__(
@@ -127,9 +128,11 @@ class Machine:
         vendor: str | None = None,
         maxphyaddr: int | None = None,
         declared: list[range] | None = None,
+        physical: frozenset[str] = frozenset(),
         assumed: tuple[str, ...] = (),
     ) -> None:
         self.registers, self.memory, self.cpu, self.declared = registers, memory, cpu, declared
+        self.physical = physical
         self.vendor, self.maxphyaddr = vendor or "intel", maxphyaddr or 52
         self._assumed = list(assumed)
         self._tables: dict[str, Table] = {}
@@ -276,7 +279,7 @@ class Machine:
             address = base + offset & (1 << 64) - 1
             count = min(size - offset, PAGE - address % PAGE)
             try:
-                data += self.read(address, count)
+                data += (self.memory if name in self.physical else self).read(address, count)
                 last = None
             except (PageFault, Absent, NonCanonical) as error:
                 data += bytes(count)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import IO, Any, TypeAlias
 
     Data: TypeAlias = bytes | mmap.mmap
+    Piece: TypeAlias = tuple[int, int, Data, int]
 
 PAGE = 0x1000
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -26,9 +27,9 @@ class Memory:
     loaded.
     """
 
-    def __init__(self, pieces: Iterable[tuple[int, int, Data, int]] = ()) -> None:
+    def __init__(self, pieces: Iterable[Piece] = ()) -> None:
         """Memory made of (address, size, data, offset in data); where two overlap, the lower start has the bytes."""
-        laid: list[tuple[int, int, Data, int]] = []  # start, stop, data, offset
+        laid: list[Piece] = []  # start, stop, data, offset
         for start, size, data, offset in sorted(pieces, key=lambda piece: piece[0]):
             stop = start + size
             if laid:
@@ -42,7 +43,7 @@ class Memory:
                 laid.append((start, stop, data, offset))
         self._set(laid)
 
-    def _set(self, pieces: list[tuple[int, int, Data, int]]) -> None:
+    def _set(self, pieces: list[Piece]) -> None:
         self._pieces = pieces
         self._starts = [piece[0] for piece in pieces]
 

@@ -192,7 +192,7 @@ class AddressSpace:
             return value & 1 << 21 if page and shift == 22 else 0
         if self.paging.mode == "PAE":
             if name == "PDPTE":
-                return value & (self._reserved | NX | 0x1E6)
+                return 0  # checked when CR3 is loaded, not by a walk
             reserved = self._reserved | 0x7FF0_0000_0000_0000
         else:
             reserved = self._reserved | (PS if name in ("PML4E", "PML5E") else 0)

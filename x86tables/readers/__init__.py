@@ -1,0 +1,143 @@
+"""Image formats: each module here recognises one by content and reads it; `open_image` puts the Machines together.
+
+A reader is a module with `matches(data) -> bool` and `read(path, data, options) -> Contents`; its place in FORMATS says
+when it is asked.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import NotThere, UsageError
+from ..image import Image, Options
+from ..machine import Machine, Registers, Segment, TableRegister
+from ..memory import Memory, load
+from ..records import Record
+from ..symbols import Symbols, parse_map
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FORMATS = ("elfcore", "elf", "raw")
+
+
+class Contents(Record):
+    """What a reader found in a file: memory, one set of registers a CPU, and what goes with them.
+
+    `extra` holds what a note of ours says beside the registers (vendor, maxphyaddr).
+    """
+
+    memory: Memory
+    registers: tuple[Registers, ...] = ()
+    symbols: Symbols = Symbols()
+    remarks: tuple[str, ...] = ()
+    notes: bytes = b""
+    extra: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+
+def _reader(name: str) -> Any:
+    __import__(f"{__name__}.{name}")
+    return sys.modules[f"{__name__}.{name}"]
+
+
+def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 - an immutable value
+    """Read an image of any format. ImageError says in one sentence what cannot be read, and why."""
+    data = load(path)
+    if options.format is not None and options.format not in FORMATS:
+        raise UsageError(f"--image-format {options.format}: one of {', '.join(FORMATS)}")
+    name = options.format or next(name for name in FORMATS if _reader(name).matches(data))
+    contents = _reader(name).read(path, data, options)
+    memory = contents.memory
+    for file, address in options.maps:
+        memory.overlay(address, load(file))
+    if options.memory is not None:
+        memory = options.memory(memory)
+    symbols = contents.symbols
+    if options.symbols is not None:
+        symbols = read_symbols(options.symbols)
+    if options.kaslr_offset is not None:
+        symbols = symbols.moved(options.kaslr_offset)
+    registers = options.registers or contents.registers or (Registers(),)
+    vendor = options.vendor or contents.extra.get("vendor")
+    bits = options.maxphyaddr or (int(contents.extra["maxphyaddr"]) if "maxphyaddr" in contents.extra else None)
+    machines, remarks = [], list(contents.remarks)
+    for cpu, loaded in enumerate(registers):
+        told, physical = _told(loaded, options, symbols)
+        machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical)
+        machines.append(machine)
+    if options.symbols is not None and options.kaslr_offset is None:
+        symbols, remark = _placed(symbols, machines)
+        remarks += remark
+    return Image(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
+
+
+def _told(registers: Registers, options: Options, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
+    """The registers with what the command line says of them, and the tables whose addresses are physical."""
+    changes: dict[str, Any] = {}
+    for name, value in options.changes.items():
+        if name not in Registers._names or name in ("gdtr", "idtr", "tr", "ldtr", "general"):  # type: ignore[attr-defined]
+            raise UsageError(f"--reg {name}: not a register of x86tables (rip, rsp, cs, cr0, cr3, efer, star, ...)")
+        segment = name in ("cs", "ss", "ds", "es", "fs", "gs")
+        changes[name] = (getattr(registers, name) or Segment(0)).replace(selector=value) if segment else value
+    physical = set()
+    for name, default in (("gdt", 0xFFFF), ("idt", 0xFFF), ("tss", 0x67)):
+        spec = getattr(options, name)
+        if spec is None:
+            continue
+        place, _, size = spec.partition(",")
+        if place.startswith("phys:"):
+            place = place[5:]
+            physical.add(name)
+        base, limit = address(place, symbols), _number(size, f"--{name} {spec}") if size else default
+        if name == "tss":
+            changes["tr"] = Segment(registers.tr.selector if registers.tr else 0xFFF8, base, limit)
+        else:
+            changes[name + "r"] = TableRegister(base, limit)
+    return registers.replace(**changes), frozenset(physical)
+
+
+def address(text: str, symbols: Symbols) -> int:
+    """An address as the command line gives it: `0x...`, decimal, or the name of a symbol."""
+    if text[:1].isdigit():
+        return _number(text, text)
+    try:
+        return symbols.address(text)
+    except NotThere as error:
+        known = "" if symbols else " (the image has no symbols: give --symbols)"
+        raise UsageError(f"{text}: an address is 0x..., decimal, or a symbol; {error}{known}") from None
+
+
+def _number(text: str, where: str) -> int:
+    try:
+        number = int(text, 16) if text[:2].lower() == "0x" else int(text, 10)
+    except ValueError:
+        raise UsageError(f"{where}: {text!r} is no number (0x... or decimal)") from None
+    if not 0 <= number < 1 << 64:
+        raise UsageError(f"{where}: {text} is not an address of 64 bits")
+    return number
+
+
+def read_symbols(path: str) -> Symbols:
+    """Symbols of an ELF file, a System.map or the output of `nm`."""
+    data = load(path)
+    if data[:4] == b"\x7fELF":
+        return Symbols(_reader("elf").symbol_table(path))
+    return parse_map(data, path)
+
+
+def _placed(symbols: Symbols, machines: list[Machine]) -> tuple[Symbols, list[str]]:
+    """The symbols where the gates say the kernel is, when only one offset fits; and a remark when it is not 0."""
+    for machine in machines:
+        if not machine.wide:
+            continue
+        try:
+            gates = list(machine.idt)[:22]
+        except NotThere:
+            continue
+        offset = symbols.offset_for(gate.offset for gate in gates if gate.p)
+        if offset:
+            return symbols.moved(offset), [f"the kernel was moved by {offset:#x}: the one offset that fits its gates"]
+        if offset == 0:
+            break
+    return symbols, []

@@ -1,0 +1,147 @@
+"""A linked kernel: tables by symbol or section name, as linked and not yet as loaded."""
+
+from __future__ import annotations
+
+from ..errors import Absent, ImageError, NotThere
+from ..machine import Registers, Segment, TableRegister
+from ..memory import Memory
+from ..symbols import Symbols
+from . import Contents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ..image import Options
+    from ..memory import Data
+
+# Names that kernels give their tables, the likeliest first; compared without case and leading underscores or dots.
+NAMES = {
+    "gdt": ("gdt", "gdt_table", "gdt64", "boot_gdt", "global_descriptor_table", "gdt_start"),
+    "idt": ("idt", "idt_table", "idt64", "interrupt_descriptor_table", "idt_start"),
+    "tss": ("tss", "tss64", "cpu_tss", "task_state_segment", "kernel_tss", "tss0"),
+}
+DEFAULT_SIZE = {"gdt": 0, "idt": 0x1000, "tss": 0x68}
+
+
+class Unfilled(Absent):
+    """An address that a linked ELF reserves without contents: the kernel fills it when it runs."""
+
+    def __init__(self, address: int) -> None:
+        NotThere.__init__(self, f"{address:#x} has no contents in the file: filled at run time: take a memory dump")
+        self.address = address
+
+
+class Linked(Memory):
+    """The contents of a linked ELF by virtual address; what has none is unknown until the kernel runs."""
+
+    reserved: tuple[range, ...] = ()
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            return super().read(address, size)
+        except Absent as absent:
+            if any(absent.address in place for place in self.reserved):
+                raise Unfilled(absent.address) from None
+            raise
+
+
+def matches(data: Data) -> bool:
+    """Any ELF file that is no core."""
+    return data[:4] == b"\x7fELF"
+
+
+def _open(path: str) -> Any:
+    try:
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+    except ImportError:
+        raise ImageError(f"{path}: an ELF file needs the package pyelftools: pip install 'x86tables[elf]'") from None
+    from io import BytesIO
+
+    from ..memory import load
+
+    data = load(path)
+    try:
+        elf = ELFFile(BytesIO(data))
+        if elf["e_machine"] not in ("EM_X86_64", "EM_386"):
+            raise ImageError(f"{path}: an ELF file for {elf['e_machine']}: EM_X86_64 or EM_386 expected")
+        return elf
+    except ELFError as error:
+        raise ImageError(f"{path}: not a whole ELF file: {error}") from None
+
+
+def _guarded(path: str, pairs: Iterator[Any]) -> Iterator[Any]:
+    """What pyelftools yields, its many kinds of trouble with damaged files turned into one sentence."""
+    try:
+        yield from pairs
+    except ImageError:
+        raise
+    except Exception as error:  # construct's, struct's, KeyError, UnicodeDecodeError ... all mean the same
+        raise ImageError(f"{path}: the ELF file is damaged: {type(error).__name__}: {error}") from None
+
+
+def symbol_table(path: str) -> list[tuple[int, str]]:
+    """(address, name) of every named symbol that has a place."""
+    return [(address, name) for address, name, _ in _guarded(path, _symbols(_open(path)))]
+
+
+def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
+    from elftools.elf.sections import SymbolTableSection
+
+    for section in elf.iter_sections():
+        if isinstance(section, SymbolTableSection):
+            for symbol in section.iter_symbols():
+                if symbol.name and symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] != "STT_FILE":
+                    yield symbol["st_value"], symbol.name, symbol["st_size"]
+
+
+def read(path: str, data: Data, options: Options) -> Contents:
+    """The segments by virtual address, the symbols, and the tables that symbols or sections name."""
+    elf = _open(path)
+    pieces, reserved = [], []
+    for segment in _guarded(path, elf.iter_segments("PT_LOAD")):
+        start, held, size = segment["p_vaddr"], segment["p_filesz"], segment["p_memsz"]
+        if segment["p_offset"] + held > len(data):
+            raise ImageError(f"{path}: the segment at {start:#x} reaches beyond the end of the file ({len(data):#x})")
+        pieces.append((start, held, data, segment["p_offset"]))
+        if size > held:
+            reserved.append(range(start + held, start + size))
+    memory = Linked(pieces)
+    memory.reserved = tuple(reserved)
+    triples = list(_guarded(path, _symbols(elf)))
+    symbols = Symbols((address, name) for address, name, _ in triples)
+    places = _places(path, elf, triples)
+    remarks = [
+        f"{name.upper()} at {base:#x} ({what}): as linked, not as loaded" for name, (base, _, what) in places.items()
+    ]
+    if not places and not (options.registers or options.gdt or options.idt or options.tss):
+        raise ImageError(
+            f"{path}: no symbol or section of this ELF file looks like a GDT, IDT or TSS: "
+            "give --gdt SYMBOL, --idt SYMBOL or --tss SYMBOL, or take a memory dump of the running kernel"
+        )
+    found: dict[str, Any] = {}
+    for name, (base, size, _) in places.items():
+        if name == "tss":
+            found["tr"] = Segment(0xFFF8, base, (size or DEFAULT_SIZE[name]) - 1)
+        else:
+            found[name + "r"] = TableRegister(base, (size or DEFAULT_SIZE[name] or 8) - 1)
+    return Contents(memory, (Registers(**found),), symbols, tuple(remarks))
+
+
+def _places(path: str, elf: Any, symbols: list[tuple[int, str, int]]) -> dict[str, tuple[int, int, str]]:
+    """Where each table is: (address, size or 0, what says so)."""
+    sections = [
+        (section["sh_addr"], section.name, section["sh_size"])
+        for section in _guarded(path, elf.iter_sections())
+        if section["sh_flags"] & 2 and section["sh_size"]
+    ]
+    places: dict[str, tuple[int, int, str]] = {}
+    for table, names in NAMES.items():
+        for what, candidates in (("symbol", symbols), ("section", sections)):
+            by_name = {name.lower().lstrip("_."): (address, size, name) for address, name, size in candidates}
+            hit = next((by_name[name] for name in names if name in by_name), None)
+            if hit is not None and table not in places:
+                places[table] = hit[0], hit[1], f"{what} {hit[2]}"
+    return places

@@ -1,0 +1,51 @@
+"""Registers as text: what QEMU's `info registers` and `-d cpu_reset` print."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import ImageError
+from ..machine import Registers, Segment, TableRegister
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_CPU = re.compile(r"^(?:CPU#(\d+)|CPU Reset \(CPU (\d+)\))", re.MULTILINE)
+_SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) *=([0-9a-f]{4}) ([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
+_TABLE = re.compile(r"^(GDT|IDT) *= +([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
+_VALUE = re.compile(r"\b([A-Z][A-Z0-9]{1,3}) *=([0-9a-f]{8,16})\b")
+_NAMES = {"RFL": "rflags", "EFL": "rflags", "EIP": "rip", "ESP": "rsp"}
+_PLAIN = {"rip", "rsp", "rflags", "cr0", "cr2", "cr3", "cr4", "efer"}
+
+
+def parse(text: str, path: str) -> tuple[Registers, ...]:
+    """One Registers a CPU, in the order of their numbers; the last block of a CPU counts."""
+    starts = list(_CPU.finditer(text))
+    blocks: dict[int, str] = {}
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        number = int(start[1] or start[2])
+        blocks[number] = text[start.end() : following.start() if following else len(text)]
+    found = [_block(blocks[number], path) for number in sorted(blocks)] if blocks else [_block(text, path)]
+    return tuple(found)
+
+
+def _block(text: str, path: str) -> Registers:
+    values: dict[str, Any] = {}
+    general: dict[str, int] = {}
+    for name, number in _VALUE.findall(text):
+        lower = _NAMES.get(name, name.lower())
+        if lower in _PLAIN:
+            values[lower] = int(number, 16)
+        elif re.fullmatch(r"[ER][A-D]X|[ER][SD]I|[ER]BP|R\d+", name):
+            general["r" + lower[1:]] = int(number, 16)
+    if "rsp" in values:
+        general["rsp"] = values["rsp"]
+    for name, selector, base, limit, flags in _SEGMENT.findall(text):
+        register = {"LDT": "ldtr"}.get(name, name.lower())
+        values[register] = Segment(int(selector, 16), int(base, 16), int(limit, 16), int(flags, 16))
+    for name, base, limit in _TABLE.findall(text):
+        values[name.lower() + "r"] = TableRegister(int(base, 16), int(limit, 16))
+    if not values:
+        raise ImageError(f"{path}: no registers: the text of QEMU's `info registers -a` is expected")
+    return Registers(**values, general=general)
