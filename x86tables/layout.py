@@ -122,7 +122,7 @@ class Layout(Values):
             return cls(**values)
 
         def __reduce__(self):
-            return type(self).parse, (bytes(self),)
+            return _restore, (type(self), bytes(self))
 
     @classmethod
     def parse(cls, data: Buffer) -> Self:
@@ -192,6 +192,11 @@ class Layout(Values):
         Every number is checked: a row may come from anywhere. UsageError names the entry and the field.
         """
         return _build_table(cls, list(values))
+
+
+def _restore(cls: type[Layout], data: bytes) -> Layout:
+    """What a pickle names: `parse` itself is generated and cannot be looked up."""
+    return cls.parse(data)
 
 
 # One value at a time: the structure is cut into machine words, and each field is put together from them.
@@ -292,14 +297,15 @@ def _integer(field: Field, value: Any) -> int:
 
 # Whole tables, column by column: strided slices gather each field's bytes, one `unpack` turns them into numbers.
 
+_BYTES = bytes(range(256))
 _SHIFTS: dict[tuple[int, int], bytes] = {}
 
 
 def _shift(shift: int, mask: int) -> bytes:
-    """The `bytes.translate` table of `(byte >> shift) & mask`; a negative shift goes left."""
+    """The `bytes.translate` table of `(byte >> shift) & mask`."""
     key = shift, mask
     if key not in _SHIFTS:
-        _SHIFTS[key] = bytes((b >> shift if shift >= 0 else b << -shift) & mask & 255 for b in range(256))
+        _SHIFTS[key] = bytes(b >> shift & mask for b in range(256))
     return _SHIFTS[key]
 
 
@@ -361,30 +367,32 @@ def _columns(cls: type[Layout], data: Buffer) -> list[Sequence[Any]]:
 def _build_table(cls: type[Layout], rows: list[Iterable[Any]]) -> bytes:
     count, size = len(rows), cls.size
     table = bytearray(count * size)
-    taken: set[int] = set()
-
-    def put(byte: int, part: bytes) -> None:
-        """Lay `part` over every entry's byte `byte`, beside the other fields that have bits there."""
-        if byte in taken:
-            both = int.from_bytes(table[byte::size], "little") | int.from_bytes(part, "little")
-            part = both.to_bytes(count, "little")
-        taken.add(byte)
-        table[byte::size] = part
-
+    # where fields meet: byte of the structure -> that byte of all entries as one number, shifted and ORed as a whole
+    shared: dict[int, int] = {}
     try:
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(cls.fields)
         for (field, length, plan, low), column in zip(_plans(cls), columns, strict=True):
             # bytes() and pack() refuse what is no integer or does not fit the word; the spare bits are looked at here
-            packed = bytes(column) if length == 1 else struct.pack(f"<{count}{_WORDS[length]}", *column)
-            if length * 8 != field.width and max(column, default=0) > field.maximum:
+            if length == 1:
+                packed = bytes(column)
+                misfit: Any = packed.translate(None, _BYTES[: field.maximum + 1])
+            else:
+                packed = struct.pack(f"<{count}{_WORDS[length]}", *column)
+                misfit = length * 8 != field.width and max(column, default=0) > field.maximum
+            if misfit:
                 raise ValueError
             if low:
                 packed = struct.pack(f"<{count}{_WORDS[length]}", *[value << low for value in column])
-            for number, (byte, shift, _) in enumerate(plan):
+            for number, (byte, shift, mask) in enumerate(plan):
                 part = packed[number::length]
-                put(byte, part.translate(_shift(-shift, 255)) if shift else part)
+                if mask == 255 and not low:
+                    table[byte::size] = part
+                else:
+                    shared[byte] = shared.get(byte, 0) | int.from_bytes(part, "little") << shift
     except (ValueError, TypeError, struct.error):
         raise _misfit(cls, rows) from None
+    for byte, number in shared.items():
+        table[byte::size] = number.to_bytes(count, "little")
     return bytes(table)
 
 
