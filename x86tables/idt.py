@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .layout import Buffer
+    from .selector import Selector
 
 INTERRUPT, TRAP = 0xE, 0xF
 
@@ -34,14 +35,14 @@ class Gate(Layout, size=16, cite="SDM Vol. 3A, figure '64-Bit IDT Gate Descripto
     selector: int = bits[31:16]
 
     @classmethod
-    def interrupt(cls, handler: int, selector: int, *, ist: int = 0, dpl: int = 0) -> Self:
+    def interrupt(cls, handler: int, selector: int | Selector, *, ist: int = 0, dpl: int = 0) -> Self:
         """A gate that enters `selector:handler` with interrupts off (IF=0)."""
-        return cls(offset=handler, selector=selector, ist=ist, dpl=dpl, p=True, type=INTERRUPT)
+        return cls(offset=handler, selector=int(selector), ist=ist, dpl=dpl, p=True, type=INTERRUPT)
 
     @classmethod
-    def trap(cls, handler: int, selector: int, *, ist: int = 0, dpl: int = 0) -> Self:
+    def trap(cls, handler: int, selector: int | Selector, *, ist: int = 0, dpl: int = 0) -> Self:
         """A gate that leaves interrupts as they are. Dangerous with an IST: a second entry overwrites the first."""
-        return cls(offset=handler, selector=selector, ist=ist, dpl=dpl, p=True, type=TRAP)
+        return cls(offset=handler, selector=int(selector), ist=ist, dpl=dpl, p=True, type=TRAP)
 
     @property
     def kind(self) -> str:
