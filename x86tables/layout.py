@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 from itertools import repeat
-from operator import index, itemgetter
+from operator import index
 
 from .errors import UsageError
-from .records import Values
+from .records import Values, item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Layout(Values):
                     if owner[bit]:
                         raise TypeError(f"{cls.__name__}: bit {bit} belongs to both {owner[bit]} and {field.name}")
                     owner[bit] = field.name
-            setattr(cls, field.name, property(itemgetter(position), doc=f"bits {field.pieces}"))
+            setattr(cls, field.name, item(position, f"bits {field.pieces}"))
         if "" in owner:
             raise TypeError(f"{cls.__name__}: bit {owner.index('')} belongs to no field")
 
