@@ -1,10 +1,10 @@
 """x86-64 descriptor tables: made, shown, judged and proved."""
 
 from .errors import Absent, ImageError, NotThere, UsageError, X86TablesError
-from .gdt import CallGate, Gdt, SegmentDescriptor, SystemDescriptor
+from .gdt import CallGate, Gdt, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
 from .idt import Gate, Idt
 from .layout import Layout, bits
-from .legacy import LegacyGate, LegacySystemDescriptor, RealModeVector, Tss32, VectorTable
+from .legacy import LegacyGate, RealModeVector, Tss32, VectorTable
 from .pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from .selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from .tss import IoMap, Tss

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
     from .layout import Buffer
 
-    Descriptor: TypeAlias = "SegmentDescriptor | SystemDescriptor | CallGate"
+    Descriptor: TypeAlias = "SegmentDescriptor | SystemDescriptor | CallGate | LegacySystemDescriptor"
 
 LDT, TSS_AVAILABLE, TSS_BUSY, CALL_GATE = 0x2, 0x9, 0xB, 0xC
 WIDE = {LDT: "ldt", TSS_AVAILABLE: "tss-available", TSS_BUSY: "tss-busy", CALL_GATE: "call-gate"}
+
+# The S=0 types of protected mode, of which 64-bit mode has kept few
+SYSTEM_KINDS = {
+    0x1: "tss16-available", 0x2: "ldt", 0x3: "tss16-busy", 0x4: "call-gate16", 0x5: "task-gate",
+    0x6: "interrupt-gate16", 0x7: "trap-gate16", 0x9: "tss32-available", 0xB: "tss32-busy", 0xC: "call-gate32",
+    0xE: "interrupt-gate32", 0xF: "trap-gate32",
+}  # fmt: skip
 
 
 def effective_limit(limit: int, g: bool) -> int:
@@ -146,6 +153,30 @@ class SystemDescriptor(Layout, size=16, cite="SDM Vol. 3A, figure 'Format of TSS
         return WIDE.get(self.type, "refused") if not self.s else "segment"
 
 
+class LegacySystemDescriptor(Layout, size=8, cite="SDM Vol. 3A, figure 'TSS Descriptor'"):
+    """LDT or TSS descriptor of protected mode, one slot."""
+
+    base: int = bits[63:56, 39:16]
+    g: bool = bits[55]
+    reserved: int = bits[54:53]
+    avl: bool = bits[52]
+    limit: int = bits[51:48, 15:0]
+    p: bool = bits[47]
+    dpl: int = bits[46:45]
+    s: bool = bits[44]
+    type: int = bits[43:40]
+
+    @property
+    def effective_limit(self) -> int:
+        """The limit in bytes."""
+        return effective_limit(self.limit, self.g)
+
+    @property
+    def kind(self) -> str:
+        """`tss32-busy`, `ldt` and so on, or `refused` for a reserved type."""
+        return SYSTEM_KINDS.get(self.type, "refused")
+
+
 class CallGate(Layout, size=16, cite="SDM Vol. 3A, figure 'Call-Gate Descriptor in IA-32e Mode'"):
     """Call gate of 64-bit mode, two slots wide."""
 
@@ -161,9 +192,9 @@ class CallGate(Layout, size=16, cite="SDM Vol. 3A, figure 'Call-Gate Descriptor 
     selector: int = bits[31:16]
 
     @classmethod
-    def to(cls, handler: int, selector: int, *, dpl: int = 0) -> Self:
+    def to(cls, handler: int, selector: int | Selector, *, dpl: int = 0) -> Self:
         """A present call gate to `selector:handler` that rings up to `dpl` may call."""
-        return cls(offset=handler, selector=selector, dpl=dpl, p=True, type=CALL_GATE)
+        return cls(offset=handler, selector=int(selector), dpl=dpl, p=True, type=CALL_GATE)
 
     @property
     def kind(self) -> str:
@@ -292,11 +323,14 @@ class Gdt:
         layout = CallGate if segment.type == CALL_GATE else SystemDescriptor
         return layout.parse(wide.ljust(16, b"\0")[:16]), raw if truncated else wide, truncated
 
-    def entries(self) -> Iterator[Entry]:
-        """Every descriptor in order, 16 bytes wide where 64-bit mode has it so; the tail is not among them."""
+    def entries(self, *, wide: bool = True) -> Iterator[Entry]:
+        """Every descriptor in order; the tail is not among them.
+
+        System descriptors are 16 bytes wide as long mode has them, or all 8 bytes with `wide=False` as protected mode.
+        """
         start = 0
         while start + 8 <= len(self._data):
-            descriptor, raw, truncated = self._decode(start)
+            descriptor, raw, truncated = self._decode(start) if wide else self._narrow(start)
             if start == 0 or not any(raw):
                 descriptor, raw, truncated = SegmentDescriptor.parse(raw[:8]), raw[:8], False
                 kind = "null"
@@ -304,6 +338,11 @@ class Gdt:
                 kind = "refused" if descriptor.kind == "system" else descriptor.kind
             yield Entry(start // 8, kind, descriptor, raw, truncated)
             start += len(raw)
+
+    def _narrow(self, start: int) -> tuple[Descriptor, bytes, bool]:
+        raw = bytes(self._data[start : start + 8])
+        segment = SegmentDescriptor.parse(raw)
+        return segment if segment.s else LegacySystemDescriptor.parse(raw), raw, False
 
     def covering(self, selector: int | Selector) -> Entry:
         """The entry of the walk whose slots hold the one that `selector` names: another when it is an upper half."""

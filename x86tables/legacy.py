@@ -1,9 +1,9 @@
-"""What images from before long mode hold: 8-byte gates and system descriptors, the 32-bit TSS, the vector table."""
+"""What images from before long mode hold: 8-byte gates, the 32-bit TSS, the real-mode vector table."""
 
 from __future__ import annotations
 
 from .errors import UsageError
-from .gdt import effective_limit
+from .gdt import SYSTEM_KINDS
 from .layout import Layout, bits
 
 TYPE_CHECKING = False
@@ -12,11 +12,6 @@ if TYPE_CHECKING:
 
     from .layout import Buffer
 
-SYSTEM_KINDS = {
-    0x1: "tss16-available", 0x2: "ldt", 0x3: "tss16-busy", 0x4: "call-gate16", 0x5: "task-gate",
-    0x6: "interrupt-gate16", 0x7: "trap-gate16", 0x9: "tss32-available", 0xB: "tss32-busy", 0xC: "call-gate32",
-    0xE: "interrupt-gate32", 0xF: "trap-gate32",
-}  # fmt: skip
 GATES = {0x4, 0x5, 0x6, 0x7, 0xC, 0xE, 0xF}
 
 
@@ -38,30 +33,6 @@ class LegacyGate(Layout, size=8, cite="SDM Vol. 3A, figures 'IDT Gate Descriptor
         if not self.s and self.type in GATES:
             return SYSTEM_KINDS[self.type]
         return "refused" if any(self) else "absent"
-
-
-class LegacySystemDescriptor(Layout, size=8, cite="SDM Vol. 3A, figure 'TSS Descriptor'"):
-    """LDT or TSS descriptor of protected mode, one slot."""
-
-    base: int = bits[63:56, 39:16]
-    g: bool = bits[55]
-    reserved: int = bits[54:53]
-    avl: bool = bits[52]
-    limit: int = bits[51:48, 15:0]
-    p: bool = bits[47]
-    dpl: int = bits[46:45]
-    s: bool = bits[44]
-    type: int = bits[43:40]
-
-    @property
-    def effective_limit(self) -> int:
-        """The limit in bytes."""
-        return effective_limit(self.limit, self.g)
-
-    @property
-    def kind(self) -> str:
-        """`tss32-busy`, `ldt` and so on, or `refused` for a reserved type."""
-        return SYSTEM_KINDS.get(self.type, "refused")
 
 
 class Tss32(Layout, size=104, cite="SDM Vol. 3A, figure '32-Bit Task-State Segment (TSS)'"):

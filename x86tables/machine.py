@@ -6,10 +6,10 @@ from functools import cached_property
 
 from .errors import Absent, NotThere
 from .gdt import Gdt, SegmentDescriptor
-from .idt import Idt
+from .idt import Gate, Idt
 from .legacy import LegacyGate, Tss32, VectorTable
 from .memory import PAGE
-from .paging import NX, READ, AddressSpace, NonCanonical, PageFault, Paging, root
+from .paging import NX, PUSH, READ, AddressSpace, NonCanonical, PageFault, Paging, root
 from .records import Record
 from .selector import Selector
 from .tss import IoMap, Tss
@@ -110,6 +110,24 @@ class Table(Record):
     def known(self, start: int, stop: int) -> bool:
         """Whether all bytes from `start` to before `stop` could be read."""
         return stop <= len(self.data) and not any(hole.start < stop and start < hole.stop for hole in self.holes)
+
+
+class Stack(Record):
+    """A stack by the address of its end: `bottom` is the lowest byte that a push can reach without a fault.
+
+    `below` says why the page under it cannot be pushed to, None when the search ended before; `above` is the same for
+    the page that begins at `top`, None when that page can be written (or `top` lies inside a page).
+    """
+
+    top: int
+    bottom: int
+    below: str | None
+    above: str | None
+
+    @property
+    def size(self) -> int:
+        """How many bytes can be pushed; 0 when the first push faults already."""
+        return int(self.top - self.bottom)
 
 
 class Machine:
@@ -246,6 +264,30 @@ class Machine:
         """`size` bytes at a linear address; PageFault, Absent or NonCanonical where they are not to be had."""
         return self.space.read(linear, size, access)
 
+    def stack(self, top: int, most: int = 1 << 20) -> Stack:
+        """The stack whose end is `top`, followed downwards to the first page that a supervisor push cannot enter.
+
+        The byte at `top` itself is not part of it. The search ends after `most` bytes.
+        """
+        above = self._push_trouble(top & (1 << 64) - 1) if top % PAGE == 0 else None
+        page, below = top - 8 & -PAGE, None
+        while top - page <= most:
+            below = self._push_trouble(page & (1 << 64) - 1)
+            if below is not None:
+                return Stack(top, page + PAGE if page + PAGE < top else top, below, above)
+            page -= PAGE
+        return Stack(top, page + PAGE, None, above)
+
+    def _push_trouble(self, address: int) -> str | None:
+        """Why ring 0 cannot push to the page of `address`; None when it can."""
+        try:
+            self.space.translate(address, PUSH)
+        except PageFault as fault:
+            return fault.why
+        except (Absent, NonCanonical) as error:
+            return str(error)
+        return None
+
     # Tables
 
     @property
@@ -294,7 +336,8 @@ class Machine:
         table = self.table(name)
         if table is None:
             register = {"gdt": "GDTR", "idt": "IDTR", "tss": "TR", "ldt": "LDTR"}[name]
-            state = "is null: never loaded" if self._segment_known(name) else "is not known"
+            null = "is null: never loaded" if name == "tss" else "is null"
+            state = null if self._segment_known(name) else "is not known"
             raise NotThere(f"no {name.upper()}: {register} {state}")
         if table.error:
             raise NotThere(f"the {name.upper()} at {table.base:#x} cannot be read: {table.error}")
@@ -323,6 +366,11 @@ class Machine:
         """The 8-byte gates of a CPU in protected mode."""
         data = self._data("idt")[: 256 * LegacyGate.size]
         return LegacyGate.parse_table(data[: len(data) // LegacyGate.size * LegacyGate.size])
+
+    @property
+    def gates(self) -> list[Gate | LegacyGate]:
+        """The gates of the IDT as the mode has them, 16 or 8 bytes each."""
+        return [*self.idt] if self.wide else [*self.legacy_idt]
 
     @property
     def vector_table(self) -> VectorTable:

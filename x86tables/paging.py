@@ -60,6 +60,7 @@ class Access(Record):
 
 READ = Access(implicit=True)
 WRITE = Access(write=True, implicit=True)
+PUSH = Access(write=True)
 
 
 class PageEntry(Record):

@@ -128,7 +128,7 @@ PseudoDescriptor32 = Of(pseudo.PseudoDescriptor32)
 Frame = Of(pseudo.Frame)
 ErrorFrame = Of(pseudo.ErrorFrame)
 LegacyGate = Of(legacy.LegacyGate)
-LegacySystemDescriptor = Of(legacy.LegacySystemDescriptor)
+LegacySystemDescriptor = Of(gdt.LegacySystemDescriptor)
 Tss32 = Of(legacy.Tss32)
 RealModeVector = Of(legacy.RealModeVector)
 
@@ -236,7 +236,7 @@ class TssSegment(Subconstruct):
     `TssSegment(limit).build({"tss": {"iopb": 0x68}, "behind": IoMap.allowing([0x3f8])})`.
     """
 
-    def __init__(self, limit: Any = tss.Tss.size - 1) -> None:
+    def __init__(self, limit: Any = 0x67) -> None:
         behind = Default(_Behind(_outside(limit)), b"")
         super().__init__(Struct("tss" / Tss, "behind" / behind, "iomap" / Computed(_io_map)))
 
@@ -249,9 +249,7 @@ class Tables(Subconstruct):
     is not given.
     """
 
-    def __init__(
-        self, size: Any, *, lgdt: Any, gdt: Any, tss: Any, lidt: Any, idt: Any, tss_limit: Any = Tss.sizeof() - 1
-    ) -> None:
+    def __init__(self, size: Any, *, lgdt: Any, gdt: Any, tss: Any, lidt: Any, idt: Any, tss_limit: Any = 0x67) -> None:
         def at(offset: Any, subcon: Any) -> Any:
             # FixedSized counts from the start of the outer stream when it parses, from its own when it builds
             outside = _outside(offset)

@@ -25,7 +25,7 @@ FORMATS = ("elfcore", "elf", "raw")
 class Contents(Record):
     """What a reader found in a file: memory, one set of registers a CPU, and what goes with them.
 
-    `extra` holds what a note of ours says beside the registers (vendor, maxphyaddr).
+    `extra` holds what a note of ours says beside the registers: vendor, maxphyaddr, tables at physical addresses.
     """
 
     memory: Memory
@@ -64,6 +64,7 @@ def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 
     machines, remarks = [], list(contents.remarks)
     for cpu, loaded in enumerate(registers):
         told, physical = _told(loaded, options, symbols)
+        physical |= set(contents.extra.get("physical", "").split(","))
         machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical)
         machines.append(machine)
     if options.symbols is not None and options.kaslr_offset is None:

@@ -41,7 +41,9 @@ def read(path: str, data: Data, options: Options) -> Contents:
     remarks: list[str] = []
     pieces, notes = _segments(path, data, remarks)
     memory = Memory(pieces)
-    registers, kept, extra = [], bytearray(), {}
+    registers: list[Registers] = []
+    kept = bytearray()
+    extra: dict[str, str] = {}
     for start, size in notes:
         for name, kind, content, whole in _notes(data[start : start + size], start, remarks):
             if name == b"QEMU" and kind == 0:
@@ -53,9 +55,10 @@ def read(path: str, data: Data, options: Options) -> Contents:
                 kept += whole
             elif name == _OURS:
                 kept += whole
-                extra = dict(item.split("=", 1) for item in content.decode("ascii", "replace").split() if "=" in item)
-    known = {name: int(value, 16) for name, value in extra.items() if name in ("efer", "star")}
-    registers = [state.replace(**known) for state in registers]
+                said = dict(item.split("=", 1) for item in content.decode("ascii", "replace").split() if "=" in item)
+                if registers:
+                    registers[-1] = _with(registers[-1], said)
+                extra |= said
     if not registers and not options.registers and not (options.gdt or options.idt or options.tss):
         reason = remarks[-1] if remarks else "no note of QEMU"
         raise ImageError(f"{path}: no registers in this core ({reason}): give --registers FILE, or --cr3 and --idt")
@@ -146,6 +149,13 @@ def _state(note: bytes, remarks: list[str]) -> Registers | None:
     )  # fmt: skip
 
 
+def _with(registers: Registers, said: dict[str, str]) -> Registers:
+    """The registers of one CPU with what our own note says of them beside QEMU's."""
+    changes: dict[str, Any] = {name: int(said[name], 16) for name in ("efer", "star") if name in said}
+    changes |= dict.fromkeys((name for name in said.get("unknown", "").split(",") if name), None)
+    return registers.replace(**changes)
+
+
 def note(name: bytes, kind: int, content: bytes) -> bytes:
     """One ELF note."""
     padded = (name + b"\0").ljust(len(name) + 4 & ~3, b"\0")
@@ -168,10 +178,14 @@ def state_note(registers: Registers) -> bytes:
     return note(b"QEMU", 0, _STATE.pack(*values))
 
 
-def extra_note(values: dict[str, str]) -> bytes:
-    """A note of our own for what QEMU's has no place for: EFER, STAR, vendor, MAXPHYADDR."""
-    text = " ".join(f"{name}={value}" for name, value in values.items())
-    return note(_OURS, 0, text.encode("ascii"))
+def extra_note(registers: Registers, more: dict[str, str]) -> bytes:
+    """A note of our own, behind QEMU's, for what that has no place for: EFER, STAR, registers that are not known."""
+    said = {name: f"{value:#x}" for name in ("efer", "star") if (value := getattr(registers, name)) is not None}
+    unknown = [name for name, value in registers.asdict().items() if value is None and name not in ("efer", "star")]
+    if unknown:
+        said["unknown"] = ",".join(unknown)
+    said |= more
+    return note(_OURS, 0, " ".join(f"{name}={value}" for name, value in said.items()).encode("ascii")) if said else b""
 
 
 def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes) -> int:

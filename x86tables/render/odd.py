@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..gdt import WIDE, CallGate, SegmentDescriptor, SystemDescriptor
+from ..gdt import WIDE, CallGate, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
 from ..idt import INTERRUPT, TRAP, Gate
-from ..legacy import GATES, LegacyGate, LegacySystemDescriptor, Tss32
+from ..legacy import GATES, LegacyGate, Tss32
 from ..pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from ..tss import Tss
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def oddities(value: Layout) -> list[str]:
-    """What is odd about a value, one short fact each; nothing when all is zero, which marks a free place."""
-    if not any(bytes(value)):
+    """What is odd about a value, one short fact each; nothing when a descriptor or gate is all zero, a free place."""
+    if hasattr(value, "dpl") and not any(bytes(value)):
         return []
     return [*_ODD.get(type(value), _nothing)(value), *_reserved(value)]
 
@@ -150,7 +150,7 @@ def _legacy_system_odd(value: LegacySystemDescriptor) -> Iterator[str]:
 
 
 def _selector_odd(value: Selector) -> Iterator[str]:
-    if value.null:
+    if value.null and value.rpl:
         yield f"RPL {value.rpl} in a null selector"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .. import vectors
-from ..gdt import WIDE, CallGate, SegmentDescriptor, SystemDescriptor
+from ..gdt import WIDE, CallGate, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
 from ..idt import INTERRUPT, TRAP, Gate
-from ..legacy import GATES, LegacyGate, LegacySystemDescriptor, RealModeVector, Tss32
+from ..legacy import GATES, LegacyGate, RealModeVector, Tss32
 from ..pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from ..tss import Tss

@@ -1,0 +1,45 @@
+"""Show the descriptor tables in an image, decoded.
+
+For each CPU: what it was doing, its GDT, IDT, TSS with the stacks that it names, and LDT. A CPU that is not in 64-bit
+mode is shown in its own terms. Gates in a row whose handlers differ by a constant stride are one line.
+"""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ._image import add_image_arguments, chosen, image_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+TABLES = ("gdt", "idt", "tss", "ldt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `dump`."""
+    add_image_arguments(parser)
+    parser.add_argument("--table", metavar="TABLES", help=f"only these, with commas: {', '.join(TABLES)}")
+    parser.add_argument("--all", action="store_true", help="absent gates too (text)")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the tables; 0 unless nothing can be read."""
+    tables = tuple(args.table.split(",")) if args.table else TABLES
+    for name in tables:
+        if name not in TABLES:
+            raise UsageError(f"--table {name}: one of {', '.join(TABLES)}")
+    image = image_from(args)
+    machines = chosen(image, args)
+    if args.format == "json":
+        import json
+
+        from ..render import data
+
+        print(json.dumps(data.dump(image, machines, tables), indent=1))
+    else:
+        from ..render import text
+
+        text.output(text.dump(image, machines, tables, args.all))
+    return 0

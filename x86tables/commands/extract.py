@@ -1,0 +1,88 @@
+"""Write a small image with only the memory that matters to the tables.
+
+Runs `dump` on the image and keeps each physical page that it read (page tables included, also those of walks that
+failed), the page before and the page after it, and the register notes. Nothing else of the memory is in the new file,
+an ELF core that `dump` shows as it shows the original.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import UsageError
+from ..memory import PAGE, Recording
+from ..readers import elfcore
+from ._image import add_image_arguments, image_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ..image import Image
+    from ..memory import Memory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `extract`."""
+    add_image_arguments(parser, several=False)
+    parser.add_argument("-o", "--output", metavar="SMALL", required=True, help="the file to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the small image and say what it holds."""
+    recordings: list[Recording] = []
+
+    def record(memory: Memory) -> Memory:
+        recordings.append(Recording(memory))
+        return recordings[-1]
+
+    if os.path.exists(args.output) and os.path.samefile(args.output, args.image):
+        raise UsageError(f"-o {args.output}: this is the image itself")
+    image = image_from(args, record)
+    if image.format == "elf":
+        raise UsageError(f"{image.path}: a linked kernel is no memory of a machine: take a memory dump")
+    touch(image)
+    (recording,) = recordings
+    read = set(recording.pages)
+    pages = {page + step for page in read for step in (-PAGE, 0, PAGE) if page + step >= 0}
+    count = elfcore.write(args.output, recording, pages, _notes(image, args))
+    print("\n".join(_report(args.output, recording, read, count, len(image.machines))))
+    return 0
+
+
+def touch(image: Image) -> None:
+    """Read all that the commands on images read."""
+    from ..render import data
+
+    data.dump(image, image.machines, ("gdt", "idt", "tss", "ldt"))
+
+
+def _notes(image: Image, args: argparse.Namespace) -> bytes:
+    """The image's own notes when they say it all, else notes made from the registers as they are known here."""
+    told = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
+    if image.notes and not told:
+        return image.notes
+    more = {name: str(getattr(args, name)) for name in ("vendor", "maxphyaddr") if getattr(args, name)}
+    notes = b""
+    for machine in image.machines:
+        if machine.physical:
+            more["physical"] = ",".join(sorted(machine.physical))
+        notes += elfcore.state_note(machine.registers) + elfcore.extra_note(machine.registers, more)
+    return notes
+
+
+def _report(path: str, memory: Memory, read: set[int], count: int, cpus: int) -> Iterator[str]:
+    held = sum(memory.holds(page) for page in read)
+    size = os.path.getsize(path)
+    yield f"{path}: {size} bytes"
+    yield f"  registers of {cpus} CPU{'s' if cpus != 1 else ''}"
+    yield f"  {held} pages that were read, {count - held} neighbours; nothing else of the memory:"
+    start = previous = None
+    for page in [*sorted(page for page in read if memory.holds(page)), None]:
+        if page is not None and previous is not None and page == previous + PAGE:
+            previous = page
+            continue
+        if start is not None and previous is not None:
+            yield f"    {start:#x}..{previous + PAGE - 1:#x}"
+        start = previous = page

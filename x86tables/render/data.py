@@ -1,0 +1,212 @@
+"""Machines and their tables as plain values, ready for JSON."""
+
+from __future__ import annotations
+
+from ..errors import NotThere
+from ..gdt import CallGate, Entry, Gdt, SegmentDescriptor
+from ..machine import Registers, Segment, TableRegister
+from ..tss import Tss
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ..image import Image
+    from ..machine import Machine, Stack, Table
+    from ..symbols import Symbols
+
+SCHEMA = 1
+
+
+def hexadecimal(value: int | None) -> str | None:
+    """How JSON writes an address or a register: `0x`, lower case, unpadded; None for what is not known."""
+    return None if value is None else f"{value:#x}"
+
+
+def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> dict[str, Any]:
+    """What `dump --format json` prints."""
+    return {
+        "schema": SCHEMA,
+        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
+        "cpus": [cpu(machine, image.symbols, tables) for machine in machines],
+    }
+
+
+def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str]) -> dict[str, Any]:
+    """One CPU with its tables in the terms of its own mode."""
+    made: dict[str, Any] = {
+        "cpu": machine.cpu,
+        "mode": machine.mode,
+        "assumed": list(machine.assumed),
+        "registers": registers(machine.registers),
+    }
+    makers = {"gdt": _gdt, "idt": _idt, "tss": _tss, "ldt": _gdt}
+    for name in tables:
+        if machine.mode == "real" and name != "gdt":
+            if name == "idt":
+                made["ivt"] = _vectors(machine)
+            continue
+        table = machine.table(name)
+        if table is None:
+            made[name] = _not_loaded(machine, name)
+        elif table.error:
+            made[name] = {"base": hexadecimal(table.base), "limit": table.limit, "error": table.error}
+        else:
+            made[name] = {"base": hexadecimal(table.base), "limit": table.limit}
+            made[name] |= makers[name](machine, table, symbols)
+            if table.holes:
+                made[name]["missing"] = [{"from": h.start, "to": h.stop, "error": h.why} for h in table.holes]
+    return made
+
+
+def registers(value: Registers) -> dict[str, Any]:
+    """Registers by name; segment and table registers with what they cache."""
+    made: dict[str, Any] = {}
+    for name, held in value.asdict().items():
+        if isinstance(held, Segment):
+            made[name] = {
+                "selector": held.selector,
+                "base": hexadecimal(held.base),
+                "limit": held.limit,
+                "flags": hexadecimal(held.flags),
+            }
+        elif isinstance(held, TableRegister):
+            made[name] = {"base": hexadecimal(held.base), "limit": held.limit}
+        elif name != "general":
+            made[name] = hexadecimal(held)
+    made["cpl"] = value.cpl
+    return made
+
+
+def _not_loaded(machine: Machine, name: str) -> dict[str, Any] | None:
+    """A TR that was never loaded is said to be so; an LDT is optional, and a register may not be known."""
+    tr = machine.registers.tr
+    if name == "tss" and tr is not None:
+        return {"base": hexadecimal(tr.base), "limit": tr.limit, "error": "never loaded: TR is null"}
+    return None
+
+
+def descriptor(entry: Entry, wide: bool) -> dict[str, Any]:
+    """One descriptor of a GDT or LDT."""
+    made: dict[str, Any] = {"index": entry.index, "selector": entry.selector, "kind": entry.kind}
+    value = entry.descriptor
+    if isinstance(value, CallGate):
+        made |= {"offset": hexadecimal(value.offset), "target": value.selector}
+    else:
+        made |= {
+            "base": hexadecimal(value.base),
+            "limit": value.limit,
+            "effective_limit": value.effective_limit,
+            "g": value.g,
+        }
+    if isinstance(value, SegmentDescriptor):
+        made |= {"d_b": value.d_b, "l": value.l}
+    made |= {"type": value.type, "s": value.s, "dpl": value.dpl, "p": value.p}
+    if not isinstance(value, CallGate):
+        made["avl"] = value.avl
+    return made | {"truncated": entry.truncated, "raw": entry.raw.hex()}
+
+
+def entries(gdt: Gdt, machine: Machine, table: Table) -> list[Entry]:
+    """The descriptors that could be read, as the machine's mode has them: 8 bytes each outside of long mode."""
+    walk = gdt.entries(wide=machine.wide)
+    return [entry for entry in walk if table.known(entry.index * 8, entry.index * 8 + len(entry.raw))]
+
+
+def _gdt(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
+    gdt = machine.gdt if table.name == "gdt" else machine.ldt
+    made: dict[str, Any] = {"entries": [descriptor(e, machine.wide) for e in entries(gdt, machine, table)]}
+    if gdt.tail:
+        made["tail"] = gdt.tail.hex()
+    return made
+
+
+def _idt(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
+    made = []
+    for vector, gate in enumerate(machine.gates):
+        if not table.known(vector * gate.size, vector * gate.size + gate.size):
+            continue
+        row: dict[str, Any] = {
+            "vector": vector,
+            "kind": gate.kind,
+            "offset": hexadecimal(gate.offset),
+            "selector": gate.selector,
+            "ist": getattr(gate, "ist", 0),
+            "dpl": gate.dpl,
+            "p": gate.p,
+        }
+        if symbols:
+            row["handler"] = symbols.name(gate.offset) if gate.p else None
+        made.append(row | {"raw": bytes(gate).hex()})
+    return {"gates": made}
+
+
+def _tss(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    if machine.wide:
+        tss = machine.tss
+        made["rsp"] = [_pointer(table, name, getattr(tss, name)) for name in ("rsp0", "rsp1", "rsp2")]
+        made["ist"] = [_pointer(table, f"ist{n}", getattr(tss, f"ist{n}")) for n in range(1, 8)]
+        made["stacks"] = [stack(name, extent) for name, extent in stacks(machine)]
+        iopb = tss.iopb
+    else:
+        tss32 = machine.tss32
+        for name in ("esp0", "esp1", "esp2", "cr3", "eip", "eflags"):
+            made[name] = hexadecimal(getattr(tss32, name))
+        for name in ("ss0", "ss1", "ss2", "link", "ldt"):
+            made[name] = getattr(tss32, name)
+        iopb = tss32.iopb
+    made["iopb"] = iopb if table.known(102, 104) else None
+    ports = machine.io_map
+    made["open_ports"] = None if ports is None else [[run.start, run.stop - 1] for run in ports.open_ports]
+    made["raw"] = table.data[: Tss.size].hex()
+    return made
+
+
+def _pointer(table: Table, name: str, value: int) -> str | None:
+    """A stack pointer of the TSS, None when the limit ends before it."""
+    at = Tss.field(name).offset
+    return hexadecimal(value) if table.known(at, at + 8) else None
+
+
+def stacks(machine: Machine) -> list[tuple[str, Stack]]:
+    """The stacks that a 64-bit TSS names, by name; pointers that are 0 or beyond the limit left out."""
+    table = machine.table("tss")
+    if table is None or not machine.wide:
+        return []
+    tss = machine.tss
+    found = []
+    for name in ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8))):
+        at, top = Tss.field(name).offset, getattr(tss, name)
+        if top and table.known(at, at + 8):
+            found.append((name.upper(), machine.stack(top)))
+    return found
+
+
+def stack(name: str, value: Stack) -> dict[str, Any]:
+    """One stack: its end, its lowest byte, and what stops a push below and above."""
+    return {
+        "name": name,
+        "top": hexadecimal(value.top),
+        "bottom": hexadecimal(value.bottom),
+        "size": value.size,
+        "below": value.below,
+        "above": value.above,
+    }
+
+
+def _vectors(machine: Machine) -> Any:
+    """The real-mode vector table as a list; when it cannot be read, why."""
+    table = machine.table("idt")
+    if table is None:
+        return None
+    try:
+        table_of_vectors = machine.vector_table
+    except NotThere as error:
+        return {"base": hexadecimal(table.base), "limit": table.limit, "error": str(error)}
+    return [
+        {"vector": n, "segment": entry.segment, "offset": hexadecimal(entry.offset), "raw": bytes(entry).hex()}
+        for n, entry in enumerate(table_of_vectors.vectors)
+        if table.known(n * 4, n * 4 + 4)
+    ]

@@ -1,0 +1,320 @@
+"""Machines and their tables as text for people: aligned, within 100 columns."""
+
+from __future__ import annotations
+
+import sys
+
+from .. import vectors
+from ..errors import NotThere
+from ..gdt import Gdt, SegmentDescriptor
+from ..machine import Stack
+from ..selector import Selector
+from . import words
+from .data import entries, stacks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ..gdt import Entry
+    from ..idt import Gate
+    from ..image import Image
+    from ..legacy import LegacyGate
+    from ..machine import Machine, Table
+
+MODES = {
+    "long64": "64-bit mode",
+    "compat": "compatibility mode (32-bit code in long mode)",
+    "protected32": "32-bit protected mode",
+    "protected16": "16-bit protected mode",
+    "real": "real mode",
+}
+RUN = 4  # so many gates in a row that differ by a constant stride alone are shown as one line
+
+
+def dump(image: Image, machines: Sequence[Machine], tables: Sequence[str], everything: bool) -> Iterator[str]:
+    """The lines that `dump` prints."""
+    count = len(image.machines)
+    yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
+    for remark in image.remarks:
+        yield f"  note: {remark}"
+    shown: dict[tuple[str, int, int, bytes], int] = {}
+    for machine in machines:
+        yield ""
+        yield from heading(machine, image)
+        for name in tables:
+            if machine.mode == "real" and name in ("tss", "ldt"):
+                continue
+            yield ""
+            table = machine.table(name)
+            if table is not None and name == "idt" and not table.error:
+                key = machine.mode, table.base, table.limit, table.data
+                if key in shown:
+                    place = f"base {table.base:#x}, limit {table.limit:#x}"
+                    yield f"IDT  {place}: shared with CPU {shown[key]}, shown there"
+                    continue
+                shown[key] = machine.cpu
+            yield from _table(machine, image, name, table, everything)
+
+
+def heading(machine: Machine, image: Image) -> Iterator[str]:
+    """What the CPU was doing, and what was taken for granted."""
+    r = machine.registers
+    line = f"CPU {machine.cpu}  {MODES[machine.mode]}"
+    if r.cpl is not None and machine.mode != "real":
+        line += f", ring {r.cpl}"
+    if r.rip is not None:
+        line += f", at {_far(machine, r.rip)}{_named(image, r.rip)}"
+    yield line
+    known = [
+        f"{name.upper()} {value:#x}" for name, value in r.asdict().items() if isinstance(value, int) and name != "rip"
+    ]
+    for start in range(0, len(known), 4):
+        yield "  " + "  ".join(known[start : start + 4])
+    segments = [
+        f"{name.upper()} {s.selector:#x}" for name in ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldtr")
+        if (s := getattr(r, name)) is not None
+    ]  # fmt: skip
+    yield from _wrapped(segments)
+    yield from _wrapped(machine.assumed, "assumed: ", "; ")
+
+
+def _wrapped(parts: Iterable[str], title: str = "", between: str = "  ") -> Iterator[str]:
+    """The parts in as many lines of 80 columns as they need, under one title."""
+    line = ""
+    for part in parts:
+        if line and len(title) + len(line) + len(between) + len(part) > 77:
+            yield f"  {title}{line}{between.rstrip()}"
+            title, line = " " * len(title), ""
+        line += (between if line else "") + part
+    if line:
+        yield f"  {title}{line}"
+
+
+def _far(machine: Machine, rip: int) -> str:
+    cs = machine.registers.cs
+    return f"{cs.selector:#x}:{rip:#x}" if cs is not None else f"{rip:#x}"
+
+
+def _named(image: Image, address: int) -> str:
+    name = image.symbols.name(address)
+    return f" <{name}>" if name else ""
+
+
+def _table(machine: Machine, image: Image, name: str, table: Table | None, everything: bool) -> Iterator[str]:
+    title = name.upper() if machine.mode != "real" or name != "idt" else "IVT"
+    if table is None:
+        try:
+            machine._data(name)
+        except NotThere as error:
+            yield f"{title}  none: {str(error).partition(': ')[2]}"
+        return
+    yield f"{title}  base {table.base:#x}, limit {table.limit:#x}{_count(machine, table)}"
+    for hole in table.holes:
+        if table.error:
+            yield f"  cannot be read: {hole.why}"
+        else:
+            yield f"  bytes {hole.start:#x} to {hole.stop - 1:#x} cannot be read: {hole.why}"
+    if table.error:
+        return
+    if name in ("gdt", "ldt"):
+        yield from _descriptors(machine, table, machine.gdt if name == "gdt" else machine.ldt)
+    elif name == "tss":
+        yield from _tss(machine, image, table)
+    elif machine.mode == "real":
+        yield from _vectors(machine, table)
+    else:
+        yield from _gates(machine, image, table, everything)
+
+
+def _count(machine: Machine, table: Table) -> str:
+    size = table.limit + 1
+    if table.name in ("gdt", "ldt"):
+        slots, rest = divmod(size, 8)
+        return f": {slots} slots" + (f" and {words.size(rest)}" if rest else "")
+    if table.name == "tss":
+        return f": {size} bytes"
+    entry = 4 if machine.mode == "real" else 16 if machine.wide else 8
+    count, rest = divmod(size, entry)
+    beyond = " (256 are read)" if count > 256 else ""
+    return f": {count} {'vectors' if entry == 4 else 'gates'}{beyond}" + (f" and {words.size(rest)}" if rest else "")
+
+
+def _descriptors(machine: Machine, table: Table, gdt: Gdt) -> Iterator[str]:
+    found = entries(gdt, machine, table)
+    empty = 0
+    for entry in found:
+        if entry.kind == "null" and entry.index and not any(entry.raw):
+            empty += 1
+            continue
+        yield f"  {entry.index:>4}  {entry.selector:#06x}  {_descriptor(entry)}"
+    if empty:
+        yield f"  {empty} empty slot{'s' if empty != 1 else ''} not shown"
+    if gdt.tail:
+        yield f"  {words.size(len(gdt.tail))} behind the last slot: {gdt.tail.hex()}"
+
+
+def _descriptor(entry: Entry) -> str:
+    value = entry.descriptor
+    if entry.kind == "null":
+        if not any(entry.raw):
+            return "null"
+        return f"null, but not zero: {entry.raw.hex()} (legal: the CPU never reads it)"
+    if entry.kind == "refused":
+        kind = words.refused(value.type, "system descriptor")
+        return f"{kind}; raw {entry.raw.hex()}"
+    if isinstance(value, SegmentDescriptor):
+        text = words.segment(value)
+        if value.kind != "code64" and (value.base or value.effective_limit != 0xFFFFFFFF):
+            text += f"; {words.extent(value)}"
+        return text
+    text = words.meaning(value)
+    return text + ("; truncated: its second half is beyond the limit" if entry.truncated else "")
+
+
+def _gates(machine: Machine, image: Image, table: Table, everything: bool) -> Iterator[str]:
+    known = [(v, g) for v, g in enumerate(machine.gates) if table.known(v * g.size, v * g.size + g.size)]
+    shown = known if everything else [(v, g) for v, g in known if g.p or g.kind != "absent"]
+    if shown:
+        name = "name" if image.symbols else ""
+        yield f"  {'vector':<12}{'type':<11}{'handler':<28}{'IST':<5}{'DPL':<5}{name}".rstrip()
+    for run in _runs(shown):
+        yield _gate_line(machine, image, run)
+    hidden = len(known) - len(shown)
+    if hidden:
+        yield f"  {hidden} absent gate{'s' if hidden != 1 else ''} not shown (--all shows them)"
+
+
+def _runs(gates: Sequence[tuple[int, Gate | LegacyGate]]) -> Iterator[list[tuple[int, Gate | LegacyGate]]]:
+    """The gates in order; from vector 32 on, gates in a row with handlers at a constant stride are one run."""
+    start = 0
+    while start < len(gates):
+        stop = start + 1
+        if gates[start][0] >= 32 and stop < len(gates):
+            first, second = gates[start], gates[stop]
+            stride = second[1].offset - first[1].offset
+            while stop < len(gates) and _follows(gates[stop - 1], gates[stop], stride):
+                stop += 1
+            if stop - start < RUN:
+                stop = start + 1
+        yield list(gates[start:stop])
+        start = stop
+
+
+def _follows(one: tuple[int, Gate | LegacyGate], other: tuple[int, Gate | LegacyGate], stride: int) -> bool:
+    same = one[1].replace(offset=0) == other[1].replace(offset=0)
+    return same and other[0] == one[0] + 1 and other[1].offset - one[1].offset == stride
+
+
+def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | LegacyGate]]) -> str:
+    (vector, gate), last = run[0], run[-1][0]
+    if len(run) > 1:
+        label = f"{vector}..{last}"
+        stride = run[1][1].offset - gate.offset
+        note = f"every {stride} bytes" if stride else "all the same"
+    else:
+        label, note = f"{vector:>3} {vectors.EXCEPTIONS[vector].mnemonic if vector < 32 else ''}", ""
+    kind = gate.kind.removesuffix("-gate32").replace("-gate16", "16") if gate.kind != "absent" else "-"
+    text = f"  {label:<12}{kind:<11}"
+    if gate.kind == "absent":
+        return text.rstrip()
+    handler = f"{gate.selector:#x}" if gate.kind == "task-gate" else f"{gate.selector:#x}:{gate.offset:#x}"
+    ist = getattr(gate, "ist", 0)
+    text += f"{handler:<28}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
+    name = image.symbols.name(gate.offset) if image.symbols else None
+    remarks = [name] if name else []
+    remarks += [note] if note else []
+    if gate.kind == "refused":
+        kind = words.no_gate(gate.s, gate.type, "gate") if machine.wide else words.type32(gate.type)
+        remarks.append(f"{kind}; raw {bytes(gate).hex()}")
+    if not gate.p:
+        remarks.append("not present")
+    upper = _upper_half(machine, gate.selector) if gate.kind != "task-gate" else None
+    remarks += [upper] if upper else []
+    return (text + "; ".join(remarks)).rstrip()
+
+
+def _upper_half(machine: Machine, selector: int) -> str | None:
+    """What to say of a gate whose selector points into the upper half of a wide descriptor; shown both ways."""
+    parsed = Selector.from_int(selector)
+    if parsed.null or parsed.ti or not machine.wide:
+        return None
+    try:
+        entry = machine.gdt.covering(selector)
+        if entry.index == parsed.index:
+            return None
+        alone = SegmentDescriptor.from_int(machine.gdt.slot(parsed.index))
+    except NotThere:
+        return None
+    return (
+        f"selector {selector:#x} is the upper half of the {entry.kind} at {entry.selector:#x}; "
+        f"taken alone: {words.segment(alone)}"
+    )
+
+
+def _vectors(machine: Machine, table: Table) -> Iterator[str]:
+    entries_ = [(n, v) for n, v in enumerate(machine.vector_table.vectors) if table.known(n * 4, n * 4 + 4)]
+    start = 0
+    while start < len(entries_):
+        stop = start + 1
+        while stop < len(entries_) and entries_[stop][1] == entries_[start][1]:
+            stop += 1
+        vector, entry = entries_[start]
+        label = f"{vector:#04x}" if stop - start == 1 else f"{vector:#04x}..{entries_[stop - 1][0]:#04x}"
+        yield f"  {label:<12}{entry.segment:04x}:{entry.offset:04x}  ({entry.address:#x})"
+        start = stop
+
+
+def _tss(machine: Machine, image: Image, table: Table) -> Iterator[str]:
+    if not machine.wide:
+        tss32 = machine.tss32
+        for ring in range(3):
+            yield f"  ring {ring} stack  {getattr(tss32, f'ss{ring}'):#x}:{getattr(tss32, f'esp{ring}'):#x}"
+        yield f"  task         eip {tss32.eip:#x}, cr3 {tss32.cr3:#x}, ldt {tss32.ldt:#x}, link {tss32.link:#x}"
+        iopb = tss32.iopb
+    else:
+        found = dict(stacks(machine))
+        tss = machine.tss
+        for name in ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8))):
+            at = tss.field(name).offset
+            if not table.known(at, at + 8):
+                yield f"  {name.upper():<5} {'beyond the limit' if at + 7 > table.limit else 'cannot be read'}"
+            elif name.upper() in found:
+                yield from _stack(name.upper(), found[name.upper()], image)
+        zeros = [n.upper() for n in ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8))) if not getattr(tss, n)]
+        if zeros:
+            yield f"  zero: {', '.join(zeros)}"
+        iopb = tss.iopb
+    yield f"  I/O map  {_ports(machine, table, iopb)}"
+
+
+def _stack(name: str, stack: Stack, image: Image) -> Iterator[str]:
+    """`IST1 0x...: 8 KiB down to 0x..., then PTE not present; above: ...`, in one or two lines."""
+    named = _named(image, stack.top)
+    if stack.size == 0:
+        yield f"  {name:<5} {stack.top:#x}{named}: no stack: {stack.below}"
+        return
+    depth = words.size(stack.size) if stack.below else f"more than {words.size(1 << 20)}"
+    yield f"  {name:<5} {stack.top:#x}{named}: {depth} down to {stack.bottom:#x}"
+    below = f"guard below: {stack.below}" if stack.below else "no guard below"
+    above = f"above: {stack.above or 'writable memory'}" if stack.top % 0x1000 == 0 else ""
+    if stack.below == stack.above:
+        yield f"        guard below and above: {stack.below}"
+    else:
+        yield from (f"        {part}" for part in (below, above) if part)
+
+
+def _ports(machine: Machine, table: Table, iopb: int) -> str:
+    ports = machine.io_map
+    if ports is None:
+        return f"base {iopb:#x}, beyond the limit: ring 3 has no ports"
+    runs = ports.open_ports
+    if not runs:
+        return f"base {iopb:#x}: every port refused"
+    shown = ", ".join(f"{run.start:#x}-{run.stop - 1:#x}" if len(run) > 1 else f"{run.start:#x}" for run in runs[:12])
+    return f"base {iopb:#x}: open to ring 3: {shown}" + (f" and {len(runs) - 12} more" if len(runs) > 12 else "")
+
+
+def output(lines: Iterable[str]) -> None:
+    """Print lines in one go."""
+    sys.stdout.write("\n".join(lines) + "\n")
