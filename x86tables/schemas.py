@@ -103,7 +103,9 @@ def _value(layout: type[Layout], obj: Any, path: str) -> Layout:
     """`obj` as a value of `layout`."""
     if isinstance(obj, layout):
         return obj
-    if layout is Layout or not hasattr(obj, "keys"):
+    if layout is Layout:  # a mapping does not say of which
+        raise MappingError(f"a descriptor expected, found {obj!r}", path=path)
+    if not hasattr(obj, "keys"):
         raise MappingError(f"{layout.__name__}: a value or a mapping of its fields expected, found {obj!r}", path=path)
     known = {field.name for field in layout.fields}
     unknown = [name for name in obj if name not in known and not str(name).startswith("_")]
