@@ -6,6 +6,8 @@ APM Vol. 2, chapter "Exceptions and Interrupts". Where they conflict or are sile
 
 from __future__ import annotations
 
+import struct
+
 from . import vectors
 from .errors import Absent, NotThere, UsageError
 from .gdt import SegmentDescriptor
@@ -13,6 +15,7 @@ from .idt import INTERRUPT as INTERRUPT_GATE
 from .idt import TRAP as TRAP_GATE
 from .idt import Gate
 from .machine import AC, CET, FRED, IF, NT, RF, TF, VM, Machine, Segment
+from .memory import PAGE
 from .paging import WRITE, Access, NonCanonical, PageFault, canonical
 from .pseudo import ErrorFrame, Frame
 from .records import Record
@@ -435,40 +438,58 @@ def check_offset(this: Checks, offset: int) -> None:
 
 def push_frame(this: Checks, rsp: int, cpl: int) -> tuple[int, bytes | None]:
     """SS, RSP, RFLAGS, CS, RIP and the error code: (RSP after the last push, the frame)."""
-    state, registers, event = this.state, this.state.registers, this.event
-    old_cs, old_ss = registers.cs, registers.ss
-    image = _rflags_image(this)
-    frame: list[tuple[str, int | None]] = [
-        ("SS", None if old_ss is None else old_ss.selector),
-        ("RSP", registers.rsp),
-        ("RFLAGS", image),
-        ("CS", None if old_cs is None else old_cs.selector),
-        ("RIP", this.rip),
-    ]
-    if pushes_error_code(event, state.machine.vendor):
-        frame.append(("error code", event.error_code or 0))
+    state, registers = this.state, this.state.registers
     if registers.rflags is None and state.machine.space.paging.smap:
         raise Unknown("RFLAGS is not known, and with CR4.SMAP its AC bit decides about pushes")
     access = PUSHES[cpl == 3][(registers.rflags or 0) & AC != 0]
-    # "RSP := newRSP & ~15", on the same stack too; each push is 8 bytes, in this order.
-    at, pushed = rsp & ~15, []
-    for name, value in frame:
-        at = (at - 8) % TOP
-        data = None if value is None else value.to_bytes(8, "little")
-        pushed.append(data)
+    values = _pushed_values(this)
+    frame = _frame(list(values.values()))
+    # "RSP := newRSP & ~15", on the same stack too; each push is 8 bytes, in this order. None straddles a page, so
+    # that the pushes within one page fare alike: the frame is written page by page, from above.
+    top, size, done = rsp & ~15, len(frame), 0
+    while done < size:
+        first = (top - done - 8) % TOP
+        count = min(size - done, first % PAGE + 8)
+        at = (top - done - count) % TOP
+        step = f"push {list(values)[done // 8]}"
         # "If a push's address is not canonical, #SS(EXT)." What was pushed before a fault stays in memory.
         try:
-            state.write(at, data, 8, access)
+            state.write(at, frame[size - done - count : size - done], count, access)
         except PageFault as fault:
-            this.refuse(f"push {name}", at, fault.why, "cannot be pushed to", PF, fault.error_code, at)
+            this.refuse(step, first, fault.why, "cannot be pushed to", PF, fault.error_code, first)
         except NonCanonical:
-            this.refuse(f"push {name}", at, "not canonical", "cannot be pushed to", SS, this.null_code())
+            this.refuse(step, first, "not canonical", "cannot be pushed to", SS, this.null_code())
         except Absent as error:
-            this.passed(f"push {name}", at, str(error), "not known")
+            this.passed(step, first, str(error), "not known")
             raise
-    this.passed("push frame", at, f"{len(frame) * 8} bytes below {rsp & ~15:#x}", "written")
-    known = [data for data in reversed(pushed) if data is not None]
-    return at, b"".join(known) if len(known) == len(pushed) else None
+        this.passed("push", at, f"{count} bytes below {at + count:#x}", "written")
+        done += count
+    return at, frame if isinstance(frame, bytes) else None
+
+
+def _pushed_values(this: Checks) -> dict[str, int | None]:
+    """What is pushed, in order; None for a register that is not known."""
+    registers, event = this.state.registers, this.event
+    values = {
+        "SS": None if registers.ss is None else registers.ss.selector,
+        "RSP": registers.rsp,
+        "RFLAGS": _rflags_image(this),
+        "CS": None if registers.cs is None else registers.cs.selector,
+        "RIP": this.rip,
+    }
+    if pushes_error_code(event, this.state.machine.vendor):
+        values["error code"] = event.error_code or 0
+    return values
+
+
+def _frame(values: list[int | None]) -> bytes | list[int | None]:
+    """The bytes of the pushes, the lowest address first; a list with None where they are not known."""
+    if None not in values:
+        return struct.pack(f"<{len(values)}Q", *reversed(values))
+    parts: list[int | None] = []
+    for value in reversed(values):
+        parts += [None] * 8 if value is None else value.to_bytes(8, "little")
+    return parts
 
 
 def _rflags_image(this: Checks) -> int | None:

@@ -8,6 +8,8 @@ from .paging import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .machine import Machine, Registers
     from .paging import Access
 
@@ -54,9 +56,8 @@ class State:
             raise Overwritten(physical)
         return byte
 
-    def write(self, linear: int, data: bytes | None, size: int, access: Access) -> None:
-        """Write within one page; None for values that are not known. What the page held need not be known."""
+    def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:
+        """Write bytes within one page, None for those that are not known. What the page held need not be known."""
         physical = self.machine.space.translate(linear, access)
         self._pages.add(physical >> 12)
-        places = range(physical, physical + size)
-        self.written.update(zip(places, data, strict=True) if data is not None else dict.fromkeys(places))
+        self.written.update(zip(range(physical, physical + size), data, strict=True))

@@ -1,0 +1,232 @@
+"""run(machine, event): a delivery and what comes after, until a handler runs, the CPU shuts down, or it goes round."""
+
+from __future__ import annotations
+
+from . import vectors
+from .delivery import DELIVERED, PF, PUSHES, SHUTDOWN, SS, Delivery, Event, Step, deliver
+from .errors import Absent
+from .machine import AC, Machine
+from .memory import PAGE
+from .paging import Access, NonCanonical, PageFault
+from .records import Record
+from .state import TOP, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .machine import Registers
+
+SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
+HANDLER_STACK = 128  # the 15 general registers and a return address
+FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
+MOST_EVENTS = 10_000
+FARTHEST = 1 << 30  # how far down a stack that is eaten up is followed
+
+
+class Handler(Record):
+    """What a handler met at its start: the steps, and the fault that is the next event; None when it runs."""
+
+    vector: int
+    steps: tuple[Step, ...]
+    fault: Event | None = None
+
+
+class Loop(Record):
+    """Events that come again and again, round by round: `stride` bytes deeper into the stack each time, or 0.
+
+    `rounds` is how many; None when nothing ends it. Of them the story keeps the first and, when the loop ends, the
+    last; `at` is how many of its deliveries come before the ones left out.
+    """
+
+    vectors: tuple[int, ...]
+    stride: int
+    rounds: int | None
+    at: int
+
+    @property
+    def eaten(self) -> int:
+        """Bytes of stack that all rounds took (of those that never end: one round)."""
+        return self.stride * (1 if self.rounds is None else self.rounds)
+
+
+class Story(Record):
+    """How it went: `survives`, `triple-fault`, `loops` or `unknown`, and why.
+
+    There is one Handler for each delivery that entered one. A story that survives ends in the handler of `vector` on
+    `stack`; `registers` are those at its end.
+    """
+
+    deliveries: tuple[Delivery, ...]
+    handlers: tuple[Handler, ...]
+    outcome: str
+    reason: str
+    registers: Registers
+    needs: str | None = None
+    vector: int | None = None
+    stack: str | None = None
+    loop: Loop | None = None
+
+
+def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK) -> Story:
+    """Deliver `event`, then each fault that a handler meets before it runs, until one does or none ever will.
+
+    A handler runs when its first instruction can be fetched and `handler_stack` bytes below its frame can be pushed to.
+    """
+    state = State(at) if isinstance(at, Machine) else at
+    deliveries: list[Delivery] = []
+    handlers: list[Handler] = []
+    rounds = Rounds(state)
+
+    def story(outcome: str, reason: str, needs: str | None = None) -> Story:
+        last = deliveries[-1]
+        found = last.vector, last.stack
+        loop = rounds.end(deliveries, handlers)
+        return Story(tuple(deliveries), tuple(handlers), outcome, reason, state.registers, needs, *found, loop)
+
+    while len(deliveries) < MOST_EVENTS:
+        delivery = deliver(state, event)
+        deliveries.append(delivery)
+        if delivery.outcome != DELIVERED or delivery.vector is None:
+            return story(TRIPLE_FAULT if delivery.outcome == SHUTDOWN else UNKNOWN, delivery.reason, delivery.needs)
+        name = vectors.label(delivery.vector)
+        try:
+            handler = start_handler(state, delivery.vector, handler_stack)
+        except Absent as error:
+            handlers.append(Handler(delivery.vector, (Step("handler", None, str(error), "not known"),)))
+            return story(UNKNOWN, f"whether the {name} handler runs: {error}", str(error))
+        handlers.append(handler)
+        if handler.fault is None:
+            return story(SURVIVES, f"the {name} handler runs on {stack_name(delivery.stack)}")
+        event = handler.fault
+        if why := rounds.stuck(event, deliveries):
+            return story(LOOPS, f"{name} is delivered, but its handler cannot run ({handler.steps[-1].found}): {why}")
+    return story(UNKNOWN, f"no end within {MOST_EVENTS} events", "a longer simulation")
+
+
+def stack_name(stack: str | None) -> str:
+    """`IST1`, `RSP0`, or `the current stack`."""
+    return "the current stack" if stack in (None, "current") else str(stack)
+
+
+def start_handler(state: State, vector: int, handler_stack: int) -> Handler:
+    """Fetch the handler's first instruction, then touch its stack push by push.
+
+    A fault in either is a new event, not a nested one: SDM Vol. 3A says under #DF that faults of a handler's fetch are
+    outside of the table. It is saved with the handler's first address, RSP being that before the push that failed.
+    Raises Absent where this is not known.
+    """
+    registers = state.registers
+    rip, user = registers.rip or 0, registers.cpl == 3
+    try:
+        state.machine.translate(rip, FETCHES[user])
+    except PageFault as fault:
+        state.cr2 = fault.address
+        event = Event(PF, error_code=fault.error_code, cr2=fault.address)
+        return Handler(vector, (Step("fetch", rip, fault.why, f"a new event: #PF({fault.error_code:#x})"),), event)
+    fetched = Step("fetch", rip, "executable", "the handler's first instruction")
+    used, rsp = 0, registers.rsp or 0
+    access = PUSHES[user][(registers.rflags or 0) & AC != 0]
+    while used < handler_stack:
+        first = (rsp - used - 8) % TOP
+        count = min(-(-(handler_stack - used) // 8) * 8, first % PAGE + 8)
+        try:
+            # what a handler pushes is not known
+            state.write((first + 8 - count) % TOP, [None] * count, count, access)
+        except (PageFault, NonCanonical) as error:
+            state.registers = registers.replace(rsp=(first + 8) % TOP)
+            if isinstance(error, PageFault):
+                event, why = Event(PF, error_code=error.error_code, cr2=first), error.why
+                state.cr2 = first
+            else:
+                event, why = Event(SS, error_code=0), "not canonical"
+            rule = f"a new event: {event.label}({event.error_code:#x})"
+            return Handler(vector, (fetched, Step("handler's stack", first, why, rule)), event)
+        used += count
+    found = f"{handler_stack} bytes below {rsp:#x}"
+    return Handler(vector, (fetched, Step("handler's stack", (rsp - used) % TOP, found, "can be pushed to")))
+
+
+class Rounds:
+    """Notices when events come round again: at the same stack for ever, or each time a little deeper."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
+        self._snapshots: dict[tuple[object, ...], tuple[int, dict[int, int | None]]] = {}
+        self._loop: Loop | None = None
+        self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
+
+    def stuck(self, event: Event, deliveries: list[Delivery]) -> str:
+        """Why it will go on like this for ever, when it will; "" otherwise. Moves RSP ahead over like rounds."""
+        registers = self.state.registers
+        cs, ss, rsp = registers.cs, registers.ss, registers.rsp or 0
+        key = (event, registers.rip, cs and cs.selector, ss and ss.selector, registers.rflags, rsp % 16)
+        places = self._seen.setdefault(key, [])
+        places.append((len(deliveries), rsp))
+        if any(at == rsp for _, at in places[:-1]):
+            return self._same((*key, rsp), deliveries)
+        if self._key in (None, key) and len(places) >= 3:
+            (_, first), (start, second), (stop, third) = places[-3:]
+            if self._loop is None and first - second == second - third > 0:
+                round_ = tuple(delivery.vector or 0 for delivery in deliveries[start:stop])
+                self._key, self._loop = key, Loop(round_, second - third, 0, stop)
+            if self._loop is not None:
+                return self._ahead(self._loop)
+        return ""
+
+    def _same(self, key: tuple[object, ...], deliveries: list[Delivery]) -> str:
+        """The same registers have come again; with the same memory too, it never ends."""
+        count, written = self._snapshots.get(key) or (0, None)
+        if written == self.state.written:
+            round_ = tuple(delivery.vector or 0 for delivery in deliveries[count:])
+            self._key, self._loop = None, Loop(round_, 0, None, len(deliveries))
+            return "the same again for ever"
+        self._snapshots[key] = len(deliveries), dict(self.state.written)
+        return ""
+
+    def _ahead(self, loop: Loop) -> str:
+        """Skip the rounds that are certain to be like the last one; real ones are left before anything changes."""
+        rsp = self.state.registers.rsp or 0
+        free = rsp - self._obstacle(rsp)
+        if free >= FARTHEST:
+            self._loop = loop.replace(rounds=None)
+            return f"{loop.stride} bytes deeper each time, with no end within {FARTHEST >> 20} MiB"
+        skipped = max(0, (free - PAGE) // loop.stride)
+        self.state.registers = self.state.registers.replace(rsp=rsp - skipped * loop.stride)
+        return ""
+
+    def _obstacle(self, rsp: int) -> int:
+        """The end of the highest page below that a push cannot enter, or that holds a part of a table."""
+        space, tables = self.state.machine.space, self._table_pages()
+        access = PUSHES[self.state.registers.cpl == 3][0]
+        at = rsp & -PAGE
+        while rsp - at < FARTHEST and at > 0:
+            try:
+                physical = space.translate(at, access)
+            except (PageFault, Absent, NonCanonical):
+                return at + PAGE
+            if physical >> 12 in tables:
+                return at + PAGE
+            at -= PAGE
+        return at
+
+    def _table_pages(self) -> set[int]:
+        """The physical pages of the tables that delivery reads."""
+        registers, pages = self.state.machine.registers, set()
+        for table in (registers.gdtr, registers.idtr, registers.tr, registers.ldtr):
+            if table is not None:
+                for linear in range(table.base & -PAGE, table.base + min(table.limit, 0x11000) + 1, PAGE):
+                    try:
+                        pages.add(self.state.machine.translate(linear) >> 12)
+                    except (PageFault, Absent, NonCanonical):
+                        continue
+        return pages
+
+    def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
+        """The loop that there was; its like rounds are taken out of the story."""
+        loop = self._loop
+        if loop is None or loop.rounds is None or self._key is None:
+            return loop
+        places = self._seen[self._key]
+        last = places[-1][0] - 1
+        del deliveries[loop.at : last], handlers[loop.at : last]
+        return loop.replace(rounds=(places[0][1] - places[-1][1]) // loop.stride + 1)
