@@ -41,7 +41,8 @@ def parser(name: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"x86tables {name}",
         description=command.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # a width of its own keeps argparse from importing shutil (3 ms) to ask the terminal
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=90),
         allow_abbrev=False,
     )
     command.add_arguments(made)

@@ -202,8 +202,8 @@ def _runs(gates: Sequence[tuple[int, Gate | LegacyGate]]) -> Iterator[list[tuple
 
 
 def _follows(one: tuple[int, Gate | LegacyGate], other: tuple[int, Gate | LegacyGate], stride: int) -> bool:
-    same = one[1].replace(offset=0) == other[1].replace(offset=0)
-    return same and other[0] == one[0] + 1 and other[1].offset - one[1].offset == stride
+    near = other[0] == one[0] + 1 and other[1].offset - one[1].offset == stride
+    return near and other[1] == one[1].replace(offset=other[1].offset)
 
 
 def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | LegacyGate]]) -> str:
