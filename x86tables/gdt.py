@@ -270,15 +270,16 @@ class Gdt:
 
     def append(self, descriptor: Descriptor) -> Selector:
         """Add a descriptor behind the last one; the Selector for it, its RPL that of the segment's DPL."""
-        selector = self._start(len(self))
-        self._change()[len(self._data) :] = bytes(descriptor)
+        data = bytes(descriptor)
+        selector = self._start(len(self), len(data) // 8)
+        self._change()[len(self._data) :] = data
         return selector.replace(rpl=descriptor.dpl if descriptor.s else 0)
 
-    def _start(self, slot: int) -> Selector:
+    def _start(self, slot: int, slots: int) -> Selector:
         if self.tail:
             raise UsageError(f"the table ends with {len(self.tail)} bytes that are no slot: nothing goes behind them")
-        if slot > 8191:
-            raise UsageError("the table is full: a selector reaches 8192 slots")
+        if slot + slots > 8192:
+            raise UsageError(f"the table has {slot} of the 8192 slots that a limit covers: no room for {slots} more")
         return Selector(index=slot)
 
     def _change(self) -> bytearray:
@@ -289,7 +290,7 @@ class Gdt:
     def _slot(self, selector: int) -> int:
         """The byte offset of a selector's slot, as the CPU checks it against the limit."""
         offset = int(selector) & ~7
-        if offset + 7 > self.limit:
+        if not 0 <= offset <= self.limit - 7:
             raise NotThere(f"selector {int(selector):#x}: slot {offset // 8} is beyond the limit {self.limit:#x}")
         return offset
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import UsageError
+from .errors import NotThere
 from .gdt import SYSTEM_KINDS
 from .layout import Layout, bits
 
@@ -106,10 +106,15 @@ class VectorTable:
     def __bytes__(self) -> bytes:
         return RealModeVector.build_table(self.vectors) + self.tail
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VectorTable) and bytes(self) == bytes(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, vector: int) -> RealModeVector:
         if not 0 <= vector < len(self):
-            raise UsageError(f"vector {vector}: the table has {len(self)}")
+            raise NotThere(f"vector {vector}: the table has {len(self)}")
         return self.vectors[vector]
