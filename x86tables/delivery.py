@@ -25,9 +25,12 @@ from .tss import Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from .machine import Registers
+
+    Enter = Callable[["Checks"], tuple[str, bytes | None]]
 
 EXCEPTION, TRAP, INT, INT1, INTERRUPT, NMI = "exception", "trap", "int", "int1", "interrupt", "nmi"
 DELIVERED, SHUTDOWN, UNKNOWN = "delivered", "shutdown", "unknown"
@@ -161,10 +164,11 @@ class Fault(Exception):  # noqa: N818 - the manual's word
         self.event, self.why = event, why
 
 
-def deliver(at: Machine | State, event: Event) -> Delivery:
+def deliver(at: Machine | State, event: Event, enter: Enter | None = None) -> Delivery:
     """Deliver `event` as the processor does, escalating until a handler is entered or it shuts down.
 
     A Machine is never changed. A State is: what was pushed stays in its memory, and its registers become the handler's.
+    `enter` stands for `enter_handler` where a processor with other habits is meant.
     UsageError when the machine is not in long mode.
     """
     state = State(at) if isinstance(at, Machine) else at
@@ -179,7 +183,7 @@ def deliver(at: Machine | State, event: Event) -> Delivery:
         attempt = Checks(state, event, ext, rip)
         try:
             _refuse_what_is_not_modelled(state)
-            entered = enter_handler(attempt)
+            entered = (enter or enter_handler)(attempt)
         except Fault as fault:
             attempts.append(Attempt(event, tuple(attempt.steps), fault.event))
             following = escalate(state.machine.vendor, event, fault.event)

@@ -13,6 +13,7 @@ from .state import TOP, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .delivery import Enter
     from .machine import Registers
 
 SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
@@ -66,10 +67,11 @@ class Story(Record):
     loop: Loop | None = None
 
 
-def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK) -> Story:
+def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK, enter: Enter | None = None) -> Story:
     """Deliver `event`, then each fault that a handler meets before it runs, until one does or none ever will.
 
     A handler runs when its first instruction can be fetched and `handler_stack` bytes below its frame can be pushed to.
+    `enter` is passed on to `deliver`.
     """
     state = State(at) if isinstance(at, Machine) else at
     deliveries: list[Delivery] = []
@@ -83,7 +85,7 @@ def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK) -
         return Story(tuple(deliveries), tuple(handlers), outcome, reason, state.registers, needs, *found, loop)
 
     while len(deliveries) < MOST_EVENTS:
-        delivery = deliver(state, event)
+        delivery = deliver(state, event, enter)
         deliveries.append(delivery)
         if delivery.outcome != DELIVERED or delivery.vector is None:
             return story(TRIPLE_FAULT if delivery.outcome == SHUTDOWN else UNKNOWN, delivery.reason, delivery.needs)
