@@ -1,4 +1,4 @@
-"""One descriptor, gate, selector, error code or frame in words and bits.
+"""Show one descriptor, gate, selector or error code in words and bits.
 
 VALUE is one of
   0x00af9b000000ffff       a number; its digits, leading zeros too, tell the width

@@ -143,7 +143,7 @@ def page_fault_error(value: PageFaultErrorCode) -> str:
 
 
 def pseudo_descriptor(value: PseudoDescriptor | PseudoDescriptor32) -> str:
-    """`table at 0xfffffe0000001000, limit 0x7f (128 bytes): 16 slots of a GDT`; with the gates of an IDT."""
+    """`table at 0x1000, limit 0x7f (128 bytes): 16 slots of a GDT or 8 gates of an IDT`."""
     count, gate_size = value.limit + 1, 16 if value.size == 10 else 8
     held = f"{_count(count // 8, 'slot')} of a GDT or {_count(count // gate_size, 'gate')} of an IDT"
     return f"table at {value.base:#x}, limit {value.limit:#x} ({size(count)}): {held}"
