@@ -1,0 +1,126 @@
+"""One table of ratios: ours against each peer on a whole IDT and on one gate, and `x86tables dump` against `pass`.
+
+Each line is a duel within one run: both sides alternate for many rounds, and their medians are compared. Before any
+time is taken, a peer must have given the same result as we do.
+"""
+
+import gc
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from x86tables import Gate, schemas
+
+from . import peers
+
+ROOT = Path(__file__).parent.parent
+ROUNDS, SLICE = 60, 0.004
+TABLE = random.Random(1).randbytes(256 * Gate.size)
+
+
+def spent(work: Callable[[], object], times: int) -> float:
+    start = perf_counter()
+    for _ in range(times):
+        work()
+    return (perf_counter() - start) / times
+
+
+def duel(rounds: int, *works: Callable[[], object]) -> list[float]:
+    """Seconds that each work takes: medians over rounds in which they take turns."""
+    for work in works:
+        work()  # what is made on first use is no part of the comparison
+    times = [max(1, round(SLICE / spent(work, 1))) for work in works]
+    gc.collect()
+    gc.disable()
+    try:
+        taken = [[spent(work, count) for work, count in zip(works, times, strict=True)] for _ in range(rounds)]
+    finally:
+        gc.enable()
+    return [median(column) for column in zip(*taken, strict=True)]
+
+
+def line(
+    work: str, ours: str, peer: str, seconds: list[float], target: float | None = None, at_most: bool = False
+) -> None:
+    mine, theirs = seconds
+    ratio = mine / theirs if at_most else theirs / mine
+    wanted = f"{'<=' if at_most else '>='} {target:g}" if target else ""
+    met = "" if not target else "met" if (ratio <= target if at_most else ratio >= target) else "MISSED"
+    print(f"{work:<12} {ours:<19} {peer:<22} {mine * 1e6:>9.1f} {theirs * 1e6:>9.1f} {ratio:>7.1f}  {wanted:<7} {met}")
+
+
+def whole_tables() -> None:
+    rows = Gate.rows(TABLE)
+    gates = Gate.parse_table(TABLE)
+    assert [tuple(gate) for gate in gates] == rows
+    targets = {peers.bit_struct: (60, 120), peers.named_tuples: (1.5, 1.5)}
+    for peer in peers.PEERS:
+        values = peer.decode(TABLE)
+        assert peer.rows(values) == rows, peer.name
+        assert peer.encode(values) == TABLE == Gate.build_table(gates), peer.name
+        decode_target, encode_target = targets.get(peer, (None, None))
+        decode, encode = partial(peer.decode, TABLE), partial(peer.encode, values)
+        line("decode IDT", "Gate.rows", peer.name, duel(ROUNDS, lambda: Gate.rows(TABLE), decode), decode_target)
+        turn = duel(ROUNDS, lambda: Gate.parse_table(TABLE), decode)
+        line("decode IDT", "Gate.parse_table", peer.name, turn, decode_target)
+        turn = duel(ROUNDS, lambda: Gate.build_table(gates), encode)
+        line("encode IDT", "Gate.build_table", peer.name, turn, encode_target)
+
+
+def one_gate() -> None:
+    raw = TABLE[:16]
+    gate, container = Gate.parse(raw), peers.GATE.parse(raw)
+    assert peers.bit_struct.rows([container]) == [tuple(gate)]
+    assert schemas.Gate.parse(raw) == gate
+    assert bytes(gate) == peers.GATE.build(container) == schemas.Gate.build(gate) == raw
+    peer = "construct BitStruct"
+    line("one gate", "Gate.parse", peer, duel(ROUNDS, lambda: Gate.parse(raw), lambda: peers.GATE.parse(raw)), 20)
+    line("one gate", "bytes(gate)", peer, duel(ROUNDS, lambda: bytes(gate), lambda: peers.GATE.build(container)), 20)
+    turn = duel(ROUNDS, lambda: schemas.Gate.parse(raw), lambda: peers.GATE.parse(raw))
+    line("one gate", "schemas.Gate.parse", peer, turn, 8)
+    turn = duel(ROUNDS, lambda: schemas.Gate.build(gate), lambda: peers.GATE.build(container))
+    line("one gate", "schemas.Gate.build", peer, turn, 8)
+
+
+def process() -> None:
+    """The command as people run it: installed, not editable, in an environment of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        source, image, python = scratch / "source", scratch / "idt.bin", scratch / "venv/bin/python"
+        shutil.copytree(ROOT / "x86tables", source / "x86tables")
+        for part in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / part, source)
+        image.write_bytes((ROOT / "tests/images/ovmf-idt.bin").read_bytes()[0x18:][: 256 * Gate.size])
+        venv.create(scratch / "venv", with_pip=False, symlinks=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "-qq"]
+        subprocess.run([*pip, "install", str(source)], check=True)
+
+        def run(*argv: str) -> None:
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, cwd=scratch)
+
+        dump = [str(python.with_name("x86tables")), "dump", image.name, "--base", "0x1000", "--idt", "0x1000,0xfff"]
+        turn = duel(ROUNDS // 2, lambda: run(*dump), lambda: run(str(python), "-c", "pass"))
+        line("process", "x86tables dump", "python -c pass", turn, 4, at_most=True)
+
+
+def main() -> None:
+    print(
+        f"Python {sys.version.split()[0]}; medians of {ROUNDS} rounds, microseconds; ratio: times that ours is faster"
+    )
+    print("(in the last line: slower; (a): takes numbers that do not fit their field)\n")
+    print(f"{'work':<12} {'ours':<19} {'peer':<22} {'ours':>9} {'peer':>9} {'ratio':>7}  target")
+    whole_tables()
+    one_gate()
+    process()
+
+
+if __name__ == "__main__":
+    main()
