@@ -8,8 +8,7 @@ RUN := .venv/bin/python -m
 .PHONY: demo test check bench clean
 
 demo: .venv/demo.stamp
-	.venv/bin/x86tables dump tests/images/ovmf-gdt.bin --base 0x79dc000 --gdt 0x79dc000,0x47 \
-		--map tests/images/ovmf-idt.bin@0x7456000 --idt 0x7456018,0xfff
+	.venv/bin/x86tables dump tests/images/linux.core --symbols tests/images/linux.map
 
 test: .venv/test.stamp
 	$(RUN) pytest

@@ -1,0 +1,80 @@
+"""Make the small images that the tests read from captures of whole machines.
+
+    python tests/images/shrink.py DIR
+
+DIR holds what capture.py wrote, one system or several. Beside this script go the facts as they are, and for each NAME
+
+    NAME.core            what `x86tables extract` keeps of NAME.core
+    NAME-tables.core.xz  every page table that a CPU's CR3 leads to, and the registers (systems with paging)
+    NAME.txt             what `x86tables dump` prints for the small image: read it before you commit it
+"""
+
+import argparse
+import lzma
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent.absolute()
+ROOT = HERE.parent.parent
+FACTS = (".json", ".map", ".xz", ".bin")
+
+
+def shrink(source: Path, name: str) -> None:
+    """Put the small images of one captured system, and its facts, beside this script."""
+    core = source / f"{name}.core"
+    x86tables("extract", core, "-o", HERE / core.name)
+    for file in source.glob(f"{name}[.-]*"):
+        if file.suffix in FACTS:
+            shutil.copy(file, HERE)
+    if tables := page_tables(core):
+        (HERE / f"{name}-tables.core.xz").write_bytes(lzma.compress(tables, preset=9))
+    (HERE / f"{name}.txt").write_text(x86tables(*arguments(name)))
+
+
+def arguments(name: str) -> list[str]:
+    """The command line whose output NAME.txt holds; it is run in the root of the project."""
+    symbols = ["--symbols", f"tests/images/{name}.map"] if (HERE / f"{name}.map").exists() else []
+    return ["dump", f"tests/images/{name}.core", *symbols]
+
+
+def x86tables(*argv: str | Path) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "x86tables", *argv], cwd=ROOT, check=True, text=True, capture_output=True
+    )
+    return run.stdout
+
+
+def page_tables(core: Path) -> bytes:
+    """A core with every page table that a CPU's CR3 leads to; empty when paging is off."""
+    from x86tables.image import Options
+    from x86tables.memory import Memory, Recording
+    from x86tables.readers import elfcore, open_image
+
+    recordings: list[Recording] = []
+
+    def record(memory: Memory) -> Memory:
+        recordings.append(Recording(memory))
+        return recordings[-1]
+
+    image = open_image(str(core), Options(memory=record))
+    mappings = sum(len(list(machine.space.mappings())) for machine in image.machines)
+    with tempfile.NamedTemporaryFile() as file:
+        elfcore.write(file.name, recordings[0], recordings[0].pages, image.notes)
+        return Path(file.name).read_bytes() if mappings else b""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("captures", type=Path, metavar="DIR")
+    sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
+    for facts in sorted(parser.parse_args().captures.absolute().rglob("*.json")):
+        if facts.with_suffix(".core").exists():
+            print(facts.stem)
+            shrink(facts.parent, facts.stem)
+
+
+if __name__ == "__main__":
+    main()
