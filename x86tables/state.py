@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .errors import Absent, NotThere
 from .memory import PAGE
-from .paging import READ
+from .paging import READ, PageFault
+from .selector import PageFaultErrorCode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +32,24 @@ class State:
     would not while the TLB has them.
     """
 
-    def __init__(self, machine: Machine, registers: Registers | None = None) -> None:
-        self.machine = machine
+    def __init__(
+        self, machine: Machine, registers: Registers | None = None, missing: frozenset[int] = frozenset()
+    ) -> None:
+        """The machine as loaded, or with other registers; fetches from the addresses in `missing` fault as if the
+        code there were swapped out."""
+        self.machine, self.missing = machine, missing
         self.registers = registers or machine.registers
         self.cr2 = self.registers.cr2
         self.written: dict[int, int | None] = {}  # physical address -> byte; None is a value nobody knows
         self._pages: set[int] = set()
+
+    def translate(self, linear: int, access: Access) -> int:
+        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        if access.fetch and linear in self.missing:
+            paging = self.machine.space.paging
+            code = PageFaultErrorCode(us=access.user, id=paging.nxe or paging.smep)
+            raise PageFault(linear, int(code), "swapped out")
+        return self.machine.space.translate(linear, access)
 
     def read(self, linear: int, size: int, access: Access = READ) -> bytes:
         """`size` bytes at a linear address; PageFault, Absent or NonCanonical where they are not to be had."""

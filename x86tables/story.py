@@ -119,7 +119,7 @@ def start_handler(state: State, vector: int, handler_stack: int) -> Handler:
     registers = state.registers
     rip, user = registers.rip or 0, registers.cpl == 3
     try:
-        state.machine.translate(rip, FETCHES[user])
+        state.translate(rip, FETCHES[user])
     except PageFault as fault:
         state.cr2 = fault.address
         event = Event(PF, error_code=fault.error_code, cr2=fault.address)

@@ -1,0 +1,307 @@
+"""What a kernel's stack overflow and its kin lead to: each scenario tries several ways, and the worst counts."""
+
+from __future__ import annotations
+
+from .delivery import NMI, PF, PUSHES, SS, Event
+from .errors import NotThere, UsageError
+from .gdt import SegmentDescriptor
+from .machine import AC, SCE, Machine, Segment
+from .memory import PAGE
+from .paging import NonCanonical, PageFault
+from .records import Record
+from .selector import Selector
+from .stacks import FAR_PAGES, NEAR, NOT_JUDGED, Room, StackInUse, guard_below, in_ring0, rooms, stack_in_use
+from .state import TOP, State
+from .story import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Story, run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .machine import Registers
+
+NOT_APPLICABLE = "not-applicable"
+ORDER = (NOT_APPLICABLE, SURVIVES, UNKNOWN, LOOPS, TRIPLE_FAULT)  # the better first
+
+
+class Options(Record):
+    """What a person may say of a scenario: bytes of stack that a handler takes, a stack pointer, a function's frame."""
+
+    handler_stack: int = HANDLER_STACK
+    stack: int | None = None
+    frame: int = PAGE
+
+
+class Way(Record):
+    """One way in which it may happen, and how that went; `story` is None when it cannot be told."""
+
+    name: str
+    verdict: str
+    reason: str
+    needs: str | None = None
+    story: Story | None = None
+
+
+class Scenario(Record):
+    """A scenario with all its ways; verdict and reason are those of the `worst`, which is None without any way.
+
+    `remarks` are sentences for a person.
+    """
+
+    name: str
+    verdict: str
+    reason: str
+    ways: tuple[Way, ...] = ()
+    worst: Way | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> str | None:
+        """What would have to be known for a verdict."""
+        return None if self.worst is None else self.worst.needs
+
+    @property
+    def handled_by(self) -> tuple[int, str] | None:
+        """(vector, stack) of the handler that ran in the end."""
+        story = None if self.worst is None else self.worst.story
+        if story is None or story.outcome != SURVIVES or story.vector is None:
+            return None
+        return story.vector, story.stack or "current"
+
+
+class Judgement(Record):
+    """What there is to say of one CPU: the verdict of `stack-overflow`, the stack in use, and every scenario asked for.
+
+    `rooms` is what each interrupt stack holds: that a handler is entered is not yet that a panic printer fits.
+    """
+
+    machine: Machine
+    overflow: Scenario
+    stack: StackInUse
+    scenarios: tuple[Scenario, ...]
+    rooms: tuple[Room, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The answer to: the stack has run into a page that cannot be pushed to, what happens?"""
+        return str(self.overflow.verdict)
+
+
+def judge(machine: Machine, names: tuple[str, ...] = ("stack-overflow",), options: Options = Options()) -> Judgement:  # noqa: B008
+    """Judge a CPU by the scenarios in `names`; `stack-overflow` is always among them."""
+    overflow = play("stack-overflow", machine, options)
+    others = [overflow if name == "stack-overflow" else play(name, machine, options) for name in names]
+    if not machine.wide:
+        return Judgement(machine, overflow, StackInUse(NOT_JUDGED, overflow.reason), tuple(others), ())
+    stack = stack_in_use(machine, options.stack, options.frame)
+    return Judgement(machine, overflow, stack, tuple(others), rooms(machine))
+
+
+def play(name: str, machine: Machine, options: Options = Options()) -> Scenario:  # noqa: B008 - an immutable value
+    """One scenario on one CPU; UsageError for a name that is none."""
+    if name not in SCENARIOS:
+        raise UsageError(f"scenario {name!r}: one of {', '.join(SCENARIOS)}")
+    if not machine.wide:
+        return Scenario(name, NOT_APPLICABLE, f"the CPU is in {machine.mode} mode")
+    try:
+        registers, remark = in_ring0(machine, options.stack)
+        if registers.rsp is None:
+            raise NotThere("RSP is not known")
+        if machine.space.paging.mode not in ("4-level", "5-level"):
+            raise NotThere("CR3 is not known")
+        ways, remarks = SCENARIOS[name](machine, registers, options)
+    except NotThere as error:
+        way = Way("any", UNKNOWN, str(error), str(error))
+        return Scenario(name, UNKNOWN, way.reason, (way,), way)
+    remarks = ((remark,) if remark else ()) + remarks
+    if not ways:
+        return Scenario(name, NOT_APPLICABLE, remarks[-1] if remarks else "nothing to try", (), None, remarks)
+    worst = max(ways, key=lambda way: ORDER.index(way.verdict))
+    reason = worst.reason if len({way.reason for way in ways}) == 1 else f"{worst.name}: {worst.reason}"
+    return Scenario(name, worst.verdict, reason, tuple(ways), worst, remarks)
+
+
+def _told(name: str, story: Story) -> Way:
+    return Way(name, story.outcome, story.reason, story.needs, story)
+
+
+def push_fault(state: State) -> Event:
+    """The exception that a push at RSP raises. NotThere when the push succeeds; Absent when it is not known."""
+    registers = state.registers
+    at = ((registers.rsp or 0) - 8) % TOP
+    user = registers.cpl == 3
+    try:
+        # an unaligned push may straddle two pages, and the lower one is the guard
+        state.translate(at, PUSHES[user][(registers.rflags or 0) & AC != 0])
+    except PageFault as fault:
+        return Event(PF, error_code=fault.error_code, cr2=fault.address)
+    except NonCanonical:
+        return Event(SS, error_code=0)
+    raise NotThere(f"{at:#x} can be pushed to")
+
+
+# Stack overflow
+
+
+def stack_overflow(machine: Machine, registers: Registers, options: Options) -> tuple[list[Way], tuple[str, ...]]:
+    """The ways in which kernels run off a stack into the page below it, all from ring 0."""
+    guard = guard_below(machine, registers)
+    remarks: tuple[str, ...] = ()
+    if guard is None:
+        guard = guard_below(machine, registers, FAR_PAGES)
+        if guard is None:
+            raise NotThere("a page below RSP that cannot be pushed to: none was found within 4 GiB")
+        remarks = (f"no page within {NEAR >> 20} MiB below RSP refuses a push: the nearest is below {guard.top:#x}",)
+    edge = guard.top
+
+    def at(rsp: int, event: Event | None = None) -> Story:
+        state = State(machine, registers.replace(rsp=rsp % TOP))
+        return run(state, event or push_fault(state), options.handler_stack)
+
+    push = at(edge)
+    ways = [_told("push at the guard's edge", push), _told("call at the guard's edge", push)]
+    events = [Event.nmi(), Event.exception("#UD")]
+    vector = _interrupt(machine)
+    if vector is not None:
+        events.insert(0, Event.interrupt(vector))
+    for event in events:
+        for above in (8, 16, 24, 32, 40):
+            ways.append(_told(f"{event.label}, {above} bytes above the guard", at(edge + above, event)))
+    for inside in (8, PAGE // 2, PAGE - 8):
+        ways.append(_told(f"push {inside} bytes inside of the guard", at(edge - inside)))
+    return ways, remarks
+
+
+def _interrupt(machine: Machine) -> int | None:
+    """The first vector from 32 on whose gate is there and stays on the current stack."""
+    gates = machine.idt
+    return next((v for v in range(32, len(gates)) if gates[v].p and gates[v].ist == 0), None)
+
+
+def current_stack(machine: Machine, registers: Registers, options: Options) -> tuple[list[Way], tuple[str, ...]]:
+    """An NMI, an interrupt and an exception on the stack as it is; the page below it is judged by `stack_in_use`."""
+    events = [Event.exception("#UD"), Event.nmi()]
+    vector = _interrupt(machine)
+    if vector is not None:
+        events.append(Event.interrupt(vector))
+    stack = stack_in_use(machine, options.stack, options.frame)
+    remarks = [f"{stack.verdict}: {stack.reason}"] + ([stack.beyond] if stack.beyond else [])
+    ways = [_told(event.label, run(State(machine, registers), event, options.handler_stack)) for event in events]
+    return ways, tuple(remarks)
+
+
+# The four questions that texts on double faults ask
+
+
+def double_fault_questions(
+    machine: Machine, registers: Registers, options: Options
+) -> tuple[list[Way], tuple[str, ...]]:
+    """A handler is swapped out when it is needed: what comes of it? And the guard page once more."""
+
+    def after(missing: str, *events: Event) -> Story:
+        number = {"#BP": 3, "#PF": 14}[missing]
+        gone = frozenset({machine.idt[number].offset}) if number in machine.idt else frozenset()
+        state = State(machine, registers, gone)
+        story = run(state, events[0], options.handler_stack)
+        for event in events[1:]:
+            if story.outcome == SURVIVES:
+                story = run(state, event, options.handler_stack)
+        return story
+
+    page_fault = Event.exception("#PF", 0, 0)
+    overflow = stack_overflow(machine, registers, options)[0][0]
+    return [
+        _told("a breakpoint, its handler swapped out", after("#BP", Event.int3())),
+        _told("a page fault, its handler swapped out", after("#PF", page_fault)),
+        _told(
+            "the divide error handler hits a breakpoint, whose handler is swapped out",
+            after("#BP", Event.exception("#DE"), Event.int3()),
+        ),
+        overflow.replace(name="the stack overflows, and the guard page is hit"),
+    ], ()
+
+
+# The gap after SYSCALL
+
+
+def syscall_gap(machine: Machine, registers: Registers, options: Options) -> tuple[list[Way], tuple[str, ...]]:
+    """NMI and #MC right after SYSCALL: ring 0 code runs on whatever RSP the program has left there."""
+    r = machine.registers
+    if r.efer is not None and not r.efer & SCE:
+        return [], ("SYSCALL is off (EFER.SCE)",)
+    kernel = registers.replace(rflags=2)
+    if r.star is not None:
+        kernel = kernel.replace(cs=_syscall_cs(r.star), ss=Segment(((r.star >> 32) & 0xFFFC) + 8))
+    outside = (1 << machine.space.levels * 9 + 11) + PAGE  # above the lower canonical half
+    pointers = [("a pointer that is not canonical", outside)]
+    if r.cpl == 3 and r.rsp is not None:
+        pointers.insert(0, ("the program's stack", r.rsp))
+    ways = []
+    for event in (Event.nmi(), Event.exception("#MC")):
+        for name, rsp in pointers:
+            story = run(State(machine, kernel.replace(rsp=rsp)), event, options.handler_stack)
+            way = _told(f"{event.label} on {name}", story)
+            if story.outcome == SURVIVES and story.stack == "current":
+                way = way.replace(reason=f"{way.reason}, which user code chose: it can make ring 0 write anywhere")
+            ways.append(way)
+    return ways, ()
+
+
+def _syscall_cs(star: int) -> Segment:
+    """What SYSCALL loads into CS: fixed attributes, whatever the descriptor says."""
+    flags = int.from_bytes(bytes(SegmentDescriptor.kernel_code())[4:8], "little")
+    return Segment((star >> 32) & 0xFFFC, flags=flags)
+
+
+# Every vector
+
+
+def survival_matrix(machine: Machine, registers: Registers, options: Options) -> tuple[list[Way], tuple[str, ...]]:
+    """Every vector, from ring 0 on a good stack, from ring 0 with RSP at the guard, and from ring 3."""
+    guard = guard_below(machine, registers) or guard_below(machine, registers, FAR_PAGES)
+    starts = [("ring 0", registers), ("ring 3", _in_ring3(machine))]
+    if guard is not None:
+        starts.insert(1, ("ring 0 at the guard", registers.replace(rsp=guard.top)))
+    ways = []
+    for vector in range(256):
+        event = _natural(vector)
+        for name, start in starts:
+            ways.append(_told(f"{event.label} from {name}", run(State(machine, start), event, options.handler_stack)))
+    return ways, ()
+
+
+def _natural(vector: int) -> Event:
+    """The event that a vector stands for."""
+    if vector == 2:
+        return Event(2, NMI)
+    return Event.int3() if vector == 3 else Event.exception(vector) if vector < 32 else Event.interrupt(vector)
+
+
+def _in_ring3(machine: Machine) -> Registers:
+    """A program's registers: the CPU's own when it was caught in ring 3, else those of the first user code segment."""
+    r = machine.registers
+    if r.cpl == 3:
+        return r
+    selector = next(
+        (
+            entry.selector
+            for entry in machine.gdt.entries()
+            if entry.kind == "code64" and entry.descriptor.dpl == 3 and not entry.truncated
+        ),
+        0x30,
+    )
+    cs = Segment(int(Selector.from_int(selector).replace(rpl=3)), flags=_user_code())
+    return r.replace(cs=cs, ss=Segment(3, flags=0), rsp=0x7FFF_FFFF_F000, rip=0x40_0000, rflags=0x202)
+
+
+def _user_code() -> int:
+    return int.from_bytes(bytes(SegmentDescriptor.user_code())[4:8], "little")
+
+
+SCENARIOS: dict[str, Callable[[Machine, Registers, Options], tuple[list[Way], tuple[str, ...]]]] = {
+    "stack-overflow": stack_overflow,
+    "current-stack": current_stack,
+    "double-fault-questions": double_fault_questions,
+    "syscall-gap": syscall_gap,
+    "survival-matrix": survival_matrix,
+}
