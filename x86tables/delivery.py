@@ -188,7 +188,7 @@ def deliver(at: Machine | State, event: Event, enter: Enter | None = None) -> De
             attempts.append(Attempt(event, tuple(attempt.steps), fault.event))
             following = escalate(state.machine.vendor, event, fault.event)
             if following is None:
-                reason = f"{fault.event.label} while delivering {event.label}: {fault.why}"
+                reason = f"{event.label} cannot be delivered: {fault.why}"
                 break
             # The saved RIP of a nested fault is the instruction's during which all of this happened.
             event, ext, rip = following, True, state.registers.rip
@@ -258,11 +258,12 @@ def _refuse_what_is_not_modelled(state: State) -> None:
 class Checks:
     """One event on its way to its handler: where it happens, and the steps taken so far."""
 
-    __slots__ = ("cpl", "event", "ext", "rip", "state", "steps")
+    __slots__ = ("cpl", "event", "ext", "rip", "stack", "state", "steps")
 
     def __init__(self, state: State, event: Event, ext: bool, rip: int | None) -> None:
         self.state, self.event, self.ext, self.rip = state, event, ext, rip
         self.cpl = state.registers.cpl
+        self.stack = ""  # where the frame goes, in words
         self.steps: list[Step] = []
 
     def passed(self, step: str, address: int | None, found: str, rule: str) -> None:
@@ -273,19 +274,20 @@ class Checks:
         self, step: str, address: int | None, found: str, rule: str, vector: int, code: int, cr2: int | None = None
     ) -> NoReturn:
         """Note the check that failed, and raise its fault."""
-        self.steps.append(Step(step, address, found, f"{rule}: {vectors.label(vector)}({code:#x})"))
+        self.steps.append(Step(step, address, found, f"{rule}{rule and ': '}{vectors.label(vector)}({code:#x})"))
         if cr2 is not None:  # loaded as soon as a page fault is detected, whatever becomes of it
             self.state.cr2 = cr2
-        raise Fault(Event(vector, EXCEPTION, code, 0, cr2), f"{step}: {found}")
+        where = ("" if address is None else f" at {address:#x}") + self.stack
+        raise Fault(Event(vector, EXCEPTION, code, 0, cr2), f"{step}{where}: {found}")
 
     def read(self, step: str, linear: int, size: int) -> bytes:
         """A table's bytes: the supervisor's implicit access at any privilege level."""
         try:
             return self.state.read(linear, size)
         except PageFault as fault:
-            self.refuse(step, linear, fault.why, "not readable", PF, fault.error_code, fault.address)
+            self.refuse(step, linear, fault.why, "", PF, fault.error_code, fault.address)
         except NonCanonical:
-            self.refuse(step, linear, "not canonical", "not readable", GP, self.null_code())
+            self.refuse(step, linear, "not canonical", "", GP, self.null_code())
         except Absent as error:
             self.passed(step, linear, str(error), "not known")
             raise
@@ -311,6 +313,7 @@ def enter_handler(this: Checks) -> tuple[str, bytes | None]:
     cpl = check_code_segment(this, Selector.from_int(gate.selector), code)
     stack, rsp = choose_stack(this, gate.ist, cpl)
     check_offset(this, gate.offset)
+    this.stack = f" on {stack}" if stack != "current" else " on the same stack (no IST)"
     rsp, frame = push_frame(this, rsp, cpl)
     code = mark_accessed(this, place, code)
     commit(this, gate, code, cpl, rsp)
@@ -332,7 +335,7 @@ def read_gate(this: Checks) -> Gate:
     name, address = f"IDT entry {vector}", (idtr.base + offset) % TOP
     # "Reads of the IDT are implicit supervisor-mode accesses."
     gate = Gate.parse(this.read(name, address, Gate.size))
-    found = f"{gate.kind} gate to {gate.selector:#x}:{gate.offset:#x}, IST {gate.ist}, DPL {gate.dpl}, P {gate.p:d}"
+    found = f"{gate.kind} gate to {gate.selector:#x}:{gate.offset:#x}, IST {gate.ist}, DPL {gate.dpl}"
     this.passed(name, address, found, "read")
     return gate
 
@@ -375,7 +378,7 @@ def read_code_segment(this: Checks, selector: Selector) -> tuple[int, SegmentDes
     name, address = f"{table} entry {selector.index}", (register.base + offset) % TOP
     descriptor = SegmentDescriptor.parse(this.read(name, address, SegmentDescriptor.size))
     found = f"{descriptor.kind}{', conforming' if descriptor.s and descriptor.conforming else ''}"
-    this.passed(name, address, f"{found}, DPL {descriptor.dpl}, P {descriptor.p:d}", "read")
+    this.passed(name, address, f"{found}, DPL {descriptor.dpl}", "read")
     return address, descriptor
 
 
@@ -410,7 +413,7 @@ def choose_stack(this: Checks, ist: int, cpl: int) -> tuple[str, int]:
         name, field = f"RSP{cpl}", f"rsp{cpl}"
     else:
         rsp = this.state.registers.rsp or 0
-        this.passed("stack", None, f"RSP {rsp:#x}", "same privilege, no IST: the current stack")
+        this.passed("stack", None, f"RSP {rsp:#x}", "no IST, same privilege")
         return "current", rsp
     tr, offset = this.state.registers.tr, Tss.field(field).offset
     if tr is None:
@@ -460,9 +463,9 @@ def push_frame(this: Checks, rsp: int, cpl: int) -> tuple[int, bytes | None]:
         try:
             state.write(at, frame[size - done - count : size - done], count, access)
         except PageFault as fault:
-            this.refuse(step, first, fault.why, "cannot be pushed to", PF, fault.error_code, first)
+            this.refuse(step, first, fault.why, "", PF, fault.error_code, first)
         except NonCanonical:
-            this.refuse(step, first, "not canonical", "cannot be pushed to", SS, this.null_code())
+            this.refuse(step, first, "not canonical", "", SS, this.null_code())
         except Absent as error:
             this.passed(step, first, str(error), "not known")
             raise
@@ -520,7 +523,7 @@ def mark_accessed(this: Checks, address: int, code: SegmentDescriptor) -> Segmen
     try:
         this.state.write(at, bytes(code)[place : place + 1], 1, WRITE)
     except PageFault as fault:
-        this.refuse("accessed bit", at, fault.why, "cannot be set", PF, fault.error_code, at)
+        this.refuse("accessed bit", at, fault.why, "", PF, fault.error_code, at)
     this.passed("accessed bit", at, "A 0", "set")
     return code
 

@@ -9,8 +9,7 @@ from .machine import AC, SCE, Machine, Segment
 from .memory import PAGE
 from .paging import NonCanonical, PageFault
 from .records import Record
-from .selector import Selector
-from .stacks import FAR_PAGES, NEAR, NOT_JUDGED, Room, StackInUse, guard_below, in_ring0, rooms, stack_in_use
+from .stacks import FAR_PAGES, NEAR, NOT_JUDGED, Room, StackInUse, guard_below, in_ring0, in_ring3, rooms, stack_in_use
 from .state import TOP, State
 from .story import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Story, run
 
@@ -117,7 +116,7 @@ def play(name: str, machine: Machine, options: Options = Options()) -> Scenario:
     if not ways:
         return Scenario(name, NOT_APPLICABLE, remarks[-1] if remarks else "nothing to try", (), None, remarks)
     worst = max(ways, key=lambda way: ORDER.index(way.verdict))
-    reason = worst.reason if len({way.reason for way in ways}) == 1 else f"{worst.name}: {worst.reason}"
+    reason = worst.reason if len({way.verdict for way in ways}) == 1 else f"{worst.name}: {worst.reason}"
     return Scenario(name, worst.verdict, reason, tuple(ways), worst, remarks)
 
 
@@ -259,7 +258,7 @@ def _syscall_cs(star: int) -> Segment:
 def survival_matrix(machine: Machine, registers: Registers, options: Options) -> tuple[list[Way], tuple[str, ...]]:
     """Every vector, from ring 0 on a good stack, from ring 0 with RSP at the guard, and from ring 3."""
     guard = guard_below(machine, registers) or guard_below(machine, registers, FAR_PAGES)
-    starts = [("ring 0", registers), ("ring 3", _in_ring3(machine))]
+    starts = [("ring 0", registers), ("ring 3", in_ring3(machine))]
     if guard is not None:
         starts.insert(1, ("ring 0 at the guard", registers.replace(rsp=guard.top)))
     ways = []
@@ -275,27 +274,6 @@ def _natural(vector: int) -> Event:
     if vector == 2:
         return Event(2, NMI)
     return Event.int3() if vector == 3 else Event.exception(vector) if vector < 32 else Event.interrupt(vector)
-
-
-def _in_ring3(machine: Machine) -> Registers:
-    """A program's registers: the CPU's own when it was caught in ring 3, else those of the first user code segment."""
-    r = machine.registers
-    if r.cpl == 3:
-        return r
-    selector = next(
-        (
-            entry.selector
-            for entry in machine.gdt.entries()
-            if entry.kind == "code64" and entry.descriptor.dpl == 3 and not entry.truncated
-        ),
-        0x30,
-    )
-    cs = Segment(int(Selector.from_int(selector).replace(rpl=3)), flags=_user_code())
-    return r.replace(cs=cs, ss=Segment(3, flags=0), rsp=0x7FFF_FFFF_F000, rip=0x40_0000, rflags=0x202)
-
-
-def _user_code() -> int:
-    return int.from_bytes(bytes(SegmentDescriptor.user_code())[4:8], "little")
 
 
 SCENARIOS: dict[str, Callable[[Machine, Registers, Options], tuple[list[Way], tuple[str, ...]]]] = {

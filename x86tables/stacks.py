@@ -98,11 +98,33 @@ def _kernel_code(machine: Machine) -> tuple[Segment, int | None]:
                 gate = machine.idt[vector]
                 descriptor = machine.gdt[gate.selector]
                 if isinstance(descriptor, SegmentDescriptor):
-                    flags = int.from_bytes(bytes(descriptor)[4:8], "little")
-                    return Segment(int(Selector.from_int(gate.selector).replace(rpl=0)), flags=flags), gate.offset
+                    selector = int(Selector.from_int(gate.selector).replace(rpl=0))
+                    return Segment(selector, flags=_high(descriptor)), gate.offset
     except NotThere:
         pass
-    return Segment(8, flags=int.from_bytes(bytes(SegmentDescriptor.kernel_code())[4:8], "little")), None
+    return Segment(8, flags=_high(SegmentDescriptor.kernel_code())), None
+
+
+def in_ring3(machine: Machine) -> Registers:
+    """A program's registers: the CPU's own when it was caught in ring 3, else those of the first user code segment."""
+    r = machine.registers
+    if r.cpl == 3:
+        return r
+    selector = next(
+        (
+            entry.selector
+            for entry in machine.gdt.entries()
+            if entry.kind == "code64" and entry.descriptor.dpl == 3 and not entry.truncated
+        ),
+        0x30,
+    )
+    cs = Segment(int(Selector.from_int(selector).replace(rpl=3)), flags=_high(SegmentDescriptor.user_code()))
+    return r.replace(cs=cs, ss=Segment(3, flags=0), rsp=0x7FFF_FFFF_F000, rip=0x40_0000, rflags=0x202)
+
+
+def _high(descriptor: SegmentDescriptor) -> int:
+    """What a segment register keeps of a descriptor beside base and limit."""
+    return int.from_bytes(bytes(descriptor)[4:8], "little")
 
 
 def guard_below(machine: Machine, registers: Registers, pages: int = NEAR // PAGE) -> Guard | None:

@@ -1,0 +1,99 @@
+"""Show one delivery step by step: what the CPU reads, what it finds, which rule decides.
+
+The event starts from the registers in the image, or from those that are given. What comes after the delivery is shown
+too: whether the handler's first instruction can be fetched, and whether it has the stack that handlers need.
+"""
+
+from __future__ import annotations
+
+from .. import vectors
+from ..delivery import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
+from ..errors import UsageError
+from ..stacks import in_ring0, in_ring3
+from ..state import State
+from ..story import HANDLER_STACK
+from ..story import run as tell
+from . import number
+from ._image import add_image_arguments, chosen, image_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from ..image import Image
+    from ..machine import Machine, Registers
+
+KINDS = (EXCEPTION, TRAP, INTERRUPT, NMI, INT, INT1)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `trace`."""
+    add_image_arguments(parser)
+    event = parser.add_argument_group("the event")
+    event.add_argument("--vector", metavar="N", required=True, help="0..255 or a mnemonic: 14, '#PF', 0x80")
+    event.add_argument("--kind", choices=KINDS, help="default: what the vector stands for")
+    event.add_argument("--error-code", metavar="N", help="what an exception pushes (default 0)")
+    event.add_argument("--cr2", metavar="ADDR", help="the address that faulted, of a #PF")
+    event.add_argument("--cpl", choices=("0", "3"), help="where it happens (default: as the CPU was caught)")
+    event.add_argument("--rsp", metavar="ADDR", help="RSP when it happens")
+    event.add_argument("--rip", metavar="ADDR", help="RIP when it happens")
+    parser.add_argument("--handler-stack", metavar="N", help=f"bytes that a handler pushes (default {HANDLER_STACK})")
+    parser.add_argument("--steps", action="store_true", help="every check, passed ones too (text)")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the trace for each CPU in long mode."""
+    event = _event(args)
+    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack)
+    image = image_from(args)
+    machines = [machine for machine in chosen(image, args) if machine.wide]
+    if not machines:
+        raise UsageError(f"{image.path}: no CPU is in 64-bit mode, which is what can be traced")
+    told = []
+    for machine in machines:
+        registers = _registers(machine, args, image)
+        told.append((machine, registers, tell(State(machine, registers), event, used)))
+    from ..render import verdict
+
+    if args.format == "json":
+        import json
+
+        print(json.dumps(verdict.trace_report(image, event, told), indent=1))
+    else:
+        from ..render import text
+
+        text.output(verdict.trace(image, event, told, args.steps))
+    return 0
+
+
+def _event(args: argparse.Namespace) -> Event:
+    named = args.vector.upper() in vectors.BY_MNEMONIC
+    vector = vectors.number(args.vector if named else number(args.vector))
+    kind = args.kind or (NMI if vector == 2 else EXCEPTION if vector < 32 else INTERRUPT)
+    code = None if args.error_code is None else number(args.error_code)
+    cr2 = None if args.cr2 is None else number(args.cr2)
+    if kind != EXCEPTION and code is not None:
+        raise UsageError(f"--error-code: only an exception has one, not an event of kind {kind}")
+    if cr2 is not None and (kind, vector) != (EXCEPTION, PF):
+        raise UsageError("--cr2: only a page fault (--vector 14) has an address")
+    if kind == NMI and vector != 2:
+        raise UsageError(f"--kind nmi: an NMI has vector 2, not {vector}")
+    if kind == EXCEPTION and vector > 31:
+        raise UsageError(f"--kind exception: exceptions have vectors 0..31, not {vector}")
+    if code is not None and not 0 <= code < 1 << 32:
+        raise UsageError(f"--error-code {code:#x}: an error code has 32 bits")
+    return Event(vector, kind, code, {INT: 2, INT1: 1}.get(kind, 0), cr2)
+
+
+def _registers(machine: Machine, args: argparse.Namespace, image: Image) -> Registers:
+    """The registers when it happens."""
+    from ..readers import address
+
+    registers = machine.registers
+    if args.cpl == "3" and registers.cpl != 3:
+        registers = in_ring3(machine)
+    elif args.cpl == "0" and registers.cpl != 0:
+        registers, _ = in_ring0(machine)
+    given = {name: getattr(args, name) for name in ("rsp", "rip")}
+    return registers.replace(**{name: address(text, image.symbols) for name, text in given.items() if text is not None})
