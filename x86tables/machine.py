@@ -16,6 +16,8 @@ from .tss import IoMap, Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .memory import Memory
     from .paging import Access, PageEntry
 
@@ -166,6 +168,13 @@ class Machine:
         if (registers.cr4 or 0) & CET:
             self._assumed.append("supervisor shadow stacks off (only CR4.CET is known)")
 
+    def variant(self, registers: Registers | None = None, memory: Memory | None = None, **options: Any) -> Machine:
+        """This machine with other registers, memory or options (`vendor`, `maxphyaddr`, `declared`)."""
+        chosen = {"vendor": self.vendor, "maxphyaddr": self.maxphyaddr, "declared": self.declared, **options}
+        return Machine(
+            registers or self.registers, memory or self.memory, cpu=self.cpu, physical=self.physical, **chosen
+        )
+
     @property
     def assumed(self) -> tuple[str, ...]:
         """What was inferred, each as a short text."""
@@ -212,7 +221,11 @@ class Machine:
         return "protected32" if code is None or code.d_b else "protected16"
 
     def _nxe(self) -> bool:
-        """EFER.NXE, inferred from a present entry with bit 63 where EFER is not known."""
+        """EFER.NXE, taken as set where EFER is not known.
+
+        A present entry with bit 63 on the walks to the tables shows it, but firmware has such entries elsewhere;
+        without any, NXE decides nothing but bit I/D of the error code of a fetch.
+        """
         r = self.registers
         if r.efer is not None:
             return r.efer & NXE != 0
@@ -228,7 +241,8 @@ class Machine:
             if entry.value & NX and entry.value & 1:
                 self._assumed.append(f"EFER.NXE=1 (the {entry.name} at {entry.address:#x} has bit 63)")
                 return True
-        return False
+        self._assumed.append("EFER.NXE=1 (no entry on the walks to the tables tells)")
+        return True
 
     def _paging_mode(self) -> str:
         r = self.registers

@@ -1,8 +1,9 @@
 """Make the small images that the tests read from captures of whole machines.
 
-    python tests/images/shrink.py DIR
+    python tests/images/shrink.py [DIR]
 
-DIR holds what capture.py wrote, one system or several. Beside this script go the facts as they are, and for each NAME
+DIR holds what capture.py wrote, one system or several; without it only the texts are made again. Beside this
+script go the facts as they are, and for each NAME
 
     NAME.core            what `x86tables extract` keeps of NAME.core
     NAME-tables.core.xz  every page table that a CPU's CR3 leads to, and the registers (systems with paging)
@@ -31,7 +32,6 @@ def shrink(source: Path, name: str) -> None:
             shutil.copy(file, HERE)
     if tables := page_tables(core):
         (HERE / f"{name}-tables.core.xz").write_bytes(lzma.compress(tables, preset=9))
-    (HERE / f"{name}.txt").write_text(x86tables(*arguments(name)))
 
 
 def arguments(name: str) -> list[str]:
@@ -68,12 +68,15 @@ def page_tables(core: Path) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("captures", type=Path, metavar="DIR")
+    parser.add_argument("captures", type=Path, nargs="?", metavar="DIR")
     sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
-    for facts in sorted(parser.parse_args().captures.absolute().rglob("*.json")):
+    captures: Path | None = parser.parse_args().captures
+    for facts in sorted(captures.absolute().rglob("*.json") if captures else ()):
         if facts.with_suffix(".core").exists():
             print(facts.stem)
             shrink(facts.parent, facts.stem)
+    for core in HERE.glob("*.core"):
+        core.with_suffix(".txt").write_text(x86tables(*arguments(core.stem)))
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def _gates(machine: Machine, image: Image, table: Table, everything: bool) -> It
     shown = known if everything else [(v, g) for v, g in known if g.p or g.kind != "absent"]
     if shown:
         name = "name" if image.symbols else ""
-        yield f"  {'vector':<12}{'type':<11}{'handler':<28}{'IST':<5}{'DPL':<5}{name}".rstrip()
+        yield f"  {'vector':<12}{'type':<11}{'handler':<26}{'IST':<5}{'DPL':<5}{name}".rstrip()
     for run in _runs(shown):
         yield _gate_line(machine, image, run)
     hidden = len(known) - len(shown)
@@ -220,7 +220,7 @@ def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | Legac
         return text.rstrip()
     handler = f"{gate.selector:#x}" if gate.kind == "task-gate" else f"{gate.selector:#x}:{gate.offset:#x}"
     ist = getattr(gate, "ist", 0)
-    text += f"{handler:<28}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
+    text += f"{handler:<26}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
     name = image.symbols.name(gate.offset) if image.symbols else None
     remarks = [name] if name else []
     remarks += [note] if note else []

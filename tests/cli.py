@@ -1,0 +1,40 @@
+"""The command line as the tests call it: in this process, with what it printed."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from x86tables.commands import main
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def call(*argv: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `x86tables ARGV`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(word) for word in argv])
+    return status, out.getvalue(), err.getvalue()
+
+
+def output(*argv: object) -> str:
+    """What a command prints that has nothing to complain about."""
+    status, out, err = call(*argv)
+    assert (status, err) == (0, "")
+    return out
+
+
+def refused(*argv: object) -> str:
+    """The one sentence with which a command refuses."""
+    status, out, err = call(*argv)
+    assert (status, out) == (2, "")
+    assert err.startswith("x86tables: ") and err.endswith("\n") and err.count("\n") == 1
+    return err.removeprefix("x86tables: ").rstrip("\n")
+
+
+def dumped(*argv: object) -> dict[str, Any]:
+    """The JSON of `x86tables dump`."""
+    document: dict[str, Any] = json.loads(output("dump", *argv, "--format", "json"))
+    return document
