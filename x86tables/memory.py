@@ -10,7 +10,7 @@ from .errors import Absent, ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import IO, Any, TypeAlias
 
     Data: TypeAlias = bytes | mmap.mmap
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PAGE = 0x1000
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_STEP, _MOST = 0x800, 128 << 20  # bytes unpacked at once (zstd makes up to 32,768 of one), and memory for a dictionary
 
 
 class Memory:
@@ -46,6 +47,12 @@ class Memory:
     def _set(self, pieces: list[Piece]) -> None:
         self._pieces = pieces
         self._starts = [piece[0] for piece in pieces]
+
+    def copy(self) -> Memory:
+        """The same pieces in a memory of its own: what is laid over one is not seen in the other."""
+        memory = Memory()
+        memory._set(self._pieces)
+        return memory
 
     def overlay(self, address: int, data: Data) -> None:
         """Lay `data` at `address` over whatever is there."""
@@ -127,38 +134,58 @@ def load(path: str) -> Data:
 def _map(path: str, file: IO[bytes]) -> Data:
     if os.fstat(file.fileno()).st_size == 0:
         raise ImageError(f"{path}: the file is empty")
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ImageError(f"{path}: the file cannot be mapped: {error}") from None
 
 
 def _unpack(path: str, file: IO[bytes], name: str) -> Data:
     import tempfile
 
-    stream = _stream(path, file, name)
     with tempfile.TemporaryFile() as out:
-        try:
-            while chunk := stream.read(1 << 20):
-                if chunk.count(0) == len(chunk):  # a hole instead of zeros: memory is mostly that
-                    out.seek(len(chunk), os.SEEK_CUR)
-                else:
-                    out.write(chunk)
-        except Exception as error:  # each of the three packages has errors of its own
-            raise ImageError(f"{path}: the {name} data is damaged or cut off: {error}") from None
+        for content in _unpacked(path, file, name):
+            if content.count(0) == len(content):  # a hole instead of zeros: memory is mostly that
+                out.seek(len(content), os.SEEK_CUR)
+            else:
+                out.write(content)
         out.truncate(out.tell())
         out.flush()
         return _map(path, out)
 
 
-def _stream(path: str, file: IO[bytes], name: str) -> Any:
-    if name == "gzip":
-        import gzip
+def _unpacked(path: str, file: IO[bytes], name: str) -> Iterator[bytes]:
+    """What a compressed file holds, all its members; in small steps, for a few bytes can hold very many."""
+    create, failure = _packer(path, name)
+    member = None
+    while packed := file.read(_STEP):
+        while packed:
+            if member is None:
+                packed = packed.lstrip(b"\0")  # there may be padding between members
+                if not packed:
+                    break
+                member = create()
+            try:
+                yield member.decompress(packed)
+            except failure as error:
+                raise ImageError(f"{path}: the {name} data is damaged or cut off: {error}") from None
+            packed, member = (member.unused_data, None) if member.eof else (b"", member)
+    if member is not None:
+        raise ImageError(f"{path}: the {name} data is damaged or cut off: it ends at {file.tell():#x}, too early")
 
-        return gzip.GzipFile(fileobj=file)
+
+def _packer(path: str, name: str) -> tuple[Callable[[], Any], type[Exception]]:
+    """What makes a decompressor for one member of a file, and the error that it raises."""
+    if name == "gzip":
+        import zlib
+
+        return lambda: zlib.decompressobj(31), zlib.error
     if name == "xz":
         import lzma
 
-        return lzma.LZMAFile(file)
+        return lambda: lzma.LZMADecompressor(memlimit=_MOST), lzma.LZMAError
     try:
         import zstandard
     except ImportError:
         raise ImageError(f"{path}: zstd data needs the package zstandard: pip install 'x86tables[zstd]'") from None
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return lambda: zstandard.ZstdDecompressor(max_window_size=_MOST).decompressobj(), zstandard.ZstdError

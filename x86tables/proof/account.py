@@ -1,0 +1,149 @@
+"""What a CPU did, event by event: as somebody else's CPU was seen to do it, and as we predict it, in the same words."""
+
+from __future__ import annotations
+
+from ..delivery import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
+from ..records import Record
+from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
+from ..vectors import label
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..delivery import Delivery, Event
+    from ..state import State
+    from ..story import Story
+
+RAISED, TAKEN, ENTERED = "raised", "taken", "entered"
+MOST = 20_000  # handlers that are watched when each is a little deeper than the one before
+RUNS, GOES_ON, NOTHING = "runs", "goes on", "nothing"  # besides SHUTDOWN
+
+
+class Seen(Record):
+    """One thing that a CPU did.
+
+    `raised`: it met a fault, before it decides about a double fault (the #DF that comes of it is another `raised`);
+    `cr2` if it is a page fault. `taken`: an INT n, an interrupt or an NMI is on its way. `entered`: a handler was, with
+    the registers at its first instruction, and the frame. None is not known.
+    """
+
+    what: str
+    vector: int
+    error_code: int = 0
+    cr2: int | None = None
+    rip: int | None = None
+    rsp: int | None = None
+    rflags: int | None = None
+    cs: int | None = None
+    ss: int | None = None
+    frame: bytes | None = None
+
+    def __str__(self) -> str:
+        if self.what == ENTERED:
+            return f"handler of {label(self.vector)} entered at {_hex(self.rip)}, RSP {_hex(self.rsp)}"
+        if self.what == TAKEN:
+            return f"vector {self.vector:#x} taken"
+        where = f" at {_hex(self.cr2)}" if self.vector == PF else ""
+        return f"{label(self.vector)}({self.error_code:#x}){where}"
+
+
+class Account(Record):
+    """What was seen in order, and how it ended: `runs`, `shutdown`, `goes on` (when watching stopped), `nothing` (no
+    event), `unknown`, or in other words, for a person.
+
+    `memory` is what changed: physical address -> byte, None if not known. A prediction may leave out rounds that are
+    like the one before: they belong before `seen[gap]`. `most` is after how many handlers to stop watching.
+    """
+
+    seen: tuple[Seen, ...]
+    outcome: str
+    memory: dict[int, int | None] = {}  # noqa: RUF012 - never changed
+    gap: int | None = None
+    most: int = 1
+
+
+def _hex(value: int | None) -> str:
+    return "?" if value is None else f"{value:#x}"
+
+
+def predicted(story: Story, state: State) -> Account:
+    """The account that a story gives, `state` being the one that it was told in."""
+    parts = [_of(delivery) for delivery in story.deliveries]
+    seen = tuple(one for part in parts for one in part)
+    ends = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}
+    outcome = ends.get(story.outcome, story.outcome)
+    if story.loop is not None and story.loop.rounds is not None:
+        most = len(parts) + story.loop.rounds * len(story.loop.vectors) + 1
+        return Account(seen, outcome, {}, sum(map(len, parts[: story.loop.at])), min(most, MOST))
+    most = len(parts) + (outcome != GOES_ON)
+    return Account(seen, outcome, _changed(state), None, most)
+
+
+def _changed(state: State) -> dict[int, int | None]:
+    """The bytes that differ from what the machine's memory held, or may."""
+    memory, changed = state.machine.memory, {}
+    for address, byte in state.written.items():
+        if not memory.holds(address):
+            changed[address] = None
+        elif byte is None or memory.read(address, 1)[0] != byte:
+            changed[address] = byte
+    return changed
+
+
+def _of(delivery: Delivery) -> list[Seen]:
+    first = delivery.attempts[0].event
+    seen = [_raised(first) if first.kind in (EXCEPTION, TRAP) else Seen(TAKEN, first.vector)]
+    for attempt, following in zip(delivery.attempts, (*delivery.attempts[1:], None), strict=True):
+        if attempt.fault is not None:
+            seen.append(_raised(attempt.fault))
+            if following is not None and following.event.vector == DF:
+                seen.append(Seen(RAISED, DF))
+    if delivery.outcome == DELIVERED:
+        r = delivery.registers
+        cs, ss = (segment.selector if segment is not None else None for segment in (r.cs, r.ss))
+        seen.append(
+            Seen(ENTERED, delivery.vector or 0, 0, delivery.cr2, r.rip, r.rsp, r.rflags, cs, ss, delivery.frame)
+        )
+    return seen
+
+
+def _raised(event: Event) -> Seen:
+    cr2 = event.cr2 if event.vector == PF else None
+    return Seen(RAISED, event.vector, event.error_code or 0, cr2)
+
+
+def differences(ours: Account, theirs: Account) -> list[str]:
+    """Where two accounts part, in words; empty when they agree. What we do not know is not compared."""
+    if ours.outcome == NOTHING:  # what the instruction wrote is no matter of ours
+        theirs = theirs.replace(memory=ours.memory)
+    if ours.outcome == UNKNOWN:  # as far as we know
+        theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN, memory=ours.memory)
+    if ours.gap is not None:
+        left_out = slice(ours.gap, max(ours.gap, len(theirs.seen) - len(ours.seen) + ours.gap))
+        theirs = theirs.replace(seen=theirs.seen[: left_out.start] + theirs.seen[left_out.stop :], memory=ours.memory)
+    found = []
+    for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=False)):
+        for name in Seen._names:  # type: ignore[attr-defined]
+            mine, its = one[name], other[name]
+            if mine is not None and mine != its:
+                found.append(f"{number}: {name}: {_shown(mine)} predicted, {_shown(its)} seen ({one}; {other})")
+        if found:
+            return found
+    if len(ours.seen) != len(theirs.seen) or ours.outcome != theirs.outcome:
+        common = min(len(ours.seen), len(theirs.seen))
+        ends = (str((*account.seen, account.outcome)[common]) for account in (ours, theirs))
+        return ["{}: {} predicted, {} seen".format(common, *ends)]
+    for address in sorted(ours.memory.keys() | theirs.memory.keys()):
+        mine, its = ours.memory.get(address, -1), theirs.memory.get(address, -1)
+        if mine is not None and mine != its:
+            return [f"memory at {address:#x}: {_byte(mine)} predicted, {_byte(its or 0)} seen"]
+    return []
+
+
+def _byte(value: int) -> str:
+    return "no change" if value < 0 else f"{value:#x}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes):
+        return " ".join(f"{int.from_bytes(value[at : at + 8], 'little'):#x}" for at in range(0, len(value), 8))
+    return f"{value:#x}" if isinstance(value, int) else str(value)

@@ -1,0 +1,154 @@
+"""Compare our deliveries with Bochs' on many machines: `python -m x86tables.proof.differential 100000`.
+
+Every case has to agree event by event, down to the bytes in memory, or to differ exactly by habits of Bochs that are
+listed in docs/deviations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+
+from ..errors import Absent
+from ..records import Record
+from ..state import State
+from ..story import UNKNOWN
+from ..story import run as tell
+from ..vectors import label
+from . import workers
+from .account import ENTERED, NOTHING, RAISED, Account, differences, predicted
+from .bochs_habits import BochsState
+from .bochs_habits import enter_handler as enter_as_bochs
+from .machines import Case, case
+from .start import first_event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .bochs_cpu import Runner
+
+
+class Result(Record):
+    """How a comparison went: `differs` says where, "" when all agrees; `habits` explain a difference that is meant."""
+
+    number: int
+    outcome: str
+    faults: tuple[str, ...]
+    entered: tuple[str, ...]
+    start: str
+    changes: tuple[str, ...]
+    habits: tuple[str, ...] = ()
+    differs: str = ""
+
+
+def account(case: Case, state: State) -> Account:
+    """What is predicted for a case, told in `state`: Bochs' way if it is a BochsState."""
+    try:
+        event = first_event(state, case.start)
+    except Absent:
+        return Account((), UNKNOWN)
+    if event is None:
+        return Account((), NOTHING)
+    enter = enter_as_bochs if isinstance(state, BochsState) else None
+    return predicted(tell(state, event, case.handler_stack, enter), state)
+
+
+def compare(number: int, case: Case, runner: Runner) -> Result:
+    """Run one case on both."""
+    ours = account(case, State(case.machine))
+    theirs = runner.run(case.machine, case.start, case.handler_stack, ours.most)
+    found, habits = differences(ours, theirs), ()
+    if found:
+        state = BochsState(case.machine)
+        likely = account(case, state)
+        if likely.most != ours.most:
+            theirs = runner.run(case.machine, case.start, case.handler_stack, likely.most)
+        if state.habits and not differences(likely, theirs):
+            found, habits = [], tuple(sorted(state.habits))
+    faults = tuple(label(one.vector) for one in ours.seen if one.what == RAISED)
+    entered = tuple(label(one.vector) for one in ours.seen if one.what == ENTERED)
+    kinds = tuple(change.split(":")[0] for change in case.changes)
+    return Result(number, ours.outcome, faults, entered, case.start.kind, kinds, habits, "; ".join(found))
+
+
+def prepare(seed: int) -> Callable[[int], Result]:
+    """What a child does with the number of a case."""
+    from .bochs import load
+
+    runner = load()
+    return lambda number: compare(number, case(seed, number), runner)
+
+
+class Tally:
+    """What was covered."""
+
+    def __init__(self) -> None:
+        self.counts = {name: Counter[str]() for name in ("start", "outcome", "fault", "entered", "change", "habit")}
+        self.differ: list[tuple[int, str]] = []
+        self.total = 0
+
+    def add(self, number: int, result: Result | workers.Crashed) -> None:
+        self.total += 1
+        if isinstance(result, workers.Crashed):
+            self.differ.append((number, str(result)))
+            return
+        for name, found in (
+            ("start", [result.start]),
+            ("outcome", [result.outcome]),
+            ("fault", result.faults),
+            ("entered", result.entered),
+            ("change", result.changes),
+            ("habit", result.habits),
+        ):
+            self.counts[name].update(found)
+        if result.differs:
+            self.differ.append((number, result.differs))
+
+    def report(self) -> Iterable[str]:
+        """The counts, as lines."""
+        for name, counts in self.counts.items():
+            yield f"{name}:"
+            row = "   "
+            for what, count in counts.most_common():
+                if len(row) + len(what) + 10 > 98:
+                    yield row
+                    row = "   "
+                row += f" {what} {count},"
+            yield row.rstrip(",")
+        yield f"{self.total} cases, {len(self.differ)} unexplained disagreements"
+        for number, differs in self.differ[:20]:
+            yield f"  case {number}: {differs}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare; 1 when anything differs that is not explained."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m x86tables.proof.differential", description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=3000, help="how many cases")
+    parser.add_argument("--seed", type=int, default=1, help="of the series")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(arguments)
+    tally, began = Tally(), time.monotonic()
+    numbers = range(args.first, args.first + args.count)
+    for number, result in workers.run(lambda: prepare(args.seed), numbers, args.workers):
+        tally.add(number, result)
+        if tally.total % 50 == 0 or tally.total == args.count:
+            _progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
+    print(*tally.report(), sep="\n")
+    return 1 if tally.differ else 0
+
+
+def _progress(done: int, count: int, seconds: float, differ: int) -> None:
+    if sys.stderr.isatty():
+        bar = "#" * (40 * done // count)
+        end = "\n" if done == count else ""
+        print(f"\r[{bar:40}] {done}/{count} {done / seconds:.0f}/s, {differ} differ", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
