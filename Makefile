@@ -5,7 +5,7 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PIP := $(PYTHON) -m pip --python .venv/bin/python --disable-pip-version-check --quiet
 RUN := .venv/bin/python -m
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 demo: .venv/demo.stamp
 	.venv/bin/x86tables dump tests/images/linux.core --symbols tests/images/linux.map
@@ -18,6 +18,9 @@ check: .venv/check.stamp
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) pytest tests/test_layers.py
+
+docs: .venv/test.stamp
+	$(RUN) x86tables.checks > docs/rules.md
 
 bench: .venv/bench.stamp
 	$(RUN) benchmarks

@@ -1,0 +1,64 @@
+"""The rule catalogue: every rule, run over an image; which ones, and what is known already."""
+
+from __future__ import annotations
+
+from ..records import Record
+from . import gates, gdt, idt, segments, stacks, tss
+from .catalogue import SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
+from .cpu import Cpu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..image import Image
+    from ..machine import Machine
+
+__all__ = ["RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
+
+RULES = catalogue()
+assert {rule.check.__module__ for rule in RULES} == {m.__name__ for m in (gates, gdt, idt, segments, stacks, tss)}
+
+
+class Report(Record):
+    """What the rules say of one CPU: findings, the worst first, and the rules that could not be decided."""
+
+    machine: Machine
+    findings: tuple[Finding, ...] = ()
+    not_checked: tuple[NotChecked, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a finding is an error."""
+        return any(finding.severity == SEVERITIES[0] for finding in self.findings)
+
+
+def judge(
+    image: Image, machines: Iterable[Machine] | None = None, rules: Iterable[Rule] = RULES, declared: bool | None = None
+) -> list[Report]:
+    """Run rules over some machines of an image (default: all), and see them beside the others.
+
+    The rules are about 64-bit mode: a CPU that is in another has an empty report. `declared` says whether this is a
+    configuration before LGDT and LTR, rather than a machine's state; default: the image's format is `config`.
+    """
+    before = image.format == "config" if declared is None else declared
+    cpus: list[Cpu] = []
+    cpus += [Cpu(image, machine, before, cpus) for machine in image.machines if machine.long_mode]
+    wanted = list(image.machines if machines is None else machines)
+    reports = []
+    for machine in wanted:
+        cpu = next((cpu for cpu in cpus if cpu.machine is machine), None)
+        reports.append(Report(machine) if cpu is None else _report(cpu, rules))
+    return reports
+
+
+def _report(cpu: Cpu, rules: Iterable[Rule]) -> Report:
+    findings: list[Finding] = []
+    lacking: list[NotChecked] = []
+    for rule in rules:
+        cpu.lacks = {}
+        for finding in rule.check(cpu.image, cpu):
+            findings.append(finding.replace(rule=rule.id, severity=finding.severity or rule.severity))
+        lacking += [NotChecked(rule.id, needs) for needs in cpu.lacks]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Report(cpu.machine, tuple(findings), tuple(lacking))

@@ -1,0 +1,224 @@
+"""Rules about single gates: where they lead, on which stack, and who may call them."""
+
+from __future__ import annotations
+
+import re
+
+from .. import vectors
+from ..paging import Access
+from .catalogue import ERROR, NOTE, WARNING, Finding, rule
+from .cpu import BEYOND, NO_LDT, NULL, good_code, listed, runs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..image import Image
+    from .cpu import Cpu
+
+FETCH = Access(fetch=True)
+# what only a feature raises, and what is never raised: a handler that is not there does no harm for now
+UNLIKELY = {9, 15, *range(20, 32)}
+IRQ = re.compile(
+    r"(?:^|[^a-z])(?:irq|timer|pit|rtc|hpet|keyboard|kbd|mouse|ps2|serial|uart|floppy|ata|ide|lapic|ioapic)(?:[^a-z]|$)",
+    re.IGNORECASE,
+)
+
+
+@rule("IDT005", ERROR, "a gate's selector names no 64-bit code segment of ring 0 in this GDT")
+def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: the selector in a gate is looked up in the GDT that is loaded now. A null selector, one beyond the limit, data,
+        a TSS or 32-bit code raises #GP; a DPL above the interrupted CPL does too (SDM Vol. 3A, "64-Bit Mode IDT", and
+        "Protection of Exception- and Interrupt-Handler Procedures"). Usual causes: the boot loader's selector, read
+        from CS before the kernel loaded its own GDT, or a segment of ring 3. A conforming segment would run the
+        handler at the privilege of the interrupted program.
+    Fix: put the selector of the kernel's 64-bit code segment into every gate, after LGDT.
+    Bad: gate.selector = 0x38 (the firmware's), in a GDT of five slots
+    Good: gate.selector = 0x08
+    """
+    for selector, users in cpu.gate_selectors.items():
+        if selector in cpu.broken_code or selector in cpu.cut_off:
+            continue
+        code, why = cpu.lookup(selector)
+        if why in (NULL, BEYOND, NO_LDT):
+            state = str(why)
+        elif code is None:
+            continue
+        elif not good_code(code):
+            kind = code.kind if code.p else f"{code.kind}, not present" if any(bytes(code)) else "an empty slot"
+            state = f"{kind}, not present 64-bit code"
+        elif code.dpl:
+            state = f"code of DPL {code.dpl}, which may not run on behalf of ring 0"
+        elif code.type & 4 and cpu.ring3:
+            state = "a conforming segment: from ring 3 the handler would run at ring 3"
+        else:
+            continue
+        yield Finding(f"idt[{runs(users)}].selector", f"{listed(users)}: selector {selector:#x} is {state}")
+
+
+@rule("IDT006", ERROR, "a handler's address is not canonical")
+def not_canonical(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: the bits above the implemented ones must repeat bit 47 (56 with CR4.LA57), else delivery raises #GP before
+        anything is pushed; after a contributory fault or #PF that is a double fault (SDM Vol. 2A, INT n: if the
+        instruction pointer is not canonical, #GP). The three parts of the offset are easily put together wrongly.
+    Fix: split the handler's address into bits 15:0, 31:16 and 63:32 with unsigned 64-bit arithmetic.
+    Bad: gate offset 0x0000ffff80001000 (bits 63:48 lost)
+    Good: gate offset 0xffffffff80001000
+    """
+    bad = [vector for vector, gate in cpu.present.items() if not cpu.canonical(gate.offset)]
+    if bad:
+        yield Finding(f"idt[{runs(bad)}].offset", f"not canonical: {_handlers(cpu, bad)}")
+
+
+@rule("IDT007", ERROR, "a handler cannot be fetched")
+def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: delivery succeeds, and then the first instruction of the handler raises #PF because its page is not mapped or
+        not executable. Where that is the #PF handler itself, it comes again and again, deeper into the stack each
+        time (SDM Vol. 3A, text on #DF: faults while prefetching the handler are outside of the double-fault table;
+        "Determination of Access Rights": fetches). A warning for vectors from 32; a note for 9, 15 and 20 to 31, which
+        the processor does not raise unless a feature is on: kernels leave those at start-up code that they have freed.
+    Fix: keep handlers in memory that is mapped and executable for as long as the IDT names them.
+    Bad: idt[14] leads into .init.text, which is freed after the boot
+    Good: idt[14] leads into .text
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for vector, gate in cpu.present.items():
+        if cpu.canonical(gate.offset) and (why := cpu.trouble(gate.offset, FETCH)):
+            severity = NOTE if vector in UNLIKELY else WARNING if vector > 31 else ""
+            groups.setdefault((severity, why), []).append(vector)
+    for (severity, why), found in groups.items():
+        yield Finding(f"idt[{runs(found)}].offset", f"{_handlers(cpu, found)}: {why}", severity)
+
+
+def _handlers(cpu: Cpu, found: list[int]) -> str:
+    """Up to three handlers, and how many more there are."""
+    return ", ".join(cpu.handler(v) for v in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+@rule("IDT008", WARNING, "ring 3 may call an exception's gate")
+def exception_for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: with DPL 3 a program reaches the handler by INT n, without an error code on the stack: for #PF, #GP and their
+        like the frame is off by eight bytes, and the handler takes the return address for the error code. INT 8 looks
+        like a double fault (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler Procedures": DPL is checked
+        for INT n only). Breakpoint (3) and overflow (4) are the two that are meant for programs.
+    Fix: DPL 0 for vectors 0 to 31 except 3 and 4.
+    Bad: idt[14] with attributes 0xee
+    Good: idt[14] with attributes 0x8e
+    """
+    bad = [vector for vector, gate in cpu.present.items() if vector < 32 and vector not in (3, 4) and gate.dpl == 3]
+    if bad and cpu.ring3:
+        yield Finding(f"idt[{runs(bad)}].dpl", f"{listed(bad)}: DPL 3 lets any program call the handler by INT n")
+
+
+@rule("IDT009", WARNING, "ring 3 may not use breakpoints")
+def breakpoint_for_kernel_only(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: INT3 is checked against the gate's DPL like INT n. With DPL 0, a breakpoint that a debugger puts into a program
+        raises #GP (error code 0x1a) instead of #BP (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler
+        Procedures").
+    Fix: DPL 3 for gate 3.
+    Bad: idt[3] with attributes 0x8e
+    Good: idt[3] with attributes 0xee
+    """
+    gate = cpu.present.get(3)
+    if gate is not None and gate.dpl < 3 and cpu.ring3:
+        yield Finding("idt[3].dpl", f"DPL {gate.dpl}: INT3 in a program of ring 3 raises #GP, not #BP")
+
+
+@rule("IDT014", WARNING, "NMI, #MC or #DB runs on the interrupted stack although SYSCALL is in use")
+def no_ist_with_syscall(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: SYSCALL enters ring 0 with RSP still the program's. NMI and #MC cannot be masked and may arrive right there;
+        a #DB may follow a MOV SS or POP SS that a program put before SYSCALL. Without IST the frame is pushed, with
+        ring 0's rights, to an address that the program chose (SDM Vol. 2B, SYSCALL: does not save or load RSP; Vol. 3A,
+        "Interrupt Stack Table"). This was a hole in many kernels at once.
+    Fix: give vectors 1, 2 and 18 an IST stack each.
+    Bad: idt[2] = Gate.interrupt(nmi, KERNEL_CS)
+    Good: idt[2] = Gate.interrupt(nmi, KERNEL_CS, ist=2)
+    """
+    bad = [vector for vector in (1, 2, 18) if vector in cpu.present and not cpu.present[vector].ist]
+    if not bad:
+        return
+    efer = cpu.registers.efer
+    if efer is None:
+        cpu.lack("EFER is not known (bit SCE: is SYSCALL in use)")
+    elif efer & 1:
+        yield Finding(f"idt[{runs(bad)}].ist", f"{listed(bad)}: IST 0 while EFER.SCE=1: RSP may be the program's")
+
+
+@rule("IDT015", WARNING, "a trap gate on an IST stack that an interrupt uses too")
+def trap_on_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: a trap gate leaves RFLAGS.IF as it is, so that an interrupt may come while the handler runs. If that interrupt
+        uses the same IST stack, its frame begins at the same address and overwrites the one below the handler, which
+        then returns into nowhere (SDM Vol. 3A, "Interrupt Stack Table": IST switches to the same pointer every time;
+        "Flag Usage By Exception- or Interrupt-Handler Procedure": trap gates do not clear IF).
+    Fix: use an interrupt gate, or another stack.
+    Bad: idt[3] = Gate.trap(breakpoint, KERNEL_CS, ist=2); idt[32] = Gate.interrupt(timer, KERNEL_CS, ist=2)
+    Good: idt[3] = Gate.interrupt(breakpoint, KERNEL_CS, ist=2)
+    """
+    for slot, traps, others in trap_stacks(cpu):
+        yield Finding(
+            f"idt[{runs(traps)}].type", f"{listed(traps)}: trap gate on {slot}, which {listed(others)} uses too"
+        )
+
+
+def trap_stacks(cpu: Cpu) -> Iterator[tuple[str, list[int], list[int]]]:
+    """IST stacks that a trap gate and another vector from 32 on share: name, trap gates, interrupts."""
+    for ist, users in cpu.ist_users.items():
+        traps = [vector for vector in users if cpu.present[vector].kind == "trap"]
+        others = [v for v in users if v > 31 and traps not in ([], [v])]
+        if traps and others:
+            yield f"IST{ist}", traps, others
+
+
+@rule("IDT016", WARNING, "one handler for vectors with and without an error code")
+def mixed_handler(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: the processor pushes an error code for some exceptions only. One handler for both kinds finds its frame off by
+        eight bytes for one of them: it prints a wrong RIP, or returns to RFLAGS (SDM Vol. 3A, table "Protected-Mode
+        Exceptions and Interrupts", column "Error Code").
+    Fix: a stub per vector that pushes 0 where the processor pushes nothing.
+    Bad: idt[0..31] all lead to `isr_common`
+    Good: isr0: push 0; push 0; jmp isr_common / isr14: push 14; jmp isr_common
+    """
+    handlers: dict[int, list[int]] = {}
+    for vector, gate in cpu.present.items():
+        handlers.setdefault(gate.offset, []).append(vector)
+    for offset, users in handlers.items():
+        with_code = [vector for vector in users if pushes_code(cpu, vector)]
+        if with_code and len(with_code) < len(users):
+            rest = [vector for vector in users if vector not in with_code]
+            message = f"{cpu.named(offset)} handles {listed(with_code)} with an error code and {listed(rest)} without"
+            yield Finding(f"idt[{runs(users)}].offset", message)
+
+
+def pushes_code(cpu: Cpu, vector: int) -> bool:
+    """Whether the frame of a vector has an error code."""
+    code = vector < 32 and vectors.EXCEPTIONS[vector].error_code
+    return code and (vector < 28 or cpu.machine.vendor == "amd")
+
+
+@rule("IDT017", WARNING, "a hardware interrupt's handler stands on an exception's vector")
+def irq_on_exception(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: after reset the PIC raises IRQ 0 as vector 8: the timer looks like a double fault, the keyboard like vector 9.
+        The handler is there, but so is the real exception, which has another frame (SDM Vol. 3A, table "Protected-Mode
+        Exceptions and Interrupts": vectors 0 to 31 are reserved for exceptions). Judged by the symbols' names.
+    Fix: remap the PIC to vectors 32 to 47 and put IRQ n on vector 32+n.
+    Bad: idt[8] = Gate.interrupt(timer_irq, KERNEL_CS)
+    Good: idt[32] = Gate.interrupt(timer_irq, KERNEL_CS)
+    """
+    if not image.symbols:
+        if cpu.present:
+            cpu.lack("symbols")
+        return
+    for vector, gate in cpu.present.items():
+        name = image.symbols.name(gate.offset) if vector < 32 else None
+        if name and "+" not in name and IRQ.search(name) and not re.search("exc|fault|trap", name, re.IGNORECASE):
+            message = f"{name} looks like an IRQ's handler on {listed([vector])}: is the PIC remapped?"
+            yield Finding(f"idt[{vector}].offset", message)

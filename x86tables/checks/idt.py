@@ -1,0 +1,207 @@
+"""Rules about the IDT as a table: is it there, does its limit fit, are the gates that a kernel needs in it."""
+
+from __future__ import annotations
+
+from .. import vectors
+from .catalogue import ERROR, WARNING, Finding, rule
+from .cpu import listed, runs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..image import Image
+    from .cpu import Cpu
+
+DF, GP, PF = 8, 13, 14
+
+
+def covers(cpu: Cpu, vector: int) -> bool:
+    """Whether the limit covers a gate; True where IDTR is not known."""
+    table = cpu.table("idt")
+    return table is None or table.limit >= vector * 16 + 15
+
+
+@rule("IDT001", ERROR, "there is no gate for #DF")
+def no_double_fault_gate(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: when the kernel's stack overflows, the #PF frame goes to the same bad stack and becomes #DF. If gate 8 is not
+        present, delivering #DF raises #NP, and a fault while delivering #DF shuts the processor down: the machine
+        resets without a word (SDM Vol. 3A, table "Conditions for Generating a Double Fault" and the text on #DF: if
+        another contributory or page fault occurs, shutdown). A warning where #PF has a good stack of its own, because
+        an overflow then ends there.
+    Fix: set gate 8, with an IST stack of its own.
+    Bad: idt[8] is all zero
+    Good: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)
+    """
+    gate = cpu.gates.get(DF)
+    if gate is None or gate.p:
+        return
+    if not any(other.p for other in cpu.gates.values()):
+        yield Finding("idt", f"no gate of {len(cpu.gates)} is present: the first exception of all ends in shutdown")
+        return
+    severity = WARNING if cpu.page_fault_has_stack else ""
+    state = "all zero" if not any(gate) else "not present (P=0)"
+    yield Finding("idt[8].p", f"gate 8 (#DF) is {state}: a stack overflow ends in shutdown", severity)
+
+
+@rule("IDT002", WARNING, "#GP or #PF has no gate: each becomes #DF")
+def no_fault_gates(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: a fault whose gate is not present raises #NP or #GP, which after #GP or #PF is a double fault: every bad
+        pointer is reported as #DF, with error code 0 and without a usable RIP (SDM Vol. 3A, table "Conditions for
+        Generating a Double Fault": contributory or page fault, then contributory).
+    Fix: set gates 13 and 14, if only to print the registers.
+    Bad: idt[8] is set, idt[13] and idt[14] are zero
+    Good: idt[14] = Gate.interrupt(page_fault, KERNEL_CS)
+    """
+    gates = cpu.gates
+    absent = [vector for vector in (GP, PF) if vector in gates and not gates[vector].p]
+    if absent and any(gate.p for gate in gates.values()):
+        many = "these gates are" if len(absent) > 1 else "this gate is"
+        yield Finding(f"idt[{runs(absent)}].p", f"{listed(absent)}: {many} not present, so that the fault becomes #DF")
+
+
+@rule("IDT003", ERROR, "a present gate has a type that 64-bit mode refuses")
+def refused_type(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: in 64-bit mode a gate must be an interrupt gate (type 0xe) or a trap gate (0xf) with S=0; anything else, task
+        gates included, raises #GP with the vector in its error code (SDM Vol. 3A, "64-Bit Mode IDT", and table
+        "System-Segment and Gate-Descriptor Types"). Emulators that look at the type only, not at S, forgive S=1.
+    Fix: write 0x8e (interrupt) or 0x8f (trap) into byte 5, 0xee or 0xef for a gate that ring 3 may call.
+    Bad: attributes = 0x9e (S=1)
+    Good: attributes = 0x8e
+    """
+    kinds: dict[str, list[int]] = {}
+    for vector, gate in cpu.gates.items():
+        if gate.p and gate.kind == "refused":
+            kinds.setdefault(f"S={gate.s:d}, type {gate.type:#x}", []).append(vector)
+    for kind, found in kinds.items():
+        yield Finding(f"idt[{runs(found)}].type", f"{listed(found)}: {kind} is no interrupt or trap gate: #GP")
+
+
+@rule("IDT004", ERROR, "the #DF gate has no interrupt stack")
+def double_fault_without_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: on a kernel stack overflow the #PF frame goes to the bad stack, and so does the #DF frame, unless gate 8 names
+        a stack of the TSS. The third fault is a shutdown: the machine resets (SDM Vol. 3A, "Interrupt Stack Table":
+        IST gives a known good stack for #DF, NMI and #MC). A warning where #PF has a good stack of its own.
+    Fix: point a TSS IST slot at the end of a mapped stack and put its number into gate 8.
+    Bad: idt[8] = Gate.interrupt(double_fault, KERNEL_CS)
+    Good: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)
+    """
+    gate = cpu.present.get(DF)
+    if gate is not None and not gate.ist:
+        severity = WARNING if cpu.page_fault_has_stack else ""
+        message = f"gate {cpu.handler(DF)} uses IST 0, the stack that has just failed"
+        yield Finding("idt[8].ist", message, severity)
+
+
+@rule("IDT010", WARNING, "the IDT's limit is not a multiple of 16 less one")
+def odd_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: the limit is the offset of the last valid byte, and a gate has 16 bytes; a gate that is covered in part counts
+        as beyond the limit. The size itself instead of size-1, or 8 bytes a gate, is a slip that shows up when the
+        next table has a gate more (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": one less than a multiple of the
+        gate's size). 0xffff is fine: the processor never reads past 256 gates.
+    Fix: load IDTR with 256 * 16 - 1 = 0xfff.
+    Bad: idtr.limit = 0x1000
+    Good: idtr.limit = 0xfff
+    """
+    table = cpu.table("idt")
+    if table is not None and (table.limit + 1) % 16 and covers(cpu, PF):
+        yield Finding("idtr.limit", f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole gates")
+
+
+@rule("IDT011", ERROR, "the IDT's limit leaves out #DF, #GP or #PF")
+def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: a vector beyond the limit raises #GP; when that is beyond the limit too, #DF follows, then shutdown, whatever
+        is written in memory behind the limit (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": a reference beyond the
+        limit is #GP). Usual causes: sizeof a pointer, a limit for 8-byte gates, an LIDT that was never executed on
+        this CPU.
+    Fix: load IDTR with 256 * 16 - 1 = 0xfff on every CPU.
+    Bad: idtr.limit = sizeof(idt_pointer) - 1
+    Good: idtr.limit = sizeof(idt) - 1
+    """
+    table = cpu.table("idt")
+    missing = [vector for vector in (DF, GP, PF) if not covers(cpu, vector)]
+    if table is not None and missing:
+        count = (table.limit + 1) // 16
+        yield Finding("idtr.limit", f"limit {table.limit:#x} covers {count} gates, not {listed(missing)}")
+
+
+@rule("IDT012", ERROR, "a page of the IDT cannot be read")
+def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: the processor reads a gate as a supervisor, through the page tables, whatever the CPL. A page of the IDT that
+        is not mapped raises #PF; where gates 8 and 14 are in it, shutdown follows (SDM Vol. 3A, figure "Relationship
+        of the IDTR and IDT": the base is a linear address). Typical: a loader's IDT, or a kernel address space without
+        the page of the IDT.
+    Fix: map the IDT in every address space, and load IDTR again before the old table goes.
+    Bad: the page tables for user mode lack the IDT's page
+    Good: the IDT's page is mapped, U/S=0, in all of them
+    """
+    table = cpu.table("idt")
+    if table is not None:
+        pages = [(page, why) for page in cpu.pages(table, 4096) if (why := cpu.trouble(page))]
+        if pages:
+            bad = [v for v in range(min((table.limit + 1) // 16, 256)) if not table.known(v * 16, v * 16 + 16)]
+            text = "; ".join(f"{page:#x}: {why}" for page, why in pages)
+            yield Finding("idt", f"gates {runs(bad)} cannot be read at {text}")
+
+
+@rule("IDT013", ERROR, "ring 3 can reach the IDT")
+def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: a program at ring 3 that can write the IDT enters ring 0 wherever it likes; with CR4.SMAP the processor's own
+        reads of a user page fault, and nothing is delivered any more (SDM Vol. 3A, "Determination of Access Rights":
+        accesses to the descriptor tables are supervisor-mode accesses).
+    Fix: map the pages of the IDT with U/S=0, and read-only if you can.
+    Bad: map(idt_page, PRESENT | WRITABLE | USER)
+    Good: map(idt_page, PRESENT)
+    """
+    table = cpu.table("idt")
+    if table is not None and cpu.ring3:
+        pages = [page for page in cpu.pages(table, 4096) if cpu.for_users(page)]
+        if pages:
+            yield Finding("idt", f"U/S=1 on the IDT's pages at {', '.join(map(hex, pages))}, and there is ring 3 code")
+
+
+@rule("IDT018", WARNING, "gates differ between CPUs")
+def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: an exception is handled in one way on one CPU and in another way, or not at all, on the next. Usually the
+        table was changed after the other CPUs had copied it, or one CPU still has the table of its start-up code (each
+        processor has an IDTR of its own: SDM Vol. 3A, figure "Relationship of the IDTR and IDT").
+    Fix: let all CPUs load the same IDT, or fill each from one template.
+    Bad: the boot CPU's IDT gets gate 8 after the other CPUs were started
+    Good: one IDT for all, complete before the first CPU is started
+    """
+    common = _most_common(cpu.cpus)
+    if common is None or common is cpu or not cpu.gates:
+        return
+    mine, theirs = cpu.gates, common.gates
+    if mine == theirs:
+        return
+    different = [v for v in sorted(mine.keys() & theirs.keys()) if mine[v] != theirs[v]]
+    if different:
+        vector = different[0]
+        here, there = (f"{g.selector:#x}:{cpu.named(g.offset)}, IST {g.ist}" for g in (mine[vector], theirs[vector]))
+        example = f"{vectors.label(vector)} leads to {here}, there to {there}"
+        yield Finding(f"idt[{runs(different)}]", f"gates are not those of CPU {common.number}: {example}")
+
+
+def _most_common(cpus: list[Cpu]) -> Cpu | None:
+    """The first of the CPUs whose gates most of them have."""
+    groups: list[list[Cpu]] = []
+    for cpu in cpus:
+        if not cpu.gates:
+            continue
+        for group in groups:
+            if group[0].gates == cpu.gates:
+                group.append(cpu)
+                break
+        else:
+            groups.append([cpu])
+    return max(groups, key=len)[0] if groups else None

@@ -1,0 +1,185 @@
+"""Rules about segment registers and STAR: do their selectors name the right descriptors in the GDT that is loaded."""
+
+from __future__ import annotations
+
+from ..gdt import SegmentDescriptor
+from .catalogue import ERROR, WARNING, Finding, rule
+from .cpu import BEYOND, NO_LDT, NULL, good_code
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..image import Image
+    from .cpu import Code, Cpu
+
+
+def kind_of(code: Code) -> str:
+    """A descriptor in words, for what was found."""
+    if not any(bytes(code)):
+        return "an empty slot"
+    if not isinstance(code, SegmentDescriptor) or not code.s:
+        names = {0x2: "an LDT", 0x9: "a TSS", 0xB: "a TSS"}
+        return names.get(code.type, f"a system descriptor of type {code.type:#x}")
+    return f"{code.kind}, DPL {code.dpl}" + ("" if code.p else ", not present")
+
+
+def trouble(cpu: Cpu, selector: int, fits: bool) -> str:
+    """What is wrong with a selector that should name a certain kind of descriptor; "" when nothing, or not known."""
+    if selector & ~3 in cpu.cut_off or selector & ~3 in cpu.broken_code:
+        return ""
+    code, why = cpu.lookup(selector)
+    if why in (NULL, BEYOND, NO_LDT):
+        return str(why)
+    return "" if code is None or fits else kind_of(code)
+
+
+@rule("REG001", ERROR, "CS names no fitting code segment in this GDT")
+def stale_cs(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: CS keeps its copy of the old descriptor, so that nothing happens until the selector is saved in an interrupt's
+        frame and IRETQ loads it again: #GP, far from the LGDT that caused it (SDM Vol. 3A, figure "Segment Registers":
+        visible selector and hidden part; Vol. 2A, IRET: checks of the return code segment). The number of the boot
+        loader's code segment is often another descriptor's, even half of the TSS's, in the kernel's table.
+    Fix: load CS again after LGDT, by a far return (RETFQ).
+    Bad: lgdt [gdt]
+    Good: lgdt [gdt]; push 0x08; lea rax, [next]; push rax; retfq; next:
+    """
+    cs = cpu.registers.cs
+    if cs is None:
+        cpu.lack("CS is not known")
+        return
+    code, _ = cpu.lookup(cs.selector)
+    cpl, fits = cs.selector & 3, False
+    if isinstance(code, SegmentDescriptor) and code.s and code.code and code.p and not (code.l and code.d_b):
+        mode = cs.flags is None or code.l == cs.descriptor.l
+        fits = mode and (code.dpl <= cpl if code.conforming else code.dpl == cpl)
+    if wrong := trouble(cpu, cs.selector, fits):
+        yield Finding("cs", f"CS {cs.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP")
+
+
+@rule("REG002", ERROR, "SS names no writable data segment in this GDT")
+def stale_ss(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: an interrupt within ring 0 saves SS as it is, and IRETQ loads it again: a selector that names code, a TSS or
+        nothing raises #GP there, in a handler that did nothing wrong (SDM Vol. 2A, IRET: the stack segment must be
+        writable data with the DPL of the new CPL; a null SS is accepted in 64-bit mode below ring 3).
+    Fix: load SS after LGDT with 0 or the kernel's data selector.
+    Bad: lgdt [gdt], with the loader's 0x10 left in SS, where the new table has its TSS
+    Good: lgdt [gdt]; xor eax, eax; mov ss, ax
+    """
+    ss, cs = cpu.registers.ss, cpu.registers.cs
+    if ss is None or cs is None:
+        cpu.lack("SS is not known" if ss is None else "CS is not known")
+        return
+    cpl = cs.selector & 3
+    if ss.null and cpl < 3 and cpu.machine.mode == "long64":
+        return
+    code, _ = cpu.lookup(ss.selector)
+    fits = isinstance(code, SegmentDescriptor) and code.s and code.writable and code.p and code.dpl == cpl
+    if wrong := trouble(cpu, ss.selector, fits):
+        yield Finding("ss", f"SS {ss.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP")
+
+
+@rule("REG003", WARNING, "DS, ES, FS or GS names no data segment in this GDT")
+def stale_data(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: in 64-bit mode nobody looks at these selectors until one is saved and loaded again, by a context switch, a call
+        of 32-bit code or firmware: MOV to the register then raises #GP (SDM Vol. 2B, MOV: a data or readable code
+        segment is required; figure "Segment Registers" in Vol. 3A).
+    Fix: load them with 0 after LGDT (FS and GS before their base MSRs are written).
+    Bad: lgdt [gdt], the loader's selectors left in DS and ES
+    Good: xor eax, eax; mov ds, ax; mov es, ax
+    """
+    for name in ("ds", "es", "fs", "gs"):
+        segment = getattr(cpu.registers, name)
+        if segment is None or segment.null:
+            continue
+        code, _ = cpu.lookup(segment.selector)
+        fits = isinstance(code, SegmentDescriptor) and code.s and code.readable and code.p
+        if wrong := trouble(cpu, segment.selector, fits):
+            yield Finding(name, f"{name.upper()} {segment.selector:#x} is {wrong} in the GDT that is loaded")
+
+
+def star(cpu: Cpu) -> int | None:
+    """STAR where SYSCALL is in use; notes what is not known."""
+    efer, value = cpu.registers.efer, cpu.registers.star
+    if value is None:
+        if efer is None or efer & 1:
+            cpu.lack("STAR is not known" if efer is not None else "STAR and EFER are not known")
+        return None
+    if efer is None:
+        cpu.lack("EFER is not known (bit SCE: is SYSCALL in use)")
+        return value or None
+    return value if efer & 1 else None
+
+
+@rule("SYS001", ERROR, "SYSCALL loads segments that the GDT does not have")
+def syscall_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: SYSCALL does not read the GDT: CS becomes STAR[47:32] and SS that plus 8, with fixed attributes. The first
+        interrupt within the system call saves these selectors, and its IRETQ looks them up: #GP (SDM Vol. 2B, SYSCALL:
+        the operating system must make the descriptors fit; Vol. 3A, figure "MSRs Used by SYSCALL and SYSRET").
+    Fix: kernel code and kernel data side by side, in this order, and STAR[47:32] = the code selector.
+    Bad: gdt = null, kernel data, kernel code, ...; STAR[47:32] = 0x10
+    Good: gdt = null, kernel code, kernel data, ...; STAR[47:32] = 0x08
+    """
+    value = star(cpu)
+    if value is None:
+        return
+    call = value >> 32 & 0xFFFC
+    yield from _pair(cpu, "SYSCALL", "star[47:32]", call, call + 8, 0)
+
+
+@rule("SYS002", ERROR, "SYSRET loads segments that the GDT does not have")
+def sysret_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: SYSRET to 64-bit code makes SS of STAR[63:48]+8 and CS of STAR[63:48]+16 without reading the GDT: user data
+        stands *before* user code. With the usual order, code first, the program runs, until an interrupt saves the
+        selectors and IRETQ finds data in CS: #GP (SDM Vol. 2B, SYSRET; Vol. 3A, figure "MSRs Used by SYSCALL and
+        SYSRET").
+    Fix: (32-bit user code or a gap), user data, user 64-bit code; STAR[63:48] = the first of the three with RPL 3.
+    Bad: gdt = ..., user code 0x18, user data 0x20; STAR[63:48] = 0x0b
+    Good: gdt = ..., user data 0x18, user code 0x20; STAR[63:48] = 0x13
+    """
+    value = star(cpu)
+    if value is None:
+        return
+    back = value >> 48 & 0xFFFC
+    yield from _pair(cpu, "SYSRET", "star[63:48]", back + 16, back + 8, 3)
+
+
+def _pair(cpu: Cpu, name: str, where: str, cs: int, ss: int, ring: int) -> Iterator[Finding]:
+    """A finding where CS is not 64-bit code, or SS not writable data, of this ring."""
+    code, data = cpu.lookup(cs)[0], cpu.lookup(ss)[0]
+    code_fits = code is not None and good_code(code) and code.dpl == ring
+    data_fits = isinstance(data, SegmentDescriptor) and data.s and data.writable and data.p and data.dpl == ring
+    wrong = []
+    if why := trouble(cpu, cs, code_fits):
+        wrong.append(f"CS {cs | ring:#x} is {why}, expected 64-bit code of ring {ring}")
+    if why := trouble(cpu, ss, data_fits):
+        wrong.append(f"SS {ss | ring:#x} is {why}, expected writable data of ring {ring}")
+    if wrong:
+        yield Finding(where, f"{name}: {'; '.join(wrong)}")
+
+
+@rule("SYS003", ERROR, "STAR has selectors with the wrong RPL")
+def star_rpl(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: SYSCALL clears the RPL of CS, but SS is STAR[47:32]+8 as it stands: with RPL 3 the kernel runs on an SS that
+        IRETQ refuses. SYSRET sets RPL 3 in both on Intel; AMD leaves SS as STAR[63:48]+8, so that a program whose
+        STAR has RPL 0 is interrupted with an SS of RPL 0, and IRETQ back to it raises #GP (SDM Vol. 2B, SYSCALL and
+        SYSRET, operation; APM Vol. 3, SYSRET). For SYSRET a warning where the vendor is Intel.
+    Fix: RPL 0 in STAR[47:32], RPL 3 in STAR[63:48].
+    Bad: STAR = 0x0010_0008 << 32
+    Good: STAR = 0x0013_0008 << 32
+    """
+    value = star(cpu)
+    if value is None:
+        return
+    call, back = value >> 32 & 0xFFFF, value >> 48 & 0xFFFF
+    if call & 3:
+        yield Finding("star[47:32]", f"SYSCALL loads SS {call + 8:#x}, of RPL {call & 3}, expected 0")
+    if back & 3 != 3:
+        severity = "" if cpu.machine.vendor == "amd" else WARNING
+        yield Finding("star[63:48]", f"{back:#x} has RPL {back & 3}, expected 3", severity)

@@ -1,0 +1,82 @@
+"""Which rules are run, and which findings are accepted as known."""
+
+from __future__ import annotations
+
+import json
+
+from ..errors import ImageError, UsageError
+from ..memory import load
+from . import RULES, Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
+
+    from .catalogue import Finding, Rule
+
+    Known: TypeAlias = "frozenset[tuple[int | None, str, str]]"
+
+
+def select(only: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
+    """The rules whose identifiers begin with one of `only` (default: all) and with none of `ignore`.
+
+    Each item may hold several prefixes with commas. UsageError for a prefix of no rule.
+    """
+    wanted, unwanted = _prefixes(only), _prefixes(ignore)
+    return tuple(
+        rule
+        for rule in RULES
+        if (not wanted or rule.id.startswith(wanted)) and not (unwanted and rule.id.startswith(unwanted))
+    )
+
+
+def find(identifier: str) -> Rule:
+    """The rule of this name; UsageError that names the nearest when there is none."""
+    for rule in RULES:
+        if rule.id == identifier.upper():
+            return rule
+    raise UsageError(_no_rule(identifier))
+
+
+def _prefixes(items: Iterable[str]) -> tuple[str, ...]:
+    prefixes = tuple(prefix.strip().upper() for item in items for prefix in item.split(","))
+    for prefix in prefixes:
+        if not prefix or not any(rule.id.startswith(prefix) for rule in RULES):
+            raise UsageError(_no_rule(prefix))
+    return prefixes
+
+
+def _no_rule(name: str) -> str:
+    from difflib import get_close_matches
+
+    names = [*dict.fromkeys(rule.table for rule in RULES), *(rule.id for rule in RULES)]
+    near = get_close_matches(name.upper(), names, 1, 0.4)
+    return f"no rule {name!r}; {f'did you mean {near[0]}? ' if near else ''}`x86tables explain` lists all"
+
+
+def read_baseline(path: str) -> Known:
+    """Findings to accept: what `check --format json` wrote, or `{"accepted": [{"rule", "where", "cpu"?}]}`.
+
+    A finding is known by CPU, rule and place, not by its message, whose addresses change from boot to boot. Without
+    `cpu` it is accepted on every CPU.
+    """
+    try:
+        told = json.loads(bytes(load(path)[:]))
+        if "accepted" in told:
+            return frozenset((row.get("cpu"), row["rule"], row["where"]) for row in told["accepted"])
+        return frozenset((cpu["cpu"], row["rule"], row["where"]) for cpu in told["cpus"] for row in cpu["findings"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        what = 'the JSON of `check --format json`, or {"accepted": [{"rule": ..., "where": ...}]}'
+        raise ImageError(f"{path}: not a baseline: {what} is expected") from None
+
+
+def without(reports: Iterable[Report], known: Known) -> list[Report]:
+    """The reports with new findings only."""
+
+    def new(cpu: int, finding: Finding) -> bool:
+        return not {(cpu, finding.rule, finding.where), (None, finding.rule, finding.where)} & known
+
+    return [
+        report.replace(findings=tuple(f for f in report.findings if new(report.machine.cpu, f))) for report in reports
+    ]

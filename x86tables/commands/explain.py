@@ -1,0 +1,67 @@
+"""Say why a rule is a rule, and how to fix what it finds.
+
+Without a rule, all of them are listed by table. `check` prints the identifiers.
+"""
+
+from __future__ import annotations
+
+from ..checks import RULES, TABLES
+from ..checks.selection import find
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ..checks import Rule
+
+WIDTH = 90
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `explain`."""
+    parser.add_argument("rule", metavar="RULE", nargs="?", help="an identifier such as IDT004 (default: list all)")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the explanation of one rule, or the list of all."""
+    rules = RULES if args.rule is None else (find(args.rule),)
+    if args.format == "json":
+        import json
+
+        print(json.dumps({"schema": 1, "rules": [data(rule) for rule in rules]}, indent=1))
+    else:
+        for line in listing() if args.rule is None else explanation(rules[0]):
+            print(line)
+    return 0
+
+
+def data(rule: Rule) -> dict[str, str]:
+    """A rule as plain values."""
+    sections = {name.lower(): text for name, text in rule.sections.items()}
+    return {"rule": rule.id, "severity": rule.severity, "title": rule.title, **sections}
+
+
+def listing() -> Iterator[str]:
+    """All rules, a line each, by table."""
+    for table, name in TABLES.items():
+        yield f"{table}  {name}"
+        for rule in RULES:
+            if rule.table == table:
+                yield f"  {rule.id}  {rule.severity:<8} {rule.title}"
+    yield "`x86tables explain RULE` says why, and how to fix it."
+
+
+def explanation(rule: Rule) -> Iterator[str]:
+    """Title, Why, Fix and the example of one rule."""
+    from textwrap import wrap
+
+    yield f"{rule.id}  {rule.severity}: {rule.title}"
+    for head in ("Why", "Fix"):
+        yield ""
+        yield from wrap(f"{head}: {rule.sections[head]}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    for head in ("Bad", "Good"):
+        yield ""
+        yield f"{head}:"
+        yield from (f"  {line}" for line in rule.sections[head].splitlines())
