@@ -9,7 +9,7 @@ from .errors import ImageError, NotThere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .memory import Data
 
@@ -17,9 +17,19 @@ _LINE = re.compile(rb"^([0-9a-fA-F]{8,16}) [A-Za-z] ([^\s]+)", re.MULTILINE)
 
 
 class Symbols:
-    """Names by address and addresses by name."""
+    """Names by address, addresses by name, and source lines where debugging information has them.
 
-    def __init__(self, pairs: Iterable[tuple[int, str]] = (), offset: int = 0) -> None:
+    `lines` answers for an address as linked (`file.c:12` or None); `slide` is how far the names lie above those.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[int, str]] = (),
+        offset: int = 0,
+        lines: Callable[[int], str | None] | None = None,
+        slide: int = 0,
+    ) -> None:
+        self._lines, self._slide = lines, slide + offset
         self.pairs = sorted((address + offset & (1 << 64) - 1, name) for address, name in pairs)
         self._addresses = [address for address, _ in self.pairs]
         self._by_name: dict[str, list[int]] = {}
@@ -34,7 +44,7 @@ class Symbols:
 
     def moved(self, offset: int) -> Symbols:
         """The same names at addresses that lie `offset` higher."""
-        return Symbols(self.pairs, offset)
+        return Symbols(self.pairs, offset, self._lines, self._slide)
 
     def name(self, address: int, reach: int = 0x10000) -> str | None:
         """`name` or `name+0x12` for the nearest symbol at or below; None when that is more than `reach` away."""
@@ -45,6 +55,15 @@ class Symbols:
         while number and self._addresses[number - 1] == base:
             number -= 1  # the first of several names, so that the answer does not depend on the order of a file
         return self.pairs[number][1] + (f"+{address - base:#x}" if address != base else "")
+
+    def line(self, address: int) -> str | None:
+        """`file.c:12` for an instruction, where the file of symbols has debugging information; looked up when asked."""
+        return None if self._lines is None else self._lines(address - self._slide & (1 << 64) - 1)
+
+    def place(self, address: int) -> str | None:
+        """Name and source line together: `page_fault (entry.S:120)`, or what there is of the two; None for neither."""
+        name, line = self.name(address), self.line(address)
+        return f"{name} ({line})" if name and line else name or line
 
     def address(self, name: str) -> int:
         """The address of a symbol; NotThere when there is none, or when several have the name."""
