@@ -47,8 +47,11 @@ class StackInUse(Record):
 
     @property
     def distance(self) -> int | None:
-        """Bytes from RSP down to the guard."""
-        return None if self.guard is None or self.rsp is None else (self.rsp - self.guard.top) % TOP
+        """Bytes from RSP down to the guard; 0 when RSP is in it."""
+        if self.guard is None or self.rsp is None:
+            return None
+        distance = (self.rsp - self.guard.top) % TOP
+        return distance if distance < TOP // 2 else 0
 
 
 class Room(Record):
@@ -135,16 +138,16 @@ def guard_below(machine: Machine, registers: Registers, pages: int = NEAR // PAG
     access = PUSHES[0][(registers.rflags or 0) & AC != 0]
     rsp = registers.rsp or 0
     page = (rsp - 1) % TOP & -PAGE
-    for _ in range(pages):
+    lowest = page - pages * PAGE
+    while page > lowest:
         try:
-            machine.translate(page, access)
+            machine.translate(page % TOP, access)
         except (PageFault, NonCanonical) as error:
-            top = page + PAGE
-            size = PAGE
+            top, size = (page + PAGE) % TOP, PAGE
             while size < NEAR and not _pushable(machine, (page - size) % TOP):
                 size += PAGE
-            return Guard(min(top, rsp) if top - rsp < PAGE else top, size, _kind(error), _why(error))
-        page = (page - PAGE) % TOP
+            return Guard(top, size, _kind(error), _why(error))
+        page -= PAGE if page < 0 else PAGE + page - machine.space.page(page).linear
     return None
 
 
@@ -188,7 +191,7 @@ def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) 
         guard = guard_below(machine, registers)
     except Absent as error:
         return StackInUse(UNKNOWN, str(error), rsp)
-    if stack is None and guard is not None and _isolated(machine, rsp - guard.top):
+    if stack is None and guard is not None and _isolated(machine, (rsp - guard.top) % TOP):
         return StackInUse(
             NOT_JUDGED, "page-table isolation: RSP0 is an entry trampoline, not the kernel's stack", rsp, guard
         )

@@ -208,7 +208,9 @@ class Rounds:
                 return at + PAGE
             if physical >> 12 in tables:
                 return at + PAGE
-            at -= PAGE
+            page = space.page(at)
+            first, last = page.physical >> 12, page.physical + page.size - 1 >> 12
+            at -= PAGE if any(first <= table <= last for table in tables) else PAGE + at - page.linear
         return at
 
     def _table_pages(self) -> set[int]:

@@ -1,8 +1,8 @@
 """Write a small image with only the memory that matters to the tables.
 
-Runs `dump` on the image and keeps each physical page that it read (page tables included, also those of walks that
-failed), the page before and the page after it, and the register notes. Nothing else of the memory is in the new file,
-an ELF core that `dump` shows as it shows the original.
+Runs `dump` and `check --scenario all` on the image and keeps each physical page that they read (page tables included,
+also those of walks that failed), the page before and the page after it, and the register notes. Nothing else of the
+memory is in the new file, an ELF core that is shown and judged as the original is.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ def run(args: argparse.Namespace) -> int:
 def touch(image: Image) -> None:
     """Read all that the commands on images read."""
     from ..render import data
+    from ..scenarios import SCENARIOS, judge
 
     data.dump(image, image.machines, ("gdt", "idt", "tss", "ldt"))
+    for machine in image.machines:
+        judge(machine, tuple(SCENARIOS))
 
 
 def _notes(image: Image, args: argparse.Namespace) -> bytes:
