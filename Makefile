@@ -11,7 +11,7 @@ demo: .venv/demo.stamp
 	.venv/bin/x86tables dump tests/images/linux.core --symbols tests/images/linux.map
 
 test: .venv/test.stamp
-	$(RUN) pytest
+	$(RUN) pytest -n auto
 
 check: .venv/check.stamp
 	$(RUN) ruff check
