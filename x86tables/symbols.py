@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
     from .memory import Data
 
+MOST_ALIKE = 1 << 13  # symbols at one place within their pages: more of them tell nothing
 _LINE = re.compile(rb"^([0-9a-fA-F]{8,16}) [A-Za-z] ([^\s]+)", re.MULTILINE)
+
+_MOST = 1 << 28  # bytes of text: a kernel with all its debug symbols has a tenth of that
 
 
 class Symbols:
@@ -75,24 +78,31 @@ class Symbols:
         return found[0]
 
     def offset_for(self, handlers: Iterable[int]) -> int | None:
-        """How far a kernel was moved (KASLR): the one offset, a multiple of 4 KiB, that puts a symbol on every handler.
+        """How far a kernel was moved (KASLR): the one offset, a multiple of 4 KiB, that puts symbols on the handlers.
 
-        None when no offset or more than one does.
+        A quarter of them may go without: some gates of a healthy kernel lead into init memory, between symbols. None
+        when no offset does it, or several do equally well.
         """
-        wanted, known = set(handlers), set(self._addresses)
+        wanted = set(handlers)
         if len(wanted) < 4:
             return None
-        first = min(wanted)
-        fitting = {
-            first - address
-            for address in known
-            if (first - address) % 0x1000 == 0 and all(handler - first + address in known for handler in wanted)
-        }
-        return fitting.pop() if len(fitting) == 1 else None
+        by_place: dict[int, list[int]] = {}
+        for address in set(self._addresses):
+            by_place.setdefault(address & 0xFFF, []).append(address)
+        hits: dict[int, int] = {}
+        for handler in wanted:
+            near = by_place.get(handler & 0xFFF, ())
+            for address in near if len(near) <= MOST_ALIKE else ():
+                hits[handler - address] = hits.get(handler - address, 0) + 1
+        most = max(hits.values(), default=0)
+        fitting = [offset for offset, count in hits.items() if count == most]
+        return fitting[0] if len(fitting) == 1 and most * 4 >= len(wanted) * 3 else None
 
 
 def parse_map(data: Data, path: str) -> Symbols:
     """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
+    if len(data) > _MOST:
+        raise ImageError(f"{path}: {len(data):#x} bytes are no list of symbols: at most {_MOST:#x} are read")
     pairs = [(int(address, 16), name.decode("ascii", "replace")) for address, name in _LINE.findall(data)]
     if not pairs:
         raise ImageError(f"{path}: no symbols: lines of `address type name`, or an ELF file, are expected")

@@ -1,0 +1,354 @@
+"""`dump`: the whole text of every image, and one machine at a time bent into what real ones do."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import specimens
+from cli import IMAGES, call, dumped, output, refused
+from jsonschema import Draft202012Validator
+from specimens import BASE, FRAME, TABLES, TSS
+
+from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables.machine import Registers, Segment, TableRegister
+from x86tables.memory import Memory
+from x86tables.readers import elfcore
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in IMAGES.glob("*.txt"))
+SCHEMA = json.loads((ROOT / "docs/dump.schema.json").read_text())
+CORE = IMAGES / "linux.core"
+MAP = IMAGES / "linux.map"
+
+
+def arguments(name: str) -> list[str]:
+    symbols = IMAGES / f"{name}.map"
+    return [f"tests/images/{name}.core", *(["--symbols", f"tests/images/{name}.map"] if symbols.exists() else [])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another text is welcome when it is better: `python tests/images/shrink.py` writes it, the diff shows it."""
+    monkeypatch.chdir(ROOT)
+    assert output("dump", *arguments(name)) == (IMAGES / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_fits_a_terminal(name: str) -> None:
+    assert max(map(len, (IMAGES / f"{name}.txt").read_text().splitlines())) <= 100
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def valid(document: Any) -> Any:
+    errors = [f"{error.json_path}: {error.message}" for error in Draft202012Validator(SCHEMA).iter_errors(document)]
+    assert not errors
+    return document
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_fits_the_schema(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    document = valid(dumped(*arguments(name)))
+    assert document["image"]["path"] == f"tests/images/{name}.core"
+    for wrong in ("gdt", "registers", "mode", "cpu"):
+        broken = json.loads(json.dumps(document))
+        broken["cpus"][0][wrong] = {"base": 0}
+        assert not Draft202012Validator(SCHEMA).is_valid(broken)
+
+
+def test_numbers_are_written_as_promised() -> None:
+    """Addresses and registers are 0x, lower case, unpadded; raw bytes are plain hex."""
+    hexadecimal = re.compile(r"0x(0|[1-9a-f][0-9a-f]*)")
+
+    def visit(value: Any, key: str) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                visit(item, name)
+        elif isinstance(value, list):
+            for item in value:
+                visit(item, key)
+        elif key in ("base", "offset", "rip", "rsp", "rflags", "cr0", "cr2", "cr3", "cr4", "ist", "top", "bottom"):
+            assert type(value) is int if key == "ist" and not isinstance(value, str) else hexadecimal.fullmatch(value)
+        elif key == "raw":
+            assert bytes.fromhex(value).hex() == value
+        elif key in ("selector", "limit", "index", "vector", "dpl", "iopb", "cpl", "cpu"):
+            assert type(value) is int
+        elif key in ("p", "s", "g", "l", "d_b", "avl", "truncated"):
+            assert type(value) is bool
+
+    visit(dumped(CORE), "")
+
+
+# Options
+
+
+def test_one_cpu() -> None:
+    both, one = dumped(CORE)["cpus"], dumped(CORE, "--cpu", 1)["cpus"]
+    assert one == both[1:]
+    assert output("dump", CORE, "--cpu", 1).count("\nCPU ") == 1
+    assert refused("dump", CORE, "--cpu", 2) == f"--cpu 2: {CORE} has CPUs 0..1"
+
+
+def test_an_idt_is_shown_once() -> None:
+    text = output("dump", CORE)
+    assert text.count("#DF") == 1
+    assert "IDT  base 0xfffffe0000000000, limit 0xfff: shared with CPU 0, shown there" in text
+    assert output("dump", CORE, "--cpu", 1).count("#DF") == 1
+
+
+def test_some_tables() -> None:
+    (cpu, _) = dumped(CORE, "--table", "tss,gdt")["cpus"]
+    assert {"gdt", "idt", "tss", "ldt"} & cpu.keys() == {"gdt", "tss"}
+    text = output("dump", CORE, "--table", "idt")
+    assert "\nIDT " in text and "\nGDT " not in text and "\nTSS " not in text
+    assert refused("dump", CORE, "--table", "gdt,ivt") == "--table ivt: one of gdt, idt, tss, ldt"
+
+
+def test_absent_gates(image: Callable[..., Path]) -> None:
+    path = image({FRAME + specimens.IDT + 3 * 16: bytes(32)})
+    text, everything = output("dump", path), output("dump", path, "--all")
+    assert "2 absent gates not shown (--all shows them)" in text
+    assert not re.search(r"^ +3 #BP", text, re.M)
+    assert re.search(r"^ +3 #BP +-$", everything, re.M) and "absent gate" not in everything
+    gates = dumped(path)["cpus"][0]["idt"]["gates"]
+    assert [gate["vector"] for gate in gates] == list(range(8)), "JSON has all of them"
+    assert (gates[3]["kind"], gates[3]["p"], gates[3]["raw"]) == ("absent", False, "00" * 16)
+
+
+# Machines that are not what one expects
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Callable[..., Path]:
+    """A core of the specimen's machine: `patches` over its physical memory, `changes` to its registers."""
+
+    def make(patches: dict[int, bytes] = {}, pages: set[int] | None = None, **changes: Any) -> Path:  # noqa: B006
+        data = specimens.memory()
+        memory = Memory([(FRAME, len(data), data, 0)])
+        for address, content in patches.items():
+            memory.overlay(address, content)
+        path = tmp_path / "made.core"
+        kept = pages or {page for known in memory.ranges for page in range(known.start & -0x1000, known.stop, 0x1000)}
+        elfcore.write(str(path), memory, kept, elfcore.state_note(specimens.registers().replace(**changes)))
+        return path
+
+    return make
+
+
+def cpu(path: Path, *more: object) -> Any:
+    (one,) = valid(dumped(path, *more))["cpus"]
+    return one
+
+
+def test_the_specimen(image: Callable[..., Path]) -> None:
+    found = cpu(image())
+    assert (found["mode"], found["tss"]["rsp"][0], found["tss"]["ist"][0]) == (
+        "long64",
+        hex(BASE + 0x3000),
+        hex(BASE + 0x2000),
+    )
+    assert [entry["kind"] for entry in found["gdt"]["entries"]] == [
+        "null",
+        "code64",
+        "data",
+        "tss-available",
+        "null",
+        "null",
+    ]
+
+
+def test_tr_never_loaded(image: Callable[..., Path]) -> None:
+    path = image(tr=Segment(0, 0, 0xFFFF, 0x8B00))
+    assert cpu(path)["tss"] == {"base": "0x0", "limit": 0xFFFF, "error": "never loaded: TR is null"}
+    assert "TSS  none: TR is null: never loaded" in output("dump", path)
+
+
+def test_a_table_that_goes_beyond_its_last_mapped_page(image: Callable[..., Path]) -> None:
+    """The specimen maps three pages, then one is missing: the GDT's last 24 bytes are not there."""
+    path = image(gdtr=TableRegister(BASE + 0x2FF0, 0x27))
+    found = cpu(path)["gdt"]
+    assert [entry["index"] for entry in found["entries"]] == [0, 1]
+    assert found["missing"] == [{"from": 16, "to": 40, "error": f"page fault at {BASE + 0x3000:#x}: PTE not present"}]
+    text = output("dump", path)
+    assert f"  bytes 0x10 to 0x27 cannot be read: page fault at {BASE + 0x3000:#x}: PTE not present" in text
+
+
+def test_a_gate_that_is_half_there_is_not_shown(image: Callable[..., Path]) -> None:
+    found = cpu(image(idtr=TableRegister(BASE + 0x2FE8, 0xFF)))["idt"]
+    assert [gate["vector"] for gate in found["gates"]] == [0]
+    assert found["missing"][0]["from"] == 24
+
+
+def test_a_hole_in_the_middle_of_a_table(image: Callable[..., Path]) -> None:
+    """Page 3 is not mapped and page 4 is again the first: what lies behind the hole is shown."""
+    found = cpu(image(idtr=TableRegister(BASE + 0x2F00, 0x1200 - 1)))["idt"]
+    vectors = [gate["vector"] for gate in found["gates"]]
+    assert vectors == [*range(0x10)] and found["missing"][0]["to"] == 0x1100
+    found = cpu(image(gdtr=TableRegister(BASE + 0x2F00, 0x1200 - 1)))["gdt"]
+    assert {entry["index"] for entry in found["entries"]} >= {0x1100 // 8, 0x1100 // 8 + 1}
+
+
+def test_a_table_of_which_nothing_is_there(image: Callable[..., Path]) -> None:
+    path = image(gdtr=TableRegister(BASE + 0x3000, 0x37), idtr=TableRegister(0x8000_0000_0000, 0xFFF))
+    found = cpu(path)
+    assert found["gdt"] == {
+        "base": hex(BASE + 0x3000), "limit": 0x37, "error": f"page fault at {BASE + 0x3000:#x}: PTE not present"
+    }  # fmt: skip
+    assert found["idt"]["error"] == "0x800000000000 is not canonical"
+    assert "\n  cannot be read: 0x800000000000 is not canonical\n" in output("dump", path)
+
+
+@pytest.mark.parametrize(("kept", "page"), [(set(range(TABLES, specimens.END, 0x1000)), FRAME), ({FRAME}, TABLES)])
+def test_tables_whose_pages_are_not_in_the_image(image: Callable[..., Path], kept: set[int], page: int) -> None:
+    """Of the tables themselves, or of the page tables on the way: all is shown that is known, and the status is 2."""
+    status, out, err = call("dump", image(pages=kept), "--format", "json")
+    why = f"physical page {page:#x} is not in this image"
+    assert status == 2 and err.rstrip().endswith(why)
+    (found,) = valid(json.loads(out))["cpus"]
+    assert {found[table]["error"] for table in ("gdt", "idt", "tss")} == {why}
+
+
+def test_an_idt_limit_of_0xffff(image: Callable[..., Path]) -> None:
+    path = image(idtr=TableRegister(BASE, 0xFFFF))
+    found = cpu(path)["idt"]
+    assert found["limit"] == 0xFFFF
+    assert [gate["vector"] for gate in found["gates"]] == list(range(256)), "256 are read, no more"
+    assert "IDT  base 0xffff800000000000, limit 0xffff: 4096 gates (256 are read)" in output("dump", path)
+
+
+def test_compatibility_mode(image: Callable[..., Path]) -> None:
+    """A 32-bit CS under long mode: gates and system descriptors keep their 16 bytes."""
+    path = image(cs=Segment(0x23, 0, 0xFFFF_FFFF, 0x00CF_FB00), rip=0x8048000, efer=None)
+    found = cpu(path)
+    assert found["mode"] == "compat"
+    assert found["assumed"][0] == "EFER.LME=1 (a table lies above 4 GiB)"
+    assert (len(found["idt"]["gates"]), len(found["idt"]["gates"][0]["raw"])) == (8, 32)
+    assert found["tss"]["ist"][0] == hex(BASE + 0x2000)
+    assert "CPU 0  compatibility mode (32-bit code in long mode), ring 3" in output("dump", path)
+
+
+def test_a_descriptor_whose_second_half_is_beyond_the_limit(image: Callable[..., Path]) -> None:
+    path = image(gdtr=TableRegister(BASE, 0x1F))
+    last = cpu(path)["gdt"]["entries"][-1]
+    assert (last["kind"], last["truncated"], len(last["raw"])) == ("tss-available", True, 16)
+    assert "truncated: its second half is beyond the limit" in output("dump", path)
+
+
+def test_a_table_cut_in_the_middle_of_an_entry(image: Callable[..., Path]) -> None:
+    path = image(gdtr=TableRegister(BASE, 0x14), idtr=TableRegister(BASE + specimens.IDT, 0x18))
+    found = cpu(path)
+    assert found["gdt"]["tail"] == bytes(specimens.tables()[0x10:0x15]).hex()
+    assert len(found["idt"]["gates"]) == 1
+    text = output("dump", path)
+    assert "limit 0x14: 2 slots and 5 bytes" in text and "limit 0x18: 1 gates and 9 bytes" in text
+
+
+def test_a_null_descriptor_that_is_not_zero(image: Callable[..., Path]) -> None:
+    path = image({FRAME: b"x86\0abcd"})
+    assert "null, but not zero: 7838360061626364 (legal: the CPU never reads it)" in output("dump", path)
+    assert cpu(path)["gdt"]["entries"][0]["raw"] == b"x86\0abcd".hex()
+
+
+def test_a_selector_into_the_upper_half_of_a_descriptor(image: Callable[..., Path]) -> None:
+    path = image({FRAME + specimens.IDT: bytes(Gate.interrupt(BASE, 0x20))})
+    text = output("dump", path)
+    assert "selector 0x20 is the upper half of the tss-available at 0x18; taken alone: " in text
+
+
+def test_types_that_64_bit_mode_refuses(image: Callable[..., Path]) -> None:
+    task = bytes(Gate.interrupt(0, 0x18).replace(type=5))
+    path = image({FRAME + specimens.IDT + 8 * 7: task, FRAME + 8: bytes(SegmentDescriptor(p=True, type=0x5))})
+    path = image({FRAME + specimens.IDT + 16: task, FRAME + 0x10: bytes(SegmentDescriptor(p=True, type=0x5))})
+    found, text = cpu(path), output("dump", path)
+    assert (found["idt"]["gates"][1]["kind"], found["gdt"]["entries"][2]["kind"]) == ("refused", "refused")
+    assert task.hex() in text and "task gate" in text
+
+
+def test_an_ldt_and_a_call_gate(image: Callable[..., Path]) -> None:
+    ldt = Gdt()
+    ldt.append(SegmentDescriptor.user_code())
+    ldt.append(CallGate.to(BASE + 0x1234, 8, dpl=3))
+    path = image({FRAME + 0x800: bytes(ldt)}, ldtr=Segment(0x28, BASE + 0x800, 0x1F, 0x8200))
+    found = cpu(path)["ldt"]
+    assert (found["base"], [entry["kind"] for entry in found["entries"]]) == (
+        hex(BASE + 0x800),
+        ["null", "code64", "call-gate"],
+    )
+    assert (found["entries"][2]["offset"], found["entries"][2]["target"]) == (hex(BASE + 0x1234), 8)
+    assert f"LDT  base {BASE + 0x800:#x}, limit 0x1f: 4 slots" in output("dump", path)
+
+
+def test_open_ports(image: Callable[..., Path]) -> None:
+    ports = bytes(IoMap.allowing([0x3F8, 0x3F9, 0x60]))
+    tss = bytes(Tss(rsp0=BASE + 0x2000)) + ports
+    path = image({FRAME + 0x400: tss}, tr=Segment(0x18, BASE + 0x400, len(tss) - 1, 0x8B00))
+    assert cpu(path)["tss"]["open_ports"] == [[0x60, 0x60], [0x3F8, 0x3F9]]
+    assert "I/O map  base 0x68: open to ring 3: 0x60, 0x3f8-0x3f9" in output("dump", path)
+
+
+def test_a_tss_that_ends_early(image: Callable[..., Path]) -> None:
+    path = image(tr=Segment(0x18, BASE + TSS, 0x2B, 0x8B00))
+    tss = cpu(path)["tss"]
+    assert (tss["rsp"][0], tss["ist"], tss["iopb"]) == (hex(BASE + 0x3000), [hex(BASE + 0x2000), *[None] * 6], None)
+    assert "IST2  beyond the limit" in output("dump", path)
+
+
+def test_stacks(image: Callable[..., Path]) -> None:
+    stacks = {stack["name"]: stack for stack in cpu(image())["tss"]["stacks"]}
+    assert (stacks["IST1"]["bottom"], stacks["IST1"]["size"]) == (hex(BASE), 0x2000)
+    assert stacks["IST1"]["below"] == f"{BASE - 0x1000:#x} is not canonical" and stacks["IST1"]["above"] is None
+    assert stacks["RSP0"]["above"] == "PTE not present"
+
+
+def test_real_mode(image: Callable[..., Path]) -> None:
+    path = image(
+        {0: bytes(range(256)) * 16}, cr0=0x10, cs=Segment(0xF000, 0xF0000, 0xFFFF, 0x9B00), idtr=TableRegister(0, 0x3FF)
+    )
+    found = cpu(path)
+    assert found["mode"] == "real" and not {"idt", "tss", "ldt"} & found.keys()
+    assert found["ivt"][1] == {"vector": 1, "segment": 0x0706, "offset": "0x504", "raw": "04050607"}
+    assert "0x01        0706:0504  (0x7564)" in output("dump", path)
+
+
+# Symbols
+
+
+def test_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    gates = dumped(CORE, "--symbols", MAP)["cpus"][0]["idt"]["gates"]
+    assert (gates[8]["handler"], gates[14]["handler"]) == ("asm_exc_double_fault", "asm_exc_page_fault")
+    assert "handler" not in dumped(CORE)["cpus"][0]["idt"]["gates"][0]
+
+
+def test_the_kernel_was_moved(tmp_path: Path) -> None:
+    """KASLR: with symbols as linked, the offset is worked out from the gates, or given."""
+    offset = 0xE00_0000
+    lines = [line.split() for line in MAP.read_text().splitlines()]
+    linked = [f"{(int(a, 16) - offset) % 2**64:016x} {t} {n}\n" for a, t, n in lines if a.startswith("ffffffff")]
+    (tmp_path / "System.map").write_text("".join(linked))
+    expected = dumped(CORE, "--symbols", MAP)["cpus"][0]["idt"]
+    found = dumped(CORE, "--symbols", tmp_path / "System.map")
+    assert [gate["handler"] for gate in found["cpus"][0]["idt"]["gates"][:20]] == [
+        gate["handler"] for gate in expected["gates"][:20]
+    ]
+    assert found["image"]["remarks"] == [f"the kernel was moved by {offset:#x}: the one offset that fits its gates"]
+    given = dumped(CORE, "--symbols", tmp_path / "System.map", "--kaslr-offset", hex(offset))
+    assert given["cpus"] == found["cpus"] and given["image"]["remarks"] == []
+    wrong = dumped(CORE, "--symbols", tmp_path / "System.map", "--kaslr-offset", 0)
+    assert wrong["cpus"][0]["idt"]["gates"][8]["handler"] != "asm_exc_double_fault"
+
+
+def test_registers_are_those_of_the_machine(image: Callable[..., Path]) -> None:
+    found = cpu(image(), "--reg", "cr2=0xdead", "--reg", "star=0x23001000000000")["registers"]
+    assert (found["cr2"], found["star"], found["efer"]) == ("0xdead", "0x23001000000000", None)
+    assert Registers().cpl is None and found["cpl"] == 0
+
+
+def test_system_descriptors_show_their_size(image: Callable[..., Path]) -> None:
+    path = image({FRAME + 0x18: bytes(SystemDescriptor.tss(BASE + TSS).replace(g=True))})
+    assert cpu(path)["gdt"]["entries"][3]["effective_limit"] == 0x67FFF
