@@ -21,11 +21,15 @@ assert {rule.check.__module__ for rule in RULES} == {m.__name__ for m in (gates,
 
 
 class Report(Record):
-    """What the rules say of one CPU: findings, the worst first, and the rules that could not be decided."""
+    """What the rules say of one CPU: findings, the worst first, and the rules that could not be decided.
+
+    `accepted` counts findings that were left out because they are known.
+    """
 
     machine: Machine
     findings: tuple[Finding, ...] = ()
     not_checked: tuple[NotChecked, ...] = ()
+    accepted: int = 0
 
     @property
     def failed(self) -> bool:

@@ -215,7 +215,7 @@ def irq_on_exception(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     if not image.symbols:
         if cpu.present:
-            cpu.lack("symbols")
+            cpu.lack("symbols (--symbols FILE)")
         return
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None

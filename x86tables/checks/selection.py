@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeAlias
 
-    from .catalogue import Finding, Rule
+    from .catalogue import Rule
 
     Known: TypeAlias = "frozenset[tuple[int | None, str, str]]"
 
@@ -74,9 +74,9 @@ def read_baseline(path: str) -> Known:
 def without(reports: Iterable[Report], known: Known) -> list[Report]:
     """The reports with new findings only."""
 
-    def new(cpu: int, finding: Finding) -> bool:
-        return not {(cpu, finding.rule, finding.where), (None, finding.rule, finding.where)} & known
-
-    return [
-        report.replace(findings=tuple(f for f in report.findings if new(report.machine.cpu, f))) for report in reports
-    ]
+    left = []
+    for report in reports:
+        cpu = report.machine.cpu
+        new = [f for f in report.findings if not {(cpu, f.rule, f.where), (None, f.rule, f.where)} & known]
+        left.append(report.replace(findings=tuple(new), accepted=len(report.findings) - len(new)))
+    return left

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..story import Handler, Loop, Story
     from ..symbols import Symbols
 
-COLOURS = {"survives": "32", "triple-fault": "31", "loops": "31", "unknown": "33"}
+COLOURS = {"survives": "32", "triple-fault": "31", "loops": "31", "unknown": "33", "error": "31", "warning": "33"}
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{5,16}\b")
 
 
@@ -39,33 +39,40 @@ def coloured(word: str) -> str:
 # Text
 
 
-def check(image: Image, judgements: Sequence[Judgement], all_steps: bool = False) -> Iterator[str]:
-    """The lines that `check` prints of verdicts: per CPU the two answers, why, the trace, the room on each stack."""
+def check(
+    image: Image,
+    judgements: Sequence[Judgement],
+    all_steps: bool = False,
+    below: Sequence[Iterable[str]] | None = None,
+) -> Iterator[str]:
+    """The lines that `check` prints: per CPU the two answers, why, the trace, the room on each stack, and what stands
+    `below` it (findings)."""
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
         yield f"  note: {remark}"
-    for judgement in judgements:
+    for judgement, lines in zip(judgements, below or [()] * len(judgements), strict=True):
         yield ""
         yield from _judgement(judgement, image.symbols, all_steps)
+        yield from lines
 
 
 def _judgement(judgement: Judgement, symbols: Symbols, all_steps: bool) -> Iterator[str]:
     machine, overflow = judgement.machine, judgement.overflow
     yield f"CPU {machine.cpu}  {coloured(judgement.verdict)}{_answer(judgement)}"
-    yield from _wrap(f"  {overflow.reason}{_handler_name(overflow, symbols)}", "  ")
+    yield from wrap(f"  {overflow.reason}{_handler_name(overflow, symbols)}", "  ")
     if not machine.wide:
         return
-    yield from _wrap(f"  stack  {_stack(judgement.stack)}", "         ")
+    yield from wrap(f"  stack  {_stack(judgement.stack)}", "         ")
     for remark in overflow.remarks:
-        yield from _wrap(f"  note   {remark}", "         ")
+        yield from wrap(f"  note   {remark}", "         ")
     if machine.assumed:
-        yield from _wrap(f"  assumed: {'; '.join(machine.assumed)}", "         ")
+        yield from wrap(f"  assumed: {'; '.join(machine.assumed)}", "         ")
     yield from _scenario(overflow, symbols, all_steps)
     for scenario in judgement.scenarios:
         if scenario is not overflow:
             yield ""
-            yield from _wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
+            yield from wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
             yield from _ways(scenario)
             if scenario.verdict != SURVIVES:
                 yield from _scenario(scenario, symbols, all_steps)
@@ -120,10 +127,10 @@ def _ways(scenario: Scenario) -> Iterator[str]:
         yield f"    {len(scenario.ways)} ways: " + ", ".join(f"{count} {name}" for name, count in counts.items())
         for name in counts.keys() - {SURVIVES}:
             first = next(way for way in scenario.ways if way.verdict == name)
-            yield from _wrap(f"      {first.name}: {first.reason}", "        ")
+            yield from wrap(f"      {first.name}: {first.reason}", "        ")
         return
     for way in scenario.ways:
-        yield from _wrap(f"    {way.name}: {coloured(way.verdict)}: {way.reason}", "      ")
+        yield from wrap(f"    {way.name}: {coloured(way.verdict)}: {way.reason}", "      ")
         if way.story is not None and way.story.loop is not None:
             yield f"      {_loop(way.story.loop)}"
 
@@ -157,7 +164,7 @@ def story(told: Story, symbols: Symbols, all_steps: bool = False) -> Iterator[st
     if told.loop is not None and told.loop.at >= len(told.deliveries):
         yield f"    ... {_loop(told.loop)}"
     ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "goes round", "unknown": "not known"}
-    yield from _wrap(f"    => {ending[told.outcome]}: {told.reason}", "       ")
+    yield from wrap(f"    => {ending[told.outcome]}: {told.reason}", "       ")
 
 
 def trace(
@@ -174,12 +181,12 @@ def trace(
         if last.pushed is not None:
             values = {name: value for name, value in last.pushed.asdict().items() if not name.startswith("reserved")}
             shown = ", ".join(f"{name.replace('_', ' ')} {value:#x}" for name, value in reversed(values.items()))
-            yield from _wrap(f"    frame at {hexadecimal(last.registers.rsp)}: {shown}", "      ")
+            yield from wrap(f"    frame at {hexadecimal(last.registers.rsp)}: {shown}", "      ")
         if last.outcome == DELIVERED:
             r = last.registers
             selectors = [f"{name} {s.selector:#x}" for name, s in (("cs", r.cs), ("ss", r.ss)) if s is not None]
             rest = [f"{name} {hexadecimal(r[name])}" for name in ("rip", "rsp", "rflags", "cr2") if r[name] is not None]
-            yield from _wrap(f"    then {', '.join(selectors + rest)}", "      ")
+            yield from wrap(f"    then {', '.join(selectors + rest)}", "      ")
 
 
 def _delivery(delivery: Delivery, handler: Handler | None, symbols: Symbols, all_steps: bool) -> Iterator[str]:
@@ -208,7 +215,7 @@ def _step(step: Step, symbols: Symbols) -> Iterator[str]:
     address = "" if step.address is None else f"{step.address:#x}"
     head = f"      {step.step:<16}{address:<19} "
     found = step.found if step.rule in ("read", "written", "can be pushed to") else f"{step.found}: {step.rule}"
-    yield from _wrap(head + _named(found, symbols) + _name_of(step, symbols), " " * 44)
+    yield from wrap(head + _named(found, symbols) + _name_of(step, symbols), " " * 44)
 
 
 def _name_of(step: Step, symbols: Symbols) -> str:
@@ -256,7 +263,7 @@ def _width() -> int:
     return max(80, min(100, os.get_terminal_size().columns)) if sys.stdout.isatty() else 100
 
 
-def _wrap(line: str, indent: str) -> Iterator[str]:
+def wrap(line: str, indent: str) -> Iterator[str]:
     """The line broken at spaces so that it stays within the width."""
     width = _width()
     while len(line) > width and (cut := line.rfind(" ", len(indent) + 1, width + 1)) > len(indent):

@@ -1,0 +1,43 @@
+"""Findings of rules: as text below a verdict, and as plain values for JSON."""
+
+from __future__ import annotations
+
+from .verdict import coloured, wrap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ..checks import Report
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The lines that `check` prints of one CPU: what was found, what was not checked, and where to read on."""
+    if not report.machine.long_mode:
+        return
+    yield ""
+    known = f" ({report.accepted} known, not shown)" if report.accepted else ""
+    yield f"  findings{known}" if report.findings else f"  no findings{known}"
+    for finding in report.findings:
+        pad = " " * (8 - len(finding.severity))
+        yield f"    {coloured(finding.severity)}{pad} {finding.rule}  {finding.where}"
+        yield from wrap(f"             {finding.message}", " " * 13)
+    by_needs: dict[str, list[str]] = {}
+    for gap in report.not_checked:
+        by_needs.setdefault(gap.needs, []).append(gap.rule)
+    for needs, rules in by_needs.items():
+        names = ", ".join(rules) if len(rules) < 7 else f"{len(rules)} rules, {rules[0]} .. {rules[-1]}"
+        yield from wrap(f"  not checked: {names} ({needs})", "    ")
+    if report.findings:
+        yield f"  `x86tables explain {report.findings[0].rule}` says why, and how to fix it"
+
+
+def data(report: Report) -> dict[str, Any]:
+    """`findings` and `not_checked` of one CPU."""
+    return {
+        "findings": [
+            {"rule": f.rule, "severity": f.severity, "where": f.where, "message": f.message} for f in report.findings
+        ],
+        "not_checked": [{"rule": gap.rule, "needs": gap.needs} for gap in report.not_checked],
+    }
