@@ -1,4 +1,4 @@
-"""Source lines for addresses, from an ELF file's DWARF: only the units that an address asked for lies in are decoded."""
+"""Source lines for addresses, from an ELF file's DWARF: a unit is decoded when an address in it is asked for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Lines:
     """
 
     def __init__(self, data: Data) -> None:
-        self._data = data
+        self._data: Any = data
         self._dwarf: Any = None
         self._opened = False
         self._ranges: list[tuple[int, int, int]] = []  # start, stop, offset of the unit

@@ -103,7 +103,7 @@ class End(Record):
 
 
 def _registers(block: str) -> Registers | None:
-    from . import monitor
+    from ..readers import monitor
 
     try:
         return monitor.parse(block, "log")[0]
