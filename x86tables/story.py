@@ -20,6 +20,7 @@ SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "u
 HANDLER_STACK = 128  # the 15 general registers and a return address
 FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
 MOST_EVENTS = 10_000
+SHORT = 4 * PAGE  # a stack that is eaten up round by round, with none left out
 FARTHEST = 1 << 30  # how far down a stack that is eaten up is followed
 
 
@@ -153,9 +154,11 @@ class Rounds:
     def __init__(self, state: State) -> None:
         self.state = state
         self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
-        self._snapshots: dict[tuple[object, ...], tuple[int, dict[int, int | None]]] = {}
+        self._snapshot: tuple[tuple[object, ...], int, dict[int, int | None]] | None = None
         self._loop: Loop | None = None
         self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
+        self._deepest: tuple[int, int] | None = None  # its last place on the first stack that it ate
+        self._elsewhere = False  # it has gone on to another stack since
 
     def stuck(self, event: Event, deliveries: list[Delivery]) -> str:
         """Why it will go on like this for ever, when it will; "" otherwise. Moves RSP ahead over like rounds."""
@@ -165,24 +168,29 @@ class Rounds:
         places = self._seen.setdefault(key, [])
         places.append((len(deliveries), rsp))
         if any(at == rsp for _, at in places[:-1]):
+            self._elsewhere = True
             return self._same((*key, rsp), deliveries)
         if self._key in (None, key) and len(places) >= 3:
             (_, first), (start, second), (stop, third) = places[-3:]
             if self._loop is None and first - second == second - third > 0:
                 round_ = tuple(delivery.vector or 0 for delivery in deliveries[start:stop])
                 self._key, self._loop = key, Loop(round_, second - third, 0, stop)
-            if self._loop is not None:
+            if self._loop is not None and stop - start == len(self._loop.vectors) and not self._elsewhere:
+                self._deepest = places[-1]
                 return self._ahead(self._loop)
+            self._elsewhere = self._loop is not None
         return ""
 
     def _same(self, key: tuple[object, ...], deliveries: list[Delivery]) -> str:
         """The same registers have come again; with the same memory too, it never ends."""
-        count, written = self._snapshots.get(key) or (0, None)
-        if written == self.state.written:
+        known, count, written = self._snapshot or (None, 0, {})
+        if known == key and written == self.state.written:
             round_ = tuple(delivery.vector or 0 for delivery in deliveries[count:])
             self._key, self._loop = None, Loop(round_, 0, None, len(deliveries))
             return "the same again for ever"
-        self._snapshots[key] = len(deliveries), dict(self.state.written)
+        # one snapshot is enough, taken again later and later: what goes round comes to it some time
+        if known == key or len(deliveries) > 2 * count:
+            self._snapshot = key, len(deliveries), dict(self.state.written)
         return ""
 
     def _ahead(self, loop: Loop) -> str:
@@ -192,7 +200,7 @@ class Rounds:
         if free >= FARTHEST:
             self._loop = loop.replace(rounds=None)
             return f"{loop.stride} bytes deeper each time, with no end within {FARTHEST >> 20} MiB"
-        skipped = max(0, (free - PAGE) // loop.stride)
+        skipped = (free - PAGE) // loop.stride if free > SHORT else 0
         self.state.registers = self.state.registers.replace(rsp=rsp - skipped * loop.stride)
         return ""
 
@@ -228,9 +236,8 @@ class Rounds:
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
         """The loop that there was; its like rounds are taken out of the story."""
         loop = self._loop
-        if loop is None or loop.rounds is None or self._key is None:
+        if loop is None or loop.rounds is None or self._key is None or self._deepest is None:
             return loop
-        places = self._seen[self._key]
-        last = places[-1][0] - 1
-        del deliveries[loop.at : last], handlers[loop.at : last]
-        return loop.replace(rounds=(places[0][1] - places[-1][1]) // loop.stride + 1)
+        (_, first), (count, last) = self._seen[self._key][0], self._deepest
+        del deliveries[loop.at : count - 1], handlers[loop.at : count - 1]
+        return loop.replace(rounds=(first - last) // loop.stride + 1)
