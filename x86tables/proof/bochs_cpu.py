@@ -13,7 +13,7 @@ import itertools
 import bochscpu
 
 from ..delivery import DF, PF, SHUTDOWN
-from ..machine import LMA, LME, NXE, SCE, TF, Segment
+from ..machine import LA57, LMA, LME, NXE, SCE, TF, Segment
 from ..records import Record
 from .account import ENTERED, GOES_ON, NOTHING, RAISED, RUNS, TAKEN, Account, Seen
 from .bochs_memory import Pages
@@ -73,12 +73,14 @@ class _Run:
         self.walked: set[int] = set()  # page-table entries that Bochs wrote to
 
     def run(self) -> Account:
-        session, hook = bochscpu.Session(), bochscpu.Hook()
+        session, hook, cr4 = bochscpu.Session(), bochscpu.Hook(), self.machine.registers.cr4 or 0
         session.missing_page_handler = lambda address: self.pages.fill(address >> 12, self.machine.memory)
         hook.exception, hook.interrupt, hook.hlt = self.on_fault, self.on_delivery, self.on_halt
         hook.before_execution, hook.lin_access, hook.phy_access = self.on_instruction, self.on_access, self.on_walk
         try:
             session.cpu.set_state(_state(self.machine))
+            if cr4 & LA57:
+                self.pins.set_cr4(cr4)
             session.run([hook])
         finally:
             # its closure holds the session, and two sessions at a time crash

@@ -9,9 +9,10 @@ import bochscpu
 
 from ..errors import NotThere
 
-MODELS = {"intel": 27, "amd": 20}  # Tiger Lake and Ryzen, by their places in Bochs' own list
+MODELS = {"intel": 28, "amd": 20}  # Sapphire Rapids (with LA57) and Ryzen, by their places in Bochs' own list
 _MODEL_PARAMETER, _SET_MODEL = b"cpu.model", "_ZN15bx_param_enum_c3setEl"
 _DELIVER_NMI, _RAISE_INTR = "_ZN8BX_CPU_C11deliver_NMIEv", "_ZN8BX_CPU_C10raise_INTREv"
+_SET_CR4 = "_ZN8BX_CPU_C6SetCR4EP15bxInstruction_cm"
 _CLEAR_INTR = "_ZN8BX_CPU_C10clear_INTREv"
 _ACKNOWLEDGE = "_ZN8BX_CPU_C21interrupt_acknowledgeEv"
 _PIC_CALL = re.compile(rb"\x48\x8b\x78(.)\x48\x8b\x07\x48\x8b\x40(.)", re.DOTALL)  # pic = devices->?; pic->vtable->?()
@@ -52,6 +53,10 @@ class Pins:
         """Raise INTR; the controller will answer with `vector`."""
         self._vector = vector
         self._library[_RAISE_INTR]()
+
+    def set_cr4(self, value: int) -> None:
+        """Let Bochs take note of CR4, of LA57 above all: loading its state alone leaves addresses 48 bits wide."""
+        self._library[_SET_CR4](None, ctypes.c_uint64(value))
 
     def model(self, vendor: str) -> None:
         """Make the next session's CPU one of this vendor's."""
