@@ -1,0 +1,234 @@
+"""Machine: which mode its registers tell of, what is assumed, and its tables and stacks through its page tables."""
+
+from typing import Any
+
+import pytest
+import specimens
+from specimens import BASE, FRAME, TABLES, registers
+
+from x86tables.errors import NotThere
+from x86tables.machine import (
+    CET,
+    LA57,
+    LMA,
+    LME,
+    NXE,
+    PAE,
+    PE,
+    PG,
+    PSE,
+    SMAP,
+    SMEP,
+    WP,
+    Machine,
+    Registers,
+    Segment,
+    TableRegister,
+)
+from x86tables.memory import Memory
+from x86tables.paging import NX, P
+
+CODE64, CODE32, CODE16 = 0x00AF_9B00, 0x00CF_9B00, 0x008F_9B00
+PAGED = PE | PG
+
+
+def memory(patches: dict[int, bytes] | None = None) -> Memory:
+    data = specimens.memory()
+    made = Memory([(FRAME, len(data), data, 0)])
+    for address, content in (patches or {}).items():
+        made.overlay(address, content)
+    return made
+
+
+def machine(patches: dict[int, bytes] | None = None, **changes: Any) -> Machine:
+    """The specimen's machine with other registers."""
+    return Machine(registers().replace(**changes), memory(patches))
+
+
+def cs(flags: int) -> Segment:
+    return Segment(8, 0, 0xFFFF_FFFF, flags)
+
+
+# cr0, cr4, EFER (None: not known), flags of CS (None: not known) -> mode, paging
+MODES: list[tuple[int | None, int | None, int | None, int | None, str, str]] = [
+    (0x10, 0, None, 0x9B00, "real", "none"),
+    (0x10, 0, 0, None, "real", "none"),
+    (PE, 0, None, CODE32, "protected32", "none"),
+    (PE, 0, 0, CODE32, "protected32", "none"),
+    (PE, 0, None, CODE16, "protected16", "none"),
+    (PE, 0, None, None, "protected32", "none"),
+    (PAGED, 0, None, CODE32, "protected32", "32-bit"),
+    (PAGED, PSE, None, CODE16, "protected16", "32-bit"),
+    (PAGED, PAE, 0, CODE32, "protected32", "PAE"),
+    (PAGED, PAE, NXE, CODE32, "protected32", "PAE"),
+    (PAGED, PAE, LME | LMA, CODE64, "long64", "4-level"),
+    (PAGED, PAE, LME | LMA, CODE32, "compat", "4-level"),
+    (PAGED, PAE, LME | LMA, CODE16, "compat", "4-level"),
+    (PAGED, PAE, LME | LMA, None, "long64", "4-level"),
+    (PAGED, PAE | LA57, LME | LMA, CODE64, "long64", "5-level"),
+    (PAGED, PAE, None, CODE64, "long64", "4-level"),
+    (PAGED, PAE, None, CODE32, "compat", "4-level"),  # the tables lie above 4 GiB
+    (PE, PAE, LME, CODE32, "protected32", "none"),  # LME set, paging not yet on
+    (None, None, None, None, "long64", "4-level"),  # only CR3 is known
+    (None, None, None, CODE32, "long64", "4-level"),
+]
+
+
+@pytest.mark.parametrize(("cr0", "cr4", "efer", "flags", "mode", "paging"), MODES)
+def test_modes(cr0: int | None, cr4: int | None, efer: int | None, flags: int | None, mode: str, paging: str) -> None:
+    found = machine(cr0=cr0, cr4=cr4, efer=efer, cs=None if flags is None else cs(flags))
+    assert (found.mode, found.space.paging.mode) == (mode, paging)
+    assert found.wide == (mode in ("long64", "compat")) and found.long_mode == found.wide
+
+
+def test_a_real_mode_cs_does_not_make_16_bit_protected_mode() -> None:
+    assert machine(cr0=0x10, cs=Segment(0xF000, 0xF0000, 0xFFFF, 0x9B00)).mode == "real"
+
+
+def test_nothing_known_is_flat() -> None:
+    found = Machine(Registers(gdtr=TableRegister(FRAME, 0x37)), memory())
+    assert (found.mode, found.space.paging.mode) == ("long64", "flat")
+    assert found.assumed == ("64-bit mode (no control registers are known)",)
+    assert len(found.gdt) == 7
+
+
+# What is assumed, and that it is said
+
+
+def test_what_is_known_is_not_assumed() -> None:
+    found = Machine(registers().replace(efer=LME | LMA | NXE), memory(), vendor="amd", maxphyaddr=48)
+    assert found.assumed == ()
+    assert found.nxe and found.space.paging.maxphyaddr == 48
+
+
+def test_lme_by_cs() -> None:
+    assert machine().assumed[0] == "EFER.LME=1 (CS.L, CR0.PG and CR4.PAE are set)"
+
+
+def test_lme_by_the_page_tables() -> None:
+    """Compatibility mode with all tables below 4 GiB: only the shape of the page tables tells."""
+    low = {"gdtr": TableRegister(0x1000, 7), "idtr": TableRegister(0x1000, 7), "rip": 0x1000}
+    cr3 = {0x20_0000: 0x20_1003, 0x20_1000: 0x20_2003, 0x20_2000: 0x20_3003, 0x20_3008: 0x1003}
+    four = {page: bytes(0x1000) for page in range(0x20_0000, 0x20_4000, 0x1000)}
+    patches = four | {address: value.to_bytes(8, "little") for address, value in cr3.items()}
+    found = machine(patches, cs=cs(CODE32), cr3=0x20_0000, **low)
+    assert (found.mode, found.assumed[0]) == ("compat", "EFER.LME=1 (the page tables have four levels)")
+    three = {0x20_0000: 0x20_1001, 0x20_1000: 0x20_2003, 0x20_2008: 0x1003}
+    patches = four | {address: value.to_bytes(8, "little") for address, value in three.items()}
+    found = machine(patches, cs=cs(CODE32), cr3=0x20_0000, **low)
+    assert (found.mode, found.assumed[0]) == ("protected32", "EFER.LME=0 (the page tables are PAE's)")
+    assert found.translate(0x1008) == 0x1008
+
+
+def test_nxe_by_an_entry_with_bit_63() -> None:
+    entry = (FRAME | P | NX).to_bytes(8, "little")
+    leaf = machine().space
+    seen: list[int] = []
+    leaf.walk(BASE, lambda found: seen.append(found.address))
+    found = machine({seen[-1]: entry})
+    assert f"EFER.NXE=1 (the PTE at {seen[-1]:#x} has bit 63)" in found.assumed
+    assert not found.space.walk(BASE).executable
+    assert machine({seen[-1]: entry}, efer=LME | LMA).table("gdt").error == (  # type: ignore[union-attr]
+        f"page fault at {BASE:#x}: PTE has reserved bits {NX:#x} set"
+    )
+
+
+def test_nxe_is_said_to_be_assumed_when_nothing_tells() -> None:
+    assert "EFER.NXE=1 (no entry on the walks to the tables tells)" in machine().assumed
+    assert not any("NXE" in text for text in machine(cr0=PE, cr4=0).assumed)
+    assert not any("NXE" in text for text in machine(efer=LME | LMA | NXE).assumed)
+
+
+def test_shadow_stacks() -> None:
+    assert machine(cr4=0x6F0 | CET).assumed[-1] == "supervisor shadow stacks off (only CR4.CET is known)"
+
+
+def test_paging_bits() -> None:
+    paging = machine(cr4=0x6F0 | SMEP | SMAP, cr3=TABLES | 0xFFF).space.paging
+    assert (paging.root, paging.smep, paging.smap, paging.wp) == (TABLES, True, True, True)
+    assert not machine(cr0=0x8005_0033 & ~WP).space.paging.wp
+
+
+def test_a_variant_is_a_machine_of_its_own() -> None:
+    one = machine()
+    other = one.variant(registers().replace(cr4=0x6F0 | SMAP), maxphyaddr=40)
+    assert (one.space.paging.smap, other.space.paging.smap) == (False, True)
+    assert (one.maxphyaddr, other.maxphyaddr, other.gdt) == (52, 40, one.gdt)
+
+
+# Tables
+
+
+def test_tables_are_decoded() -> None:
+    found = machine()
+    assert found.gdt[8].kind == "code64" and len(found.idt) == 8
+    assert (found.tss.rsp0, found.tss.ist1) == (BASE + 0x3000, BASE + 0x2000)
+    assert found.io_map is None
+    assert found.gates == list(found.idt)
+
+
+def test_tables_of_a_machine_do_not_change() -> None:
+    found = machine()
+    with pytest.raises(ValueError, match="frozen"):
+        found.gdt[8] = found.gdt[0x10]
+    with pytest.raises(ValueError, match="frozen"):
+        found.idt[0] = found.idt[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "table", "why"),
+    [
+        ({"tr": Segment(0, 0, 0xFFFF, 0x8B00)}, "tss", "no TSS: TR is null: never loaded"),
+        ({"tr": Segment(3)}, "tss", "no TSS: TR is null: never loaded"),
+        ({"tr": None}, "tss", "no TSS: TR is not known"),
+        ({"gdtr": None}, "gdt", "no GDT: GDTR is not known"),
+        ({"ldtr": Segment(0)}, "ldt", "no LDT: LDTR is null"),
+        ({"idtr": TableRegister(BASE + 0x3000, 0xFFF)}, "idt", f"the IDT at {BASE + 0x3000:#x} cannot be read: page"),
+    ],
+)
+def test_tables_that_are_not_there(changes: dict[str, Any], table: str, why: str) -> None:
+    with pytest.raises(NotThere, match=why):
+        getattr(machine(**changes), table)
+
+
+def test_a_table_with_a_hole() -> None:
+    """Three pages, one that is missing, and the first again."""
+    table = machine(gdtr=TableRegister(BASE + 0x2000, 0x2FFF)).table("gdt")
+    assert table is not None and table.error is None
+    assert [(hole.start, hole.stop) for hole in table.holes] == [(0x1000, 0x2000)]
+    assert table.known(0xFF8, 0x1000) and not table.known(0xFF8, 0x1001) and table.known(0x2000, 0x3000)
+    assert table.data[0x1000:0x2000] == bytes(0x1000) and table.data[0x2000:] == specimens.tables()
+    assert not table.known(0x2FF8, 0x3001), "beyond the limit nothing is known"
+
+
+def test_a_table_that_wraps_around_the_end_of_memory() -> None:
+    table = machine(gdtr=TableRegister(2**64 - 8, 0xF)).table("gdt")
+    assert table is not None and table.error is not None
+
+
+# Stacks: the address of a stack is its end
+
+
+def test_a_stack_ends_below_its_pointer() -> None:
+    stack = machine().stack(BASE + 0x3000)
+    assert (stack.top, stack.bottom, stack.size) == (BASE + 0x3000, BASE, 0x3000)
+    assert stack.below == f"{BASE - 0x1000:#x} is not canonical" and stack.above == "PTE not present"
+
+
+def test_a_stack_inside_a_page_has_nothing_above_to_say() -> None:
+    stack = machine().stack(BASE + 0x1010)
+    assert (stack.size, stack.above) == (0x1010, None)
+
+
+def test_no_stack_at_all() -> None:
+    stack = machine().stack(BASE + 0x4000)
+    assert (stack.size, stack.bottom, stack.below) == (0, BASE + 0x4000, "PTE not present")
+
+
+def test_the_search_for_a_guard_ends() -> None:
+    stack = machine().stack(BASE + 0x3000, most=0x2000)
+    assert (stack.size, stack.below) == (0x2000, None)
+
+
+def test_a_stack_at_the_bottom_of_memory() -> None:
+    assert machine().stack(0).size == 0

@@ -1,0 +1,108 @@
+"""Names for addresses, where they come from, and how far a kernel was moved."""
+
+from pathlib import Path
+
+import pytest
+import specimens
+from hypothesis import given
+from hypothesis import strategies as st
+from specimens import BASE
+
+from x86tables.errors import ImageError, NotThere
+from x86tables.image import Options
+from x86tables.readers import address, open_image, read_symbols
+from x86tables.symbols import Symbols, parse_map
+
+KERNEL = Symbols([(0x1000, "start"), (0x1010, "handler"), (0x1010, "alias"), (0x9000, "gdt"), (0x9100, "twice")])
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(0xFFF, None), (0x1000, "start"), (0x100F, "start+0xf"), (0x1010, "alias"), (0x1018, "alias+0x8")],
+)
+def test_the_nearest_symbol_below(where: int, name: str | None) -> None:
+    assert KERNEL.name(where) == name
+
+
+def test_far_from_any_symbol_there_is_no_name() -> None:
+    assert KERNEL.name(0x9100 + 0x10000) == "twice+0x10000"
+    assert KERNEL.name(0x9100 + 0x10001) is None
+    assert KERNEL.name(0x9110, reach=0xF) is None
+
+
+def test_addresses_by_name() -> None:
+    assert KERNEL.address("gdt") == 0x9000
+    with pytest.raises(NotThere, match="no symbol 'idt'"):
+        KERNEL.address("idt")
+    with pytest.raises(NotThere, match="ambiguous: 0x1, 0x2"):
+        Symbols([(1, "same"), (2, "same")]).address("same")
+    assert Symbols([(1, "same"), (1, "same")]).address("same") == 1
+
+
+def test_what_the_command_line_calls_an_address() -> None:
+    assert [address(text, KERNEL) for text in ("0x9000", "4096", "gdt")] == [0x9000, 0x1000, 0x9000]
+    with pytest.raises(ValueError, match="no symbol 'idt'"):
+        address("idt", KERNEL)
+    with pytest.raises(ValueError, match="give --symbols"):
+        address("idt", Symbols())
+
+
+def test_moving_wraps_as_addresses_do() -> None:
+    assert KERNEL.moved(0xFFFF_FFFF_0000_0000).address("gdt") == 0xFFFF_FFFF_0000_9000
+    assert KERNEL.moved(-0x1000).address("start") == 0
+    assert Symbols([(0xFFFF_FFFF_8100_0000, "text")]).moved(1 << 63).address("text") == 0x7FFF_FFFF_8100_0000
+
+
+# KASLR
+
+HANDLERS = st.lists(st.integers(0, 1 << 20), min_size=8, max_size=30, unique=True)
+
+
+@given(HANDLERS, st.integers(-(1 << 18), 1 << 18).map(lambda pages: pages << 12))
+def test_the_offset_is_the_one_that_fits(handlers: list[int], offset: int) -> None:
+    """Moved by `offset`, a few gates between symbols: it is that, or there are several and it is none."""
+    symbols = Symbols((place + (1 << 40), f"handler{place}") for place in handlers)
+    gates = [place + (1 << 40) + offset for place in handlers]
+    lost = len(gates) // 5
+    gates[:lost] = [gate + (1 << 21) + 1 for gate in gates[:lost]]
+    assert symbols.offset_for(gates) in (offset, None)
+    low = {place & 0xFFF for place in handlers}
+    if len(low) == len(handlers) and not {gate & 0xFFF for gate in gates[:lost]} & low:
+        assert symbols.offset_for(gates) == offset
+
+
+def test_an_offset_that_is_a_guess_is_none() -> None:
+    symbols = Symbols((0x1000 * page + 8 * place, "same") for page in range(8) for place in range(8))
+    gates = [0x10_0000 + 8 * place for place in range(8)]
+    assert symbols.offset_for(gates) is None, "every page fits"
+    assert symbols.offset_for([0x8, 0x10, 0x18]) is None, "three gates tell nothing"
+    assert Symbols((8 * n, "other") for n in range(4)).offset_for([4, 12, 20, 28]) is None, "none fits"
+    half = Symbols((8 * place, "half") for place in range(4))
+    assert half.offset_for(gates) is None, "half of the gates would be nowhere"
+
+
+# Where they come from
+
+
+def test_system_map() -> None:
+    text = b"ffffffff81000000 T _text\n0000000000000000 A fixed\nffffffffc0000000 t mod_fn\t[module]\nnonsense\n"
+    symbols = parse_map(text, "map")
+    assert symbols.pairs == [(0, "fixed"), (0xFFFFFFFF81000000, "_text"), (0xFFFFFFFFC0000000, "mod_fn")]
+    with pytest.raises(ImageError, match="map: no symbols"):
+        parse_map(b"nothing of the kind\n", "map")
+
+
+def test_elf_symbols(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(specimens.kernel())
+    symbols = read_symbols(str(tmp_path / "kernel"))
+    assert {name for _, name in symbols.pairs} == {"gdt", "idt_table", "cpu_tss"}
+    assert symbols.address("idt_table") == 0xFFFF_FFFF_8000_0000 + specimens.IDT
+
+
+def test_symbols_name_tables_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "core").write_bytes(specimens.core())
+    (tmp_path / "map").write_bytes(specimens.SYSTEM_MAP)
+    image = open_image(str(tmp_path / "core"), Options(symbols=str(tmp_path / "map"), gdt="gdt,0x17"))
+    (machine,) = image.machines
+    assert machine.registers.gdtr is not None
+    assert (machine.registers.gdtr.base, machine.registers.gdtr.limit) == (BASE, 0x17)
