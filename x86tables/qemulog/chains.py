@@ -205,7 +205,9 @@ class Reader:
         chain, self.dead = self.dead, None
         assert chain is not None
         end = chain.attempts[-1]
-        if after is not None and end.failure is not None and end.failure.fault == PF:
+        # a CPU that stood elsewhere is another one, or this one at power-on
+        same = after is not None and after.rip == end.event.rip
+        if same and after is not None and end.failure is not None and end.failure.fault == PF:
             chain = chain.replace(attempts=(*chain.attempts[:-1], _failed(end, PF, after.cr2)))
         self._keep(chain)
 

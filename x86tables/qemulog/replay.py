@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .. import delivery
-from ..errors import UsageError
 from ..machine import Registers
 from .chains import EXCEPTION, INT, INTERRUPT, SHUTDOWN
 
@@ -11,28 +10,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..delivery import Delivery
     from ..image import Image
+    from ..machine import Machine
     from .chains import Chain
+    from .entries import Delivering
 
 
-def replay(image: Image, chain: Chain) -> Delivery | None:
-    """The same event delivered with the image's memory and the log's registers; None when the log has none.
-
-    It tells more than the log where it takes the same way: see `agrees`.
-    """
-    first, registers = chain.attempts[0], chain.first.registers
+def machine_at(image: Image, event: Delivering) -> Machine | None:
+    """A CPU with the image's memory and the registers that the log has at an event; None when it has none there."""
+    registers = event.registers
     if registers is None or not image.machines:
         return None
     if image.format == "elf":  # as linked: memory goes by linear addresses, and there are no page tables
         registers = Registers(gdtr=registers.gdtr, idtr=registers.idtr, tr=registers.tr)
-    machine = image.machines[0].variant(registers)
-    event = chain.first
-    kind = {INT: delivery.INT, INTERRUPT: delivery.INTERRUPT, EXCEPTION: delivery.EXCEPTION}
-    code = event.error_code if first.origin == EXCEPTION else None
-    sent = delivery.Event(event.vector, kind.get(first.origin, delivery.INTERRUPT), code, 0, event.cr2)
-    try:
-        return delivery.deliver(machine, sent)
-    except UsageError:  # not in long mode
+    return image.machines[0].variant(registers)
+
+
+def replay(image: Image, chain: Chain) -> Delivery | None:
+    """A chain's first event delivered with the image's memory; None when that cannot be done.
+
+    It tells more than the log where it goes the same way: see `agrees`.
+    """
+    first, event = chain.attempts[0], chain.first
+    machine = machine_at(image, event)
+    kind = {INT: delivery.INT, INTERRUPT: delivery.INTERRUPT, EXCEPTION: delivery.EXCEPTION}.get(first.origin)
+    if machine is None or kind is None or not machine.long_mode:
         return None
+    code = event.error_code if first.origin == EXCEPTION else None
+    return delivery.deliver(machine, delivery.Event(event.vector, kind, code, 0, event.cr2))
 
 
 def agrees(chain: Chain, told: Delivery) -> bool:
