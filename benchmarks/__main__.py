@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 from x86tables import Gate, schemas
 
@@ -26,15 +26,15 @@ ROUNDS, SLICE = 60, 0.004
 TABLE = random.Random(1).randbytes(256 * Gate.size)
 
 
-def spent(work: Callable[[], object], times: int) -> float:
-    start = perf_counter()
-    for _ in range(times):
-        work()
-    return (perf_counter() - start) / times
+def duel(rounds: int, *works: Callable[[], object], clock: Callable[[], float] = process_time) -> list[float]:
+    """Seconds of this process that each work takes: medians over rounds in which they take turns."""
 
+    def spent(work: Callable[[], object], times: int) -> float:
+        start = clock()
+        for _ in range(times):
+            work()
+        return (clock() - start) / times
 
-def duel(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """Seconds that each work takes: medians over rounds in which they take turns."""
     for work in works:
         work()  # what is made on first use is no part of the comparison
     times = [max(1, round(SLICE / spent(work, 1))) for work in works]
@@ -107,7 +107,7 @@ def process() -> None:
             subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, cwd=scratch)
 
         dump = [str(python.with_name("x86tables")), "dump", image.name, "--base", "0x1000", "--idt", "0x1000,0xfff"]
-        turn = duel(ROUNDS // 2, lambda: run(*dump), lambda: run(str(python), "-c", "pass"))
+        turn = duel(ROUNDS // 2, lambda: run(*dump), lambda: run(str(python), "-c", "pass"), clock=perf_counter)
         line("process", "x86tables dump", "python -c pass", turn, 4, at_most=True)
 
 
