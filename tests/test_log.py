@@ -135,6 +135,19 @@ def test_boot_loop_is_one_story() -> None:
     assert (chain.times, chain.end, chain.last) == (50, 523, 49 * 523 + 479)
 
 
+def test_reboots() -> None:
+    """A real boot loop: between the kernel's triple faults the firmware resets on purpose, by INT3 with an empty IDT."""
+    told_ = account(log("reboots"))
+    kernel, firmware = told_.chains
+    assert told_.outcome == "triple-fault"
+    assert (kernel.rule, kernel.deliberate, firmware.rule, firmware.deliberate) == ("IDT004", False, None, True)
+    end = kernel.attempts[-1].failure
+    assert end is not None
+    assert (end.cause, end.cr2) == ("same-stack", 0x108FF8)
+    firmware_alone = log("reboots").split(b"\n")[kernel.end : firmware.end]
+    assert account(b"\n".join(firmware_alone)).outcome == "reset"
+
+
 def test_the_reset_block_tells_the_last_address() -> None:
     text = raised(None, 14) + event(14, code=2, cr2=0x7FF8) + raised(14, 14) + event(8, after=0x7FF8)
     text += raised(8, 14) + "Triple fault\nCPU Reset (CPU 0)\n" + BLOCK.format(rip=0x1000, cr2=0x20FF8, idt="0 0")

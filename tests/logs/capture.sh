@@ -17,6 +17,11 @@ for fate in survives triple timer nogate noidt; do
     xz -9e <"$work/$fate.log" >"$fate.log.xz"
 done
 
+# the triple fault again and again: without -no-reboot the machine starts anew
+timeout 4 qemu-system-x86_64 -accel tcg -m 128 -display none -kernel "$work/triple.elf" -d int,cpu_reset \
+    -D "$work/reboots.log" || true
+xz -9e <"$work/reboots.log" >reboots.log.xz
+
 # the kernel of the triple fault, and the memory after it as a small core
 fate=triple
 xz -9e <"$work/$fate.elf" >"$fate.elf.xz"

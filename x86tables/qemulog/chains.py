@@ -72,8 +72,19 @@ class Chain(Record):
         return near and event.cpl == 0 and failure is not None and failure.cause == "same-stack"
 
     @property
+    def deliberate(self) -> bool:
+        """Whether this is a reset on purpose: INT3 or INT n after an empty IDT was loaded, as SeaBIOS and kernels do."""
+        first, failure = self.attempts[0], self.attempts[0].failure
+        if self.outcome != SHUTDOWN or first.origin != INT or failure is None or failure.cause != "no-idt":
+            return False
+        registers = first.event.registers
+        return registers is not None and registers.idtr is not None and not registers.idtr.limit
+
+    @property
     def rule(self) -> str | None:
         """The rule that finds in an image what decided here; None where no rule is about that."""
+        if self.deliberate:
+            return None
         failed = [attempt for attempt in self.attempts if attempt.failure is not None]
         if not failed:
             return "IDT017" if self.attempts[-1].stray else None
@@ -130,8 +141,9 @@ class Account(Record):
     @property
     def outcome(self) -> str:
         """The worst of it: `triple-fault`, `loops`, `survives` (a #DF handler was entered), `irq-as-exception`,
-        `delivery-failed` (another exception came in the place of an event), or `nothing`."""
-        if any(chain.outcome == SHUTDOWN for chain in self.chains):
+        `reset` (on purpose), `delivery-failed` (another exception came in the place of an event), or `nothing`."""
+        shutdowns = [chain for chain in self.chains if chain.outcome == SHUTDOWN]
+        if not all(chain.deliberate for chain in shutdowns):
             return "triple-fault"
         if self.round is not None:
             return "loops"
@@ -140,6 +152,8 @@ class Account(Record):
             return "survives"
         if any(end.stray for end in ends):
             return "irq-as-exception"
+        if shutdowns:
+            return "reset"
         return "delivery-failed" if self.chains else "nothing"
 
 

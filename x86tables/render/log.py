@@ -29,6 +29,7 @@ HEADLINES = {
     "loops": "It goes round: the same exception again and again",
     "survives": "A double fault, and its handler was entered: no triple fault",
     "irq-as-exception": "No fault: a hardware interrupt came on the vector of an exception",
+    "reset": "No fault: the machine was reset on purpose, by a triple fault",
     "delivery-failed": "An event could not be delivered; the exception that came in its place was",
     "nothing": "Nothing went wrong in delivery: no triple fault, no double fault",
 }
@@ -130,6 +131,10 @@ class Teller:
                 "the PIC is not remapped. It is no exception: no check_exception line leads to it, and the CPU "
                 "pushes no error code. Remap the PIC (to 32, say), or mask it, before STI"
             )
+        if chain.deliberate:
+            return (
+                f"INT {event.vector} at {place} after an empty IDT was loaded: a reset on purpose, as firmware does it"
+            )
         if chain.overflow:
             return f"the stack ran out in {place}: the page below RSP {event.rsp:#x} cannot be written"
         if first.failure is not None and first.failure.cause == "no-idt":
@@ -162,7 +167,7 @@ def text(path: str, teller: Teller) -> Iterator[str]:
     yield f"{path}: {account.lines} lines of QEMU's log"
     yield ""
     yield f"{HEADLINES[account.outcome]}{_when(account)}."
-    chains = sorted(account.chains, key=lambda chain: (chain.outcome == ENTERED, chain.first.line))
+    chains = sorted(account.chains, key=lambda chain: (chain.outcome == ENTERED, chain.deliberate, chain.first.line))
     for chain in chains[:SHOWN]:
         yield ""
         yield from _chain(chain, teller)
@@ -189,8 +194,9 @@ def text(path: str, teller: Teller) -> Iterator[str]:
 
 def _when(account: Account) -> str:
     """The line that the headline is about."""
-    wanted = SHUTDOWN if account.outcome == "triple-fault" else ENTERED
-    chains = [chain for chain in account.chains if chain.outcome == wanted]
+    wanted = SHUTDOWN if account.outcome in ("triple-fault", "reset") else ENTERED
+    on_purpose = account.outcome == "reset"
+    chains = [chain for chain in account.chains if chain.outcome == wanted and chain.deliberate == on_purpose]
     if account.outcome in ("nothing", "loops") or not chains:
         return ""
     times = sum(chain.times for chain in chains)
