@@ -219,7 +219,10 @@ class Cpu:
             return None, BEYOND
         if not self.readable(table, start, 8):
             return None, UNREADABLE
-        return decode(table.data[start : start + 16]), ""
+        code = decode(table.data[start : start + 16])
+        if isinstance(code, SystemDescriptor) and start + 15 > table.limit:
+            return None, BEYOND
+        return code, ""
 
     def behind(self, selector: int) -> Code | None:
         """What the GDT would hold at a selector beyond its limit, were the limit larger."""
@@ -345,6 +348,8 @@ class Cpu:
         """The 64-bit TSS descriptor that TR names in this GDT; None when there is none."""
         tr = self.registers.tr
         if tr is None or tr.null or not self.tr_known:
+            if not self.tr_known:
+                self.lack("TR is not known" if tr is None else "TR's selector is not known")
             return None
         code, _ = self.lookup(tr.selector)
         return code if isinstance(code, SystemDescriptor) and code.type in (TSS_AVAILABLE, TSS_BUSY) else None

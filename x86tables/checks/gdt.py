@@ -167,7 +167,7 @@ def both_l_and_d(image: Image, cpu: Cpu) -> Iterator[Finding]:
             yield Finding(f"gdt[{selector >> 3}].d_b", f"selector {selector:#x}{used}: L=1 and D=1 is reserved")
 
 
-@rule("GDT009", ERROR, "the code segment of the gates is not present 64-bit code of ring 0, and no other is")
+@rule("GDT009", ERROR, "the gates' code segment is not present 64-bit code of ring 0")
 def no_kernel_code(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: a handler's segment must be present (else #NP), code, with L=1 and D=0, and its DPL not above the CPL (else

@@ -49,7 +49,7 @@ def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: lgdt [new_gdt]; ltr ax
     """
     tr = cpu.registers.tr
-    if tr is None or tr.null or not cpu.tr_known or cpu.tss_descriptor is not None or (tr.selector & ~3) in cpu.cut_off:
+    if cpu.tss_descriptor is not None or tr is None or tr.null or not cpu.tr_known or tr.selector & ~3 in cpu.cut_off:
         return
     if not cpu.asks_for_tss:
         return
@@ -126,8 +126,8 @@ def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Bad: SystemDescriptor.tss(base, limit=0x2a)
     Good: SystemDescriptor.tss(base, limit=0x67)
     """
-    tr = cpu.registers.tr
-    if tr is None or cpu.tss is None or tr.limit >= FULL:
+    tr, table = cpu.registers.tr, cpu.tss
+    if tr is None or table is None or tr.limit >= FULL:
         return
     cut = [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 > tr.limit]
     if cut:

@@ -1,0 +1,568 @@
+"""Rules: a clean machine has no finding; each mutation trips one rule and nothing else; real systems, argued."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import IMAGES, call, output, refused
+
+from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
+from x86tables.checks.selection import find, read_baseline, select, without
+from x86tables.declared import Area, declare
+from x86tables.errors import UsageError
+from x86tables.image import Image, Options
+from x86tables.machine import Machine, Registers, Segment, TableRegister
+from x86tables.readers import open_image
+from x86tables.render import findings
+from x86tables.symbols import Symbols
+
+ROOT = Path(__file__).parent.parent
+K = 0xFFFF_FFFF_8000_0000
+GDT, IDT, TSS, CODE = K, K + 0x1000, K + 0x2000, K + 0x10_0000
+NEXT = 0x20_0000  # from a CPU's tables and stacks to those of the next
+CS, DS, UDS, UCS, TR = 0x08, 0x10, 0x18, 0x20, 0x28
+STAR = 0x0013_0008 << 32
+IST = {1: 2, 2: 3, 8: 1, 18: 4}  # vector -> stack
+
+
+def stack(number: int, cpu: int = 0) -> int:
+    """The end of stack `number` of a CPU, 16 KiB above a guard; 0 is that of RSP0."""
+    return K + 0x2_0000 + number * 0x5000 + 0x5000 + cpu * NEXT
+
+
+def handler(vector: int) -> int:
+    return CODE + vector * 16
+
+
+class Kernel:
+    """A kernel without a fault, with one CPU or two, for a mutation to spoil."""
+
+    def __init__(self, cpus: int = 1) -> None:
+        self.areas = {"code": Area("code", CODE, 0x2000, "rx"), "program": Area("program", 0x40_0000, 0x1000, "rxu")}
+        self.idt = Idt()
+        for vector in range(256):
+            dpl = 3 if vector in (3, 4, 0x80) else 0
+            self.idt[vector] = Gate.interrupt(handler(vector), CS, ist=IST.get(vector, 0), dpl=dpl)
+        self.gdt, self.tss = [], []
+        for cpu in range(cpus):
+            names = ("GDT", "IDT", "TSS") if not cpu else ("GDT1", "IDT1", "TSS1")
+            for name, base in zip(names, (GDT, IDT, TSS), strict=True):
+                self.areas[name] = Area(name, base + cpu * NEXT, 0x1000)
+            for number in range(6):
+                self.areas[f"guard{number}" + "'" * cpu] = Area("guard", stack(number, cpu) - 0x5000, 0x1000, "")
+                self.areas[f"stack{number}" + "'" * cpu] = Area("stack", stack(number, cpu) - 0x4000, 0x4000)
+            gdt = Gdt()
+            gdt.append(SegmentDescriptor.kernel_code())
+            gdt.append(SegmentDescriptor.kernel_data())
+            gdt.append(SegmentDescriptor.user_data())
+            gdt.append(SegmentDescriptor.user_code())
+            gdt.append(SystemDescriptor.tss(TSS + cpu * NEXT).replace(type=0xB))
+            self.gdt.append(gdt)
+            tops = {f"ist{number}": stack(number, cpu) for number in range(1, 5)}
+            self.tss.append(Tss(rsp0=stack(0, cpu), **tops))
+        self.registers: list[dict[str, Any]] = [{"rsp": stack(0) - 0x100, "star": STAR} for _ in range(cpus)]
+        self.symbols = {handler(vector): f"isr{vector}" for vector in range(256)}
+        self.format, self.vendor, self.own_idt = "elfcore", "intel", False
+
+    def area(self, name: str, permissions: str) -> None:
+        self.areas[name] = self.areas[name].replace(permissions=permissions)
+
+    def gate(self, *vectors: int, **changes: Any) -> None:
+        for vector in vectors:
+            self.idt[vector] = self.idt[vector].replace(**changes)
+
+    def code(self, **changes: Any) -> None:
+        self.gdt[0][CS] = SegmentDescriptor.kernel_code().replace(**changes)
+
+    def descriptor(self, cpu: int = 0, **changes: Any) -> None:
+        found = self.gdt[cpu][TR]
+        assert isinstance(found, SystemDescriptor)
+        self.gdt[cpu][TR] = found.replace(**changes)
+
+    def pointers(self, cpu: int = 0, **changes: Any) -> None:
+        self.tss[cpu] = self.tss[cpu].replace(**changes)
+
+    def image(self) -> Image:
+        for cpu in range(1, len(self.gdt)):
+            for name, data in (("GDT1", self.gdt[cpu]), ("TSS1", self.tss[cpu]), ("IDT1", self.idt)):
+                if not self.areas[name].data:
+                    self.areas[name] = self.areas[name].replace(data=bytes(data))
+        first = declare(
+            self.areas.values(),
+            gdt=(GDT, self.gdt[0]),
+            idt=(IDT, self.idt),
+            tss=(TSS, self.tss[0]),
+            registers=Registers(**self.registers[0]),
+            complete=True,
+            vendor=self.vendor,
+        )
+        machines = [first]
+        for cpu in range(1, len(self.gdt)):
+            tr = self.gdt[cpu][TR]
+            assert isinstance(tr, SystemDescriptor)
+            registers = first.registers.replace(
+                gdtr=TableRegister(GDT + cpu * NEXT, self.gdt[cpu].limit),
+                idtr=TableRegister(IDT + (cpu * NEXT if self.own_idt else 0), self.idt.limit),
+                tr=Segment(TR, tr.base, tr.effective_limit, int.from_bytes(bytes(tr)[4:8], "little")),
+                **self.registers[cpu],
+            )
+            machines.append(Machine(registers, first.memory, cpu=cpu, vendor=self.vendor))
+        return Image("kernel", self.format, first.memory, tuple(machines), Symbols(self.symbols.items()))
+
+
+def found(reports: list[Report]) -> list[tuple[int, str, str, str]]:
+    """(CPU, rule, severity, where) of every finding."""
+    return [(r.machine.cpu, f.rule, f.severity, f.where) for r in reports for f in r.findings]
+
+
+Mutation = Callable[[Kernel], object]
+
+
+def tr(**changes: Any) -> Segment:
+    """TR as it is in the clean machine, changed."""
+    return Segment(TR, TSS, 0x67, 0x8B00).replace(**changes)
+
+
+def set_register(**changes: Any) -> Mutation:
+    return lambda k: k.registers[0].update(changes)
+
+
+def declared(k: Kernel) -> None:
+    """The same as a configuration: before LTR."""
+    k.format = "config"
+    k.descriptor(type=9)
+
+
+def both(*mutations: Mutation) -> Mutation:
+    return lambda k: [mutation(k) for mutation in mutations]
+
+
+def shifted_tss(k: Kernel) -> None:
+    """A structure without the reserved quadword before IST1."""
+    k.pointers(reserved1=stack(1), ist1=stack(2), ist2=stack(3), ist3=stack(4), ist4=0)
+
+
+def second_idt(k: Kernel) -> None:
+    k.own_idt = True
+    other = Idt.parse(bytes(k.idt))
+    other[14] = other[14].replace(offset=handler(300))
+    k.areas["IDT1"] = k.areas["IDT1"].replace(data=bytes(other))
+
+
+def no_guard_at_all(k: Kernel) -> None:
+    k.areas["heap"] = Area("heap", K + 0x100_0000, 0x20_0000)
+    k.pointers(ist1=K + 0x120_0000)
+
+
+def fault_stack(k: Kernel) -> None:
+    """#PF on a stack of its own: an overflow never becomes #DF."""
+    k.gate(14, ist=5)
+    k.pointers(ist5=stack(5))
+
+
+def bitmap(k: Kernel) -> None:
+    """An I/O permission bitmap of 32 zero bytes."""
+    k.descriptor(limit=0x87)
+
+
+# rule, mutation, where, severity where it is not the rule's own, CPUs
+MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
+    ("GDT001", lambda k: k.area("GDT", ""), "gdt", "", 1),
+    ("GDT002", lambda k: k.area("GDT", "rwu"), "gdt", "", 1),
+    ("GDT003", both(lambda k: k.area("GDT", "r"), lambda k: k.code(type=0xA)), "gdt[1].type", "", 1),
+    ("GDT004", both(declared, lambda k: k.area("GDT", "r")), "gdt[5].type", "", 1),
+    ("GDT005", set_register(gdtr=TableRegister(GDT, 0x38)), "gdtr.limit", "", 1),
+    ("GDT006", set_register(gdtr=TableRegister(GDT, 0xFFFF)), "gdtr.limit", "", 1),
+    ("GDT007", set_register(gdtr=TableRegister(GDT, 0x27)), "gdtr.limit", "", 1),
+    ("GDT007", set_register(gdtr=TableRegister(GDT, 0x2F)), "gdtr.limit", "", 1),
+    ("GDT007", set_register(gdtr=TableRegister(GDT, 0x7)), "gdtr.limit", "", 1),
+    ("GDT008", lambda k: k.code(d_b=True), "gdt[1].d_b", "", 1),
+    ("GDT009", lambda k: k.code(p=False), "gdt[1]", "", 1),
+    ("GDT009", lambda k: k.code(s=False), "gdt[1]", "", 1),
+    ("GDT009", lambda k: k.code(l=False, d_b=True), "gdt[1]", "", 1),
+    ("GDT010", lambda k: k.gdt[1].__setitem__(CS, SegmentDescriptor.kernel_code().replace(avl=True)), "gdt[1]", "", 2),
+    ("IDT001", lambda k: k.gate(8, p=False), "idt[8].p", "", 1),
+    ("IDT001", both(fault_stack, lambda k: k.gate(8, p=False)), "idt[8].p", "warning", 1),
+    ("IDT001", lambda k: k.gate(*range(256), p=False), "idt", "", 1),
+    ("IDT002", lambda k: k.gate(13, 14, p=False), "idt[13,14].p", "", 1),
+    ("IDT003", lambda k: k.gate(33, s=True), "idt[33].type", "", 1),
+    ("IDT003", lambda k: k.gate(*range(40, 50), type=5), "idt[40..49].type", "", 1),
+    ("IDT004", lambda k: k.gate(8, ist=0), "idt[8].ist", "", 1),
+    ("IDT004", both(fault_stack, lambda k: k.gate(8, ist=0)), "idt[8].ist", "warning", 1),
+    ("IDT005", lambda k: k.gate(40, selector=DS), "idt[40].selector", "", 1),
+    ("IDT005", lambda k: k.gate(40, selector=0x58), "idt[40].selector", "", 1),
+    ("IDT005", lambda k: k.gate(40, selector=3), "idt[40].selector", "", 1),
+    ("IDT005", lambda k: k.gate(40, selector=UCS), "idt[40].selector", "", 1),
+    ("IDT005", lambda k: k.gate(40, selector=CS | 4), "idt[40].selector", "", 1),
+    ("IDT006", lambda k: k.gate(14, offset=handler(14) & (1 << 48) - 1), "idt[14].offset", "", 1),
+    ("IDT007", lambda k: k.gate(14, offset=K + 0x100_0000), "idt[14].offset", "", 1),
+    ("IDT007", lambda k: k.gate(14, offset=IDT), "idt[14].offset", "", 1),
+    ("IDT007", lambda k: k.gate(40, offset=IDT), "idt[40].offset", "warning", 1),
+    ("IDT007", lambda k: k.gate(22, offset=IDT), "idt[22].offset", "note", 1),
+    ("IDT008", lambda k: k.gate(14, dpl=3), "idt[14].dpl", "", 1),
+    ("IDT009", lambda k: k.gate(3, dpl=0), "idt[3].dpl", "", 1),
+    ("IDT010", set_register(idtr=TableRegister(IDT, 0xFFE)), "idtr.limit", "", 1),
+    ("IDT011", set_register(idtr=TableRegister(IDT, 7)), "idtr.limit", "", 1),
+    ("IDT012", lambda k: k.area("IDT", ""), "idt", "", 1),
+    ("IDT013", lambda k: k.area("IDT", "rwu"), "idt", "", 1),
+    ("IDT014", lambda k: k.gate(2, ist=0), "idt[2].ist", "", 1),
+    ("IDT015", both(lambda k: k.gate(6, ist=5, type=0xF), lambda k: k.gate(48, ist=5), lambda k: k.pointers(ist5=stack(5))), "idt[6].type", "", 1),  # noqa: E501
+    ("IDT016", lambda k: k.gate(0, offset=handler(14)), "idt[0,14].offset", "", 1),
+    ("IDT017", lambda k: k.symbols.update({handler(8): "timer_irq"}), "idt[8].offset", "", 1),
+    ("IDT018", second_idt, "idt[14]", "", 2),
+    ("TSS001", set_register(tr=Segment(0, 0, 0xFFFF)), "tr", "", 1),
+    ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(type=1)), "tr", "", 1),
+    ("TSS002", set_register(tr=tr(selector=0x48)), "tr", "", 1),
+    ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF)), "tr.base", "", 1),
+    ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(limit=0x77)), "tr.limit", "", 1),
+    ("TSS004", both(declared, lambda k: k.descriptor(type=0xB)), "gdt[5].type", "", 1),
+    ("TSS005", lambda k: k.descriptor(type=9), "gdt[5].type", "", 1),
+    ("TSS006", lambda k: k.descriptor(limit=0x2A), "tr.limit", "", 1),
+    ("TSS006", lambda k: k.descriptor(limit=0x4F), "tr.limit", "warning", 1),
+    ("TSS007", lambda k: k.descriptor(g=True), "gdt[5].g", "", 1),
+    ("TSS008", lambda k: k.area("TSS", ""), "tss", "", 1),
+    ("TSS008", both(set_register(tr=tr(base=TSS & 0xFFFF_FFFF)), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF)), "tss", "", 1),  # noqa: E501
+    ("TSS009", lambda k: k.area("TSS", "rwu"), "tss", "", 1),
+    ("TSS010", lambda k: k.pointers(iopb=0), "tss.iopb", "", 1),
+    ("TSS011", bitmap, "tss.iopb", "", 1),
+    ("TSS012", lambda k: k.descriptor(1, base=TSS), "tr.base", "", 2),
+    ("TSS013", lambda k: k.pointers(ist1=0), "tss.ist1", "", 1),
+    ("TSS013", lambda k: k.pointers(rsp0=0), "tss.rsp0", "warning", 1),
+    ("TSS013", lambda k: k.gate(29, ist=5), "tss.ist5", "note", 1),
+    ("TSS013", both(fault_stack, lambda k: k.pointers(ist1=0)), "tss.ist1", "warning", 1),
+    ("TSS014", shifted_tss, "tss.reserved1", "", 1),
+    ("TSS014", lambda k: k.pointers(reserved2=1), "tss.reserved2", "warning", 1),
+    ("TSS015", lambda k: k.pointers(ist1=stack(1) & (1 << 48) - 1), "tss.ist1", "", 1),
+    ("STK001", lambda k: k.pointers(ist1=stack(1) - 0x4000), "tss.ist1", "", 1),
+    ("STK001", lambda k: k.area("stack1", "r"), "tss.ist1", "", 1),
+    ("STK001", both(lambda k: k.gate(29, ist=5), lambda k: k.pointers(ist5=CODE)), "tss.ist5", "note", 1),
+    ("STK001", both(fault_stack, lambda k: k.area("stack1", "")), "tss.ist1", "warning", 1),
+    ("STK002", lambda k: k.area("guard2", "rw"), "tss.ist2", "", 1),
+    ("STK002", no_guard_at_all, "tss.ist1", "", 1),
+    ("STK003", lambda k: k.pointers(ist2=stack(1) - 64), "tss.ist1", "", 1),
+    ("STK003", lambda k: k.pointers(ist1=stack(1) - 0x4000 + 64), "tss.ist1", "", 1),
+    ("STK004", lambda k: k.pointers(ist1=stack(1) - 8), "tss.ist1", "", 1),
+    ("STK005", lambda k: k.gate(2, ist=1), "tss.ist1", "", 1),
+    ("STK005", lambda k: k.pointers(ist2=stack(4), ist4=stack(4), ist1=stack(1)), "tss.ist2,ist4", "warning", 1),
+    ("STK005", lambda k: k.gate(13, ist=1), "tss.ist1", "warning", 1),
+    ("STK005", both(lambda k: k.pointers(ist5=stack(5)), lambda k: k.gate(48, 49, ist=5)), "tss.ist5", "note", 1),
+    ("STK006", lambda k: k.pointers(1, ist1=stack(1)), "tss.ist1", "", 2),
+    ("STK007", lambda k: k.area("stack1", "rwu"), "tss.ist1", "", 1),
+    ("REG001", set_register(cs=Segment(DS, flags=0xAF9B00)), "cs", "", 1),
+    ("REG001", set_register(cs=Segment(UCS, flags=0xAF9B00)), "cs", "", 1),
+    ("REG002", set_register(ss=Segment(CS)), "ss", "", 1),
+    ("REG003", set_register(ds=Segment(TR)), "ds", "", 1),
+    ("SYS001", set_register(star=0x0013_0010 << 32), "star[47:32]", "", 1),
+    ("SYS002", set_register(star=0x000B_0008 << 32), "star[63:48]", "", 1),
+    ("SYS003", set_register(star=0x0010_0008 << 32), "star[63:48]", "warning", 1),
+    ("SYS003", both(set_register(star=0x0010_0008 << 32), lambda k: setattr(k, "vendor", "amd")), "star[63:48]", "", 1),
+    ("SYS003", set_register(star=0x0013_000B << 32), "star[47:32]", "", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("vendor", ["intel", "amd"])
+def test_clean(cpus: int, vendor: str) -> None:
+    kernel = Kernel(cpus)
+    kernel.vendor = vendor
+    for report in judge(kernel.image()):
+        assert report.findings == ()
+        assert report.not_checked == ()
+
+
+def test_clean_configuration() -> None:
+    kernel = Kernel()
+    declared(kernel)
+    assert found(judge(kernel.image())) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "mutate", "where", "severity", "cpus"), MUTATIONS, ids=[f"{m[0]}-{n}" for n, m in enumerate(MUTATIONS)]
+)
+def test_mutation(rule: str, mutate: Mutation, where: str, severity: str, cpus: int) -> None:
+    """The rule, at its place, and nothing unrelated; and the JSON of it."""
+    kernel = Kernel(cpus)
+    mutate(kernel)
+    reports = judge(kernel.image())
+    assert found(reports) == [(cpus - 1, rule, severity or find(rule).severity, where)]
+    finding = reports[-1].findings[0]
+    assert json.loads(json.dumps(findings.data(reports[-1])))["findings"] == [
+        {"rule": rule, "severity": finding.severity, "where": where, "message": finding.message}
+    ]
+    assert reports[-1].failed == (finding.severity == "error")
+
+
+def test_every_rule_is_documented_tested_unique_and_in_order() -> None:
+    identifiers = [rule.id for rule in RULES]
+    assert len(set(identifiers)) == len(identifiers)
+    order = list(TABLES)
+    assert identifiers == sorted(identifiers, key=lambda name: (order.index(name[:3]), name))
+    assert {m[0] for m in MUTATIONS} == set(identifiers), "a rule without a mutation in MUTATIONS, or the reverse"
+    for rule in RULES:
+        assert re.fullmatch(f"({'|'.join(TABLES)})[0-9]{{3}}", rule.id)
+        assert rule.severity in SEVERITIES
+        assert list(rule.sections) == ["Why", "Fix", "Bad", "Good"], rule.id
+        assert all(rule.sections.values()), rule.id
+        assert re.search(r"SDM Vol\. [123][ABC]?, ", rule.sections["Why"]), f"{rule.id} cites nothing"
+        assert rule.sections["Bad"] != rule.sections["Good"]
+        assert rule.title[0] not in ". " and not rule.title.endswith(".") and len(rule.title) < 100
+
+
+def test_docs_are_generated() -> None:
+    """`make docs` writes the page again."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-m", "x86tables.checks"]
+    page = subprocess.run(run, capture_output=True, text=True, check=True, env=environment, timeout=60).stdout
+    assert (ROOT / "docs/rules.md").read_text() == page, "docs/rules.md is stale: make docs"
+
+
+# What the messages tell
+
+
+def message(*mutations: Mutation) -> str:
+    kernel = Kernel()
+    both(*mutations)(kernel)
+    (finding,) = judge(kernel.image())[0].findings
+    return str(finding.message)
+
+
+def test_messages_name_handlers_and_hints() -> None:
+    assert "(isr8)" in message(lambda k: k.gate(8, ist=0))
+    assert "did you mean IST4?" in message(lambda k: k.gate(18, ist=5))
+    assert "is it the stack's lowest address?" in message(lambda k: k.pointers(ist1=stack(1) - 0x4000))
+    assert "bits 63:32 are lost" in message(set_register(tr=tr()), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF))
+    low = both(set_register(tr=tr(base=TSS & 0xFFFF_FFFF)), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF))
+    assert f"it is mapped at {TSS:#x}" in message(low)
+    assert message(set_register(tr=Segment(0, 0, 0xFFFF))) == (
+        "gate #DF asks for IST1, but no TSS is loaded: TR is null"
+    )
+    assert "leaves out 0x28 (TR)" in message(set_register(gdtr=TableRegister(GDT, 0x27)))
+
+
+def test_one_finding_for_a_stack_of_many_vectors() -> None:
+    kernel = Kernel()
+    kernel.gate(*range(32), ist=1)
+    kernel.area("stack1", "")
+    rules = [rule for _, rule, _, _ in found(judge(kernel.image()))]
+    assert rules.count("STK001") == 1
+
+
+# What can be reached, and what is not known
+
+
+def test_nothing_is_said_of_what_nobody_uses() -> None:
+    kernel = Kernel()
+    kernel.pointers(ist6=0x1234, ist7=1 << 63, rsp1=3, rsp2=0x7FFD_6968_3138)
+    kernel.gdt[0].append(SegmentDescriptor.kernel_data())
+    kernel.areas["GDT"] = kernel.areas["GDT"].replace(size=0x1000)
+    kernel.registers[0]["gdtr"] = TableRegister(GDT, 0x1FFF)  # its second page is the IDT, which nothing names
+    assert found(judge(kernel.image())) == []
+
+
+def test_without_ring_3_its_rules_are_silent() -> None:
+    kernel = Kernel()
+    kernel.gdt[0][UCS] = kernel.gdt[0][UDS] = SegmentDescriptor()
+    kernel.registers[0].update(star=0, efer=0xD00)
+    for name in ("GDT", "IDT", "TSS", "stack1"):
+        kernel.area(name, "rwu")
+    kernel.pointers(rsp0=0, iopb=0)
+    kernel.gate(3, dpl=0)
+    kernel.gate(2, ist=0)
+    assert found(judge(kernel.image())) == []
+
+
+def test_a_null_tr_is_fine_where_nothing_needs_one() -> None:
+    kernel = Kernel()
+    kernel.gdt[0][UCS] = kernel.gdt[0][UDS] = SegmentDescriptor()
+    kernel.registers[0].update(star=0, efer=0xD00, tr=Segment(0, 0, 0xFFFF))
+    kernel.gate(*IST, ist=0)
+    assert found(judge(kernel.image())) == [(0, "IDT004", "error", "idt[8].ist")]
+
+
+def lacking(kernel: Kernel, **registers: Any) -> dict[str, str]:
+    """Rule -> what it needs, with some registers not known."""
+    image = kernel.image()
+    (machine,) = image.machines
+    told = machine.registers.replace(**registers)
+    (report,) = judge(image.replace(machines=(machine.variant(registers=told, declared=None),)))
+    assert report.findings == ()
+    return {gap.rule: gap.needs for gap in report.not_checked}
+
+
+def test_what_is_not_known_is_not_checked() -> None:
+    assert set(lacking(Kernel(), star=None)) == {"SYS001", "SYS002", "SYS003"}
+    assert lacking(Kernel(), efer=None, star=0) == dict.fromkeys(
+        ("SYS001", "SYS002", "SYS003"), "EFER is not known (bit SCE: is SYSCALL in use)"
+    )
+    assert lacking(Kernel(), cs=None)["REG001"] == "CS is not known"
+    unknown = lacking(Kernel(), tr=None)
+    assert {"TSS001", "TSS002", "TSS006", "STK001"} <= set(unknown) and unknown["TSS001"] == "TR is not known"
+    assert {"IDT001", "IDT012", "GDT001"} <= set(lacking(Kernel(), idtr=None))
+    kernel = Kernel()
+    kernel.symbols = {}
+    assert list(lacking(kernel)) == ["IDT017"]
+
+
+def test_efer_is_asked_for_only_where_it_decides() -> None:
+    kernel = Kernel()
+    assert "IDT014" not in lacking(kernel, efer=None)
+    kernel.gate(2, ist=0)
+    assert "IDT014" in lacking(kernel, efer=None)
+
+
+def test_undeclared_memory_below_a_stack() -> None:
+    kernel = Kernel()
+    del kernel.areas["guard1"]
+    image = kernel.image()
+    ranges = [range(area.address, area.address + area.size) for area in kernel.areas.values()]
+    (report,) = judge(image.replace(machines=(image.machines[0].variant(declared=ranges),)))
+    assert report.findings == ()
+    assert {gap.rule for gap in report.not_checked} == {"STK002", "STK003"}
+    assert "the configuration says nothing of" in report.not_checked[0].needs
+
+
+def test_a_table_that_the_image_does_not_hold() -> None:
+    """The page tables are there, the IDT's page is not."""
+    kernel = Kernel()
+    image = kernel.image()
+    (machine,) = image.machines
+    frame = machine.translate(IDT) & -0x1000
+    memory = type(image.memory)(
+        (piece.start, len(piece), image.memory.read(piece.start, len(piece)), 0)
+        for whole in image.memory.ranges
+        for piece in (range(whole.start, frame), range(frame + 0x1000, whole.stop))
+        if whole.start <= frame < whole.stop
+    )
+    (report,) = judge(image.replace(machines=(machine.variant(memory=memory),)))
+    assert report.findings == ()
+    assert {gap.rule for gap in report.not_checked} >= {"IDT001", "IDT004", "IDT005", "TSS013", "STK001"}
+    assert all(f"physical page {frame:#x}" in gap.needs for gap in report.not_checked)
+
+
+def test_two_cpus_share_what_is_theirs_to_share() -> None:
+    """RSP0 belongs to whoever runs now: the same on two CPUs is no finding unless both are at ring 3."""
+    kernel = Kernel(2)
+    kernel.pointers(1, rsp0=stack(0))
+    assert found(judge(kernel.image())) == []
+
+
+def test_a_cpu_can_be_judged_alone_and_is_still_seen_beside_the_others() -> None:
+    kernel = Kernel(2)
+    kernel.descriptor(1, base=TSS)
+    image = kernel.image()
+    assert found(judge(image, image.machines[:1])) == []
+    assert found(judge(image, image.machines[1:])) == [(1, "TSS012", "error", "tr.base")]
+
+
+# Selection
+
+
+def test_select_and_ignore() -> None:
+    assert [rule.id for rule in select(["SYS,STK002"])] == ["STK002", "SYS001", "SYS002", "SYS003"]
+    assert {rule.table for rule in select(ignore=["GDT", "idt"])} == {"TSS", "STK", "REG", "SYS"}
+    assert [rule.id for rule in select(["GDT00"], ["GDT001,GDT002", "GDT003"])][:2] == ["GDT004", "GDT005"]
+    assert select() == RULES
+    with pytest.raises(UsageError, match="no rule 'IDT099'; did you mean IDT0"):
+        select(["IDT099"])
+    with pytest.raises(UsageError, match="no rule ''"):
+        select(["IDT,"])
+
+
+def test_baseline(tmp_path: Path) -> None:
+    kernel = Kernel(2)
+    kernel.gate(8, ist=0)
+    kernel.gate(3, dpl=0)
+    reports = judge(kernel.image())
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"accepted": [{"rule": "IDT004", "where": "idt[8].ist"}]}))
+    assert [rule for _, rule, _, _ in found(without(reports, read_baseline(str(own))))] == ["IDT009", "IDT009"]
+    own.write_text(json.dumps({"accepted": [{"rule": "IDT004", "where": "idt[8].ist", "cpu": 1}]}))
+    left = without(reports, read_baseline(str(own)))
+    assert [report.accepted for report in left] == [0, 1]
+    own.write_text(json.dumps({"cpus": [{"cpu": r.machine.cpu, **findings.data(r)} for r in reports]}))
+    assert found(without(reports, read_baseline(str(own)))) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"cpus": [1]}', '{"accepted": [{"rule": "IDT001"}]}'])
+def test_what_is_no_baseline(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "baseline"
+    path.write_text(text)
+    assert "baseline" in refused("check", IMAGES / "ovmf.core", "--baseline", path)
+
+
+# The commands
+
+
+def test_check_prints_findings_below_the_verdict(tmp_path: Path) -> None:
+    ovmf = IMAGES / "ovmf.core"
+    status, out, _ = call("check", ovmf)
+    assert status == 1
+    assert out.index("triple-fault") < out.index("  findings\n    error    IDT004  idt[8].ist\n")
+    assert "  not checked: SYS001, SYS002, SYS003 (STAR and EFER are not known)\n" in out
+    status, out, _ = call("check", ovmf, "--format", "json")
+    (cpu,) = json.loads(out)["cpus"]
+    assert [finding["rule"] for finding in cpu["findings"]] == ["IDT004"]
+    assert {"rule": "SYS001", "needs": "STAR and EFER are not known"} in cpu["not_checked"]
+    known = tmp_path / "known.json"
+    known.write_text(out)
+    out = call("check", ovmf, "--baseline", known)[1]
+    assert "  no findings (1 known, not shown)\n" in out
+    assert "  no findings\n" in call("check", ovmf, "--select", "TSS,STK")[1]
+    assert "did you mean IDT0" in refused("check", ovmf, "--ignore", "IDT04")
+
+
+def test_an_error_finding_is_exit_status_1() -> None:
+    linux = IMAGES / "linux.core"
+    assert call("check", linux)[0] == 0
+    assert call("check", linux, "--reg", "star=0x0023001000000000")[0] == 0
+    status, out, _ = call("check", linux, "--reg", "star=0x0023001800000000")
+    assert status == 1
+    assert "error    SYS001  star[47:32]" in out
+
+
+def test_explain() -> None:
+    out = output("explain", "idt001")
+    assert out.startswith("IDT001  error: there is no gate for #DF\n\nWhy: ")
+    assert "\nFix: set gate 8" in out and "\nBad:\n  idt[8] is all zero\n\nGood:\n  idt[8] = " in out
+    assert max(map(len, out.splitlines())) <= 100
+    listing = output("explain")
+    assert all(f"  {rule.id}  {rule.severity:<8} {rule.title}\n" in listing for rule in RULES)
+    assert max(map(len, listing.splitlines())) <= 100
+    document = json.loads(output("explain", "--format", "json"))
+    assert [row["rule"] for row in document["rules"]] == [rule.id for rule in RULES]
+    assert refused("explain", "STK99").startswith("no rule 'STK99'; did you mean STK")
+
+
+# Real systems
+
+
+ARGUED = sorted(path.stem for path in IMAGES.glob("*.findings"))
+
+
+@pytest.mark.parametrize("name", ARGUED)
+def test_findings_on_real_systems_are_argued(name: str) -> None:
+    """images/NAME.findings holds every finding, and why it is true."""
+    options = Options(symbols=str(IMAGES / f"{name}.map")) if (IMAGES / f"{name}.map").exists() else Options()
+    expected = json.loads((IMAGES / f"{name}.findings").read_text())
+    assert all(len(row["why it is true"]) > 40 for row in expected["findings"])
+    wanted = [tuple(row[key] for key in ("cpu", "rule", "severity", "where")) for row in expected["findings"]]
+    reports = judge(open_image(str(IMAGES / f"{name}.core"), options))
+    assert found(reports) == wanted
+    gaps = {gap.rule for report in reports for gap in report.not_checked}
+    assert sorted(gaps) == expected["not_checked"]
+
+
+def test_every_real_system_is_argued() -> None:
+    assert sorted(path.stem for path in IMAGES.glob("*.core")) == ARGUED
+
+
+def test_linux_in_userland_has_no_error() -> None:
+    linux = json.loads((IMAGES / "linux.findings").read_text())
+    assert not [row for row in linux["findings"] if row["severity"] == "error"]
