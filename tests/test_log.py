@@ -136,7 +136,7 @@ def test_boot_loop_is_one_story() -> None:
 
 
 def test_reboots() -> None:
-    """A real boot loop: between the kernel's triple faults the firmware resets on purpose, by INT3 with an empty IDT."""
+    """A real boot loop: between the kernel's triple faults the firmware resets on purpose: INT3, and no IDT."""
     told_ = account(log("reboots"))
     kernel, firmware = told_.chains
     assert told_.outcome == "triple-fault"

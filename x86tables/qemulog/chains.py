@@ -73,7 +73,7 @@ class Chain(Record):
 
     @property
     def deliberate(self) -> bool:
-        """Whether this is a reset on purpose: INT3 or INT n after an empty IDT was loaded, as SeaBIOS and kernels do."""
+        """Whether this is a reset on purpose: an INT after an empty IDT was loaded, as SeaBIOS and kernels do."""
         first, failure = self.attempts[0], self.attempts[0].failure
         if self.outcome != SHUTDOWN or first.origin != INT or failure is None or failure.cause != "no-idt":
             return False
