@@ -77,7 +77,7 @@ def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK, e
     state = State(at) if isinstance(at, Machine) else at
     deliveries: list[Delivery] = []
     handlers: list[Handler] = []
-    rounds = Rounds(state)
+    rounds = Rounds(state, handler_stack)
 
     def story(outcome: str, reason: str, needs: str | None = None) -> Story:
         last = deliveries[-1]
@@ -151,57 +151,62 @@ def start_handler(state: State, vector: int, handler_stack: int) -> Handler:
 class Rounds:
     """Notices when events come round again: at the same stack for ever, or each time a little deeper."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, handler_stack: int) -> None:
         self.state = state
+        self._reach = handler_stack + 64  # how far below RSP one delivery and its handler write
         self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
-        self._snapshot: tuple[tuple[object, ...], int, dict[int, int | None]] | None = None
         self._loop: Loop | None = None
         self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
-        self._deepest: tuple[int, int] | None = None  # its last place on the first stack that it ate
-        self._elsewhere = False  # it has gone on to another stack since
+        self._expected: int | None = None  # RSP when it comes next, as long as that is on the first stack it ate
+        self._deepest = (0, 0)  # its last place there
+        self._anchor: tuple[int, tuple[object, ...], dict[int, int | None]] | None = None
 
     def stuck(self, event: Event, deliveries: list[Delivery]) -> str:
         """Why it will go on like this for ever, when it will; "" otherwise. Moves RSP ahead over like rounds."""
-        registers = self.state.registers
+        registers, count = self.state.registers, len(deliveries)
         cs, ss, rsp = registers.cs, registers.ss, registers.rsp or 0
         key = (event, registers.rip, cs and cs.selector, ss and ss.selector, registers.rflags, rsp % 16)
+        if self._same((*key, rsp), deliveries):
+            return "the same again for ever"
         places = self._seen.setdefault(key, [])
-        places.append((len(deliveries), rsp))
-        if any(at == rsp for _, at in places[:-1]):
-            self._elsewhere = True
-            return self._same((*key, rsp), deliveries)
+        places.append((count, rsp))
+        if self._loop is not None and self._key == key and self._expected == rsp:
+            self._deepest, self._expected = (count, rsp), rsp - self._loop.stride
         if self._key in (None, key) and len(places) >= 3:
-            (_, first), (start, second), (stop, third) = places[-3:]
-            if self._loop is None and first - second == second - third > 0:
-                round_ = tuple(delivery.vector or 0 for delivery in deliveries[start:stop])
-                self._key, self._loop = key, Loop(round_, second - third, 0, stop)
-            if self._loop is not None and stop - start == len(self._loop.vectors) and not self._elsewhere:
-                self._deepest = places[-1]
+            (_, first), (start, second), (_, third) = places[-3:]
+            if first - second == second - third > 0:
+                if self._loop is None:
+                    vectors = tuple(delivery.vector or 0 for delivery in deliveries[start:])
+                    self._key, self._loop = key, Loop(vectors, second - third, 0, count)
+                    self._deepest, self._expected = (count, rsp), rsp - self._loop.stride
                 return self._ahead(self._loop)
-            self._elsewhere = self._loop is not None
         return ""
 
-    def _same(self, key: tuple[object, ...], deliveries: list[Delivery]) -> str:
-        """The same registers have come again; with the same memory too, it never ends."""
-        known, count, written = self._snapshot or (None, 0, {})
-        if known == key and written == self.state.written:
-            round_ = tuple(delivery.vector or 0 for delivery in deliveries[count:])
-            self._key, self._loop = None, Loop(round_, 0, None, len(deliveries))
-            return "the same again for ever"
-        # one snapshot is enough, taken again later and later: what goes round comes to it some time
-        if known == key or len(deliveries) > 2 * count:
-            self._snapshot = key, len(deliveries), dict(self.state.written)
-        return ""
+    def _same(self, now: tuple[object, ...], deliveries: list[Delivery]) -> bool:
+        """Whether registers and memory are those of an earlier event: Brent's way of finding a cycle."""
+        count = len(deliveries)
+        if self._anchor is not None:
+            before, then, written = self._anchor
+            if now == then and written == self.state.written:
+                vectors = tuple(dict.fromkeys(delivery.vector or 0 for delivery in deliveries[before:]))
+                self._key, self._loop = None, Loop(vectors, 0, None, min(count, 4))
+                return True
+        if count & (count - 1) == 0:
+            self._anchor = count, now, dict(self.state.written)
+        return False
 
     def _ahead(self, loop: Loop) -> str:
         """Skip the rounds that are certain to be like the last one; real ones are left before anything changes."""
         rsp = self.state.registers.rsp or 0
         free = rsp - self._obstacle(rsp)
         if free >= FARTHEST:
-            self._loop = loop.replace(rounds=None)
+            self._key, self._loop = None, loop.replace(rounds=None)
             return f"{loop.stride} bytes deeper each time, with no end within {FARTHEST >> 20} MiB"
-        skipped = (free - PAGE) // loop.stride if free > SHORT else 0
-        self.state.registers = self.state.registers.replace(rsp=rsp - skipped * loop.stride)
+        if free > SHORT:
+            rsp -= max(0, free - loop.stride - len(loop.vectors) * self._reach) // loop.stride * loop.stride
+            if self._expected is not None and self._expected + loop.stride == self.state.registers.rsp:
+                self._expected = rsp - loop.stride
+            self.state.registers = self.state.registers.replace(rsp=rsp)
         return ""
 
     def _obstacle(self, rsp: int) -> int:
@@ -236,7 +241,10 @@ class Rounds:
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
         """The loop that there was; its like rounds are taken out of the story."""
         loop = self._loop
-        if loop is None or loop.rounds is None or self._key is None or self._deepest is None:
+        if loop is None:
+            return None
+        if loop.rounds is None or self._key is None:
+            del deliveries[loop.at :], handlers[loop.at :]
             return loop
         (_, first), (count, last) = self._seen[self._key][0], self._deepest
         del deliveries[loop.at : count - 1], handlers[loop.at : count - 1]

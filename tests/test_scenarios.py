@@ -1,0 +1,210 @@
+"""Scenarios: every way off a stack, the stack in use, and the questions that texts on double faults ask."""
+
+import pytest
+from kernels import AREAS, CODE, GUARD, IST, STACK, TOP, gate, kernel
+
+from x86tables import Tss
+from x86tables.declared import Area
+from x86tables.errors import UsageError
+from x86tables.machine import CET, PAE, SMAP, Machine, Registers, Segment, TableRegister
+from x86tables.memory import Memory
+from x86tables.scenarios import SCENARIOS, Options, Scenario, judge, play
+from x86tables.stacks import guard_below, in_ring0, rooms, stack_in_use
+
+GONE = CODE + 0x9000
+
+
+def overflow(machine: Machine, **options: int) -> Scenario:
+    return play("stack-overflow", machine, Options(**options))
+
+
+def areas(name: str, permissions: str) -> tuple[Area, ...]:
+    return tuple(area.replace(permissions=permissions) if area.name == name else area for area in AREAS)
+
+
+def test_a_good_kernel_survives_in_every_way() -> None:
+    scenario = overflow(kernel())
+    assert (scenario.verdict, scenario.handled_by) == ("survives", (8, "IST1"))
+    assert [way.name for way in scenario.ways] == [
+        "push at the guard's edge",
+        "call at the guard's edge",
+        *(
+            f"{event}, {n} bytes above the guard"
+            for event in ("interrupt 0x20", "NMI", "#UD")
+            for n in (8, 16, 24, 32, 40)
+        ),
+        "push 8 bytes inside of the guard",
+        "push 2048 bytes inside of the guard",
+        "push 4088 bytes inside of the guard",
+    ]
+    assert {way.verdict for way in scenario.ways} == {"survives"}
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "verdict", "reason"),
+    [
+        (kernel(gates=gate(8, ist=0)), "triple-fault", f"push SS at {STACK - 8:#x} on the same stack (no IST)"),
+        (kernel(gates=gate(8, p=0)), "triple-fault", "gate P: P 0"),
+        (kernel(gates=gate(8, selector=0)), "triple-fault", "gate selector: 0x0"),
+        (kernel(gates=gate(8, offset=0x8000_0000_0000)), "triple-fault", "gate offset: 0x800000000000"),
+        (kernel(tss=Tss(rsp0=TOP)), "triple-fault", "push SS at 0xfffffffffffffff8 on IST1"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=GUARD)), "triple-fault", "on IST1: PTE not present"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 40)), "triple-fault", "push RIP"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 48)), "loops", "cannot run (PTE not present)"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 64)), "loops", "cannot run (PTE not present)"),
+        (kernel(idtr=TableRegister(AREAS[1].address, 0x8E)), "triple-fault", "IDT limit"),
+        (kernel(tr=Segment(0x28, AREAS[2].address, 0x2A)), "triple-fault", "TSS limit: limit 0x2a, IST1 ends at 0x2b"),
+        (kernel(tr=Segment(0x28, AREAS[2].address, 0x2B)), "survives", "the #DF handler runs on IST1"),
+        (kernel(gates=gate(8, offset=GONE)), "survives", "the #PF handler runs on the current stack"),
+        (kernel(areas=areas("code", "r")), "loops", "cannot run"),
+        (kernel(gates=gate(14, ist=2), tss=Tss(rsp0=TOP, ist1=IST, ist2=IST - 0x1000)), "survives", "#PF handler runs"),
+    ],
+)  # fmt: skip
+def test_one_thing_changed(spoilt: Machine, verdict: str, reason: str) -> None:
+    scenario = overflow(spoilt)
+    assert scenario.verdict == verdict
+    assert reason in scenario.reason
+
+
+def test_the_worst_way_counts() -> None:
+    # the page fault handler has a stack of its own; NMI does not, and its double fault has none either
+    gates = {**gate(14, ist=1), **gate(8, ist=0), **gate(2, ist=3)}
+    scenario = overflow(kernel(gates=gates))
+    assert scenario.verdict == "survives"  # NMI on IST3 = 0: its #PF is handled on IST1
+    gates = {**gate(14, ist=1), **gate(8, ist=0), **gate(2, p=0), **gate(11, p=0)}
+    scenario = overflow(kernel(gates=gates))
+    assert scenario.verdict == "triple-fault"
+    assert scenario.reason.startswith("NMI, 8 bytes above the guard: #DF cannot be delivered")
+
+
+def test_handler_stack() -> None:
+    machine = kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 0x200))
+    assert overflow(machine).verdict == "survives"
+    assert overflow(machine, handler_stack=0x200).verdict == "loops"
+
+
+def test_a_stack_named() -> None:
+    stack = stack_in_use(kernel(), IST - 0x100)
+    assert (stack.verdict, stack.distance) == ("guarded", 0x4F00)
+    assert overflow(kernel(), stack=IST - 0x100).verdict == "survives"
+
+
+def test_no_guard_near() -> None:
+    # 2 MiB of writable memory below: the overflow is judged at its end, and the stack has no guard
+    wide = (*AREAS, Area("wide", 0x4000_0000, 0x20_0000))
+    machine = kernel(areas=wide, rsp=0x4020_0000)
+    assert stack_in_use(machine).verdict == "silent-corruption"
+    scenario = overflow(machine)
+    assert scenario.verdict == "survives"
+    assert scenario.remarks == ("no page within 1 MiB below RSP refuses a push: the nearest is below 0x40000000",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "unmapped"),
+        ({"areas": areas("guard", "r")}, "read-only"),
+        ({"areas": areas("guard", "rwu"), "cr4": PAE | SMAP}, "user page"),
+    ],
+)
+def test_kinds_of_guard(changes: dict[str, object], kind: str) -> None:
+    machine = kernel(**changes)  # type: ignore[arg-type]
+    stack = stack_in_use(machine)
+    assert stack.guard is not None
+    assert (stack.verdict, stack.guard.kind, stack.guard.top) == ("guarded", kind, STACK)
+    assert stack.distance == TOP - 0x100 - STACK
+    assert overflow(machine).verdict == "survives"
+
+
+def test_a_read_only_page_is_no_guard_without_wp() -> None:
+    machine = kernel(areas=areas("guard", "r"), cr0=0x8000_0001)
+    guard = guard_below(machine, machine.registers)
+    assert guard is not None and guard.top == GUARD
+
+
+def test_a_frame_that_steps_over_the_guard() -> None:
+    below = (*AREAS, Area("below", GUARD - 0x1000, 0x1000))
+    assert stack_in_use(kernel(areas=below), frame=0x1000).beyond is None
+    assert stack_in_use(kernel(areas=below), frame=0x1800).beyond == (
+        f"a frame of 6144 bytes steps over the guard of 4096: {STACK - 0x1800:#x} is writable"
+    )
+
+
+def test_tables_in_the_way() -> None:
+    low = tuple(area.replace(permissions="rw") if area.name == "guard" else area for area in AREAS)
+    filled = (*low, Area("filler", AREAS[0].address + 0x4000, 0xC000), Area("more", AREAS[0].address + 0x2000, 0x1000))
+    stack = stack_in_use(kernel(areas=filled))
+    assert stack.verdict == "silent-corruption"
+    assert "the TSS at 0xffffffff80003000, the IDT at 0xffffffff80001000, the GDT at 0xffffffff80000000" in stack.reason
+
+
+def test_in_user_mode_rsp0s_stack_is_judged() -> None:
+    machine = kernel(ring=3)
+    registers, remark = in_ring0(machine)
+    assert (registers.cpl, registers.rsp) == (0, TOP)
+    assert remark.startswith("caught in ring 3")
+    judgement = judge(machine)
+    assert (judgement.verdict, judgement.stack.verdict, judgement.stack.distance) == ("survives", "guarded", 0x4000)
+    assert judgement.overflow.remarks == (remark,)
+
+
+def test_rooms() -> None:
+    found = rooms(kernel(tss=Tss(rsp0=TOP, ist1=IST - 8, ist3=STACK), gates=gate(2, ist=2)))
+    assert [(room.name, room.size, room.vectors) for room in found] == [
+        ("IST1", 0x5000 - 16, (8,)),
+        ("IST2", 0, (2,)),
+        ("IST3", 0, ()),
+    ]
+
+
+def test_the_four_questions() -> None:
+    ways = {way.name: way for way in play("double-fault-questions", kernel()).ways}
+    handlers = [way.story and (way.story.vector, way.story.stack) for way in ways.values()]
+    assert handlers == [(14, "current"), (8, "IST1"), (14, "current"), (8, "IST1")]
+    swapped = ways["a page fault, its handler swapped out"].story
+    assert swapped is not None and swapped.loop is not None and swapped.loop.stride == 48
+
+
+def test_the_gap_after_syscall() -> None:
+    star = 0x08 << 32
+    bad = play("syscall-gap", kernel(ring=3, star=star, gates=gate(8, ist=0)))
+    assert (bad.verdict, len(bad.ways)) == ("triple-fault", 4)
+    on_program = play("syscall-gap", kernel(ring=3, star=star)).ways[0]
+    assert on_program.verdict == "survives"
+    assert "which user code chose" in on_program.reason
+    good = play("syscall-gap", kernel(ring=3, star=star, gates={**gate(2, ist=1), **gate(18, ist=1)}))
+    assert {way.reason for way in good.ways} == {"the NMI handler runs on IST1", "the #MC handler runs on IST1"}
+    off = play("syscall-gap", kernel(efer=0xD00))
+    assert (off.verdict, off.reason) == ("not-applicable", "SYSCALL is off (EFER.SCE)")
+
+
+def test_survival_matrix() -> None:
+    scenario = play("survival-matrix", kernel())
+    assert len(scenario.ways) == 3 * 256
+    assert {way.verdict for way in scenario.ways} == {"survives"}
+    spoilt = play("survival-matrix", kernel(tss=Tss(rsp0=0, ist1=IST)))
+    assert spoilt.verdict == "survives"  # #DF has its own stack from ring 3, too
+    spoilt = play("survival-matrix", kernel(gates=gate(8, ist=0)))
+    dead = {way.name.partition(" from ")[2] for way in spoilt.ways if way.verdict != "survives"}
+    assert dead == {"ring 0 at the guard"}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_is_not_known(name: str) -> None:
+    machine = kernel()
+    nowhere = machine.variant(memory=Memory())
+    assert play(name, nowhere).verdict == "unknown"
+    assert play(name, machine.variant(Registers(cr0=0x10))).verdict == "not-applicable"
+
+
+def test_unknown_says_what_is_needed() -> None:
+    machine = kernel(complete=False)
+    scenario = overflow(machine, stack=AREAS[-1].address + 0x10)  # nothing is declared below it
+    assert scenario.verdict == "unknown"
+    assert scenario.needs == f"the configuration says nothing of {AREAS[-1].address - 0x1000:#x}"
+    assert overflow(kernel(cr4=PAE | CET, general={"s_cet": 1})).verdict == "unknown"
+
+
+def test_a_scenario_that_is_none() -> None:
+    with pytest.raises(UsageError, match="scenario 'x': one of stack-overflow"):
+        play("x", kernel())
