@@ -283,7 +283,9 @@ class Checks:
     def read(self, step: str, linear: int, size: int) -> bytes:
         """A table's bytes: the supervisor's implicit access at any privilege level."""
         try:
-            return self.state.read(linear, size)
+            if linear % PAGE + size <= PAGE:
+                return self.state.read(linear, size)
+            return b"".join(self._read_8((linear + at) % TOP) for at in range(0, size, 8))
         except PageFault as fault:
             self.refuse(step, linear, fault.why, "", PF, fault.error_code, fault.address)
         except NonCanonical:
@@ -291,6 +293,12 @@ class Checks:
         except Absent as error:
             self.passed(step, linear, str(error), "not known")
             raise
+
+    def _read_8(self, linear: int) -> bytes:
+        """One 8-byte access. Whether its addresses are canonical is asked before any of them is translated."""
+        if not canonical((linear + 7) % TOP, self.state.machine.space.levels):
+            raise NonCanonical(linear + 7)
+        return self.state.read(linear, 8)
 
     def gate_code(self) -> int:
         """The error code that names the event's gate: IDT=1, index = vector."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ..delivery import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
+from ..errors import Absent
+from ..memory import PAGE
 from ..records import Record
 from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..vectors import label
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from ..story import Story
 
 RAISED, TAKEN, ENTERED = "raised", "taken", "entered"
-MOST = 20_000  # handlers that are watched when each is a little deeper than the one before
+MORE = 32  # handlers that are watched when they go on for ever,
+MOST = 20_000  # and when each is a little deeper than the one before
 RUNS, GOES_ON, NOTHING = "runs", "goes on", "nothing"  # besides SHUTDOWN
 
 
@@ -50,13 +53,14 @@ class Account(Record):
     """What was seen in order, and how it ended: `runs`, `shutdown`, `goes on` (when watching stopped), `nothing` (no
     event), `unknown`, or in other words, for a person.
 
-    `memory` is what changed: physical address -> byte, None if not known. A prediction may leave out rounds that are
-    like the one before: they belong before `seen[gap]`. `most` is after how many handlers to stop watching.
+    `memory` is what changed: physical address -> byte, None for one that is not known; None for all of it. A prediction
+    may leave out rounds that are like the ones before: they belong before `seen[gap]`. `most` is after how many
+    handlers to stop watching.
     """
 
     seen: tuple[Seen, ...]
     outcome: str
-    memory: dict[int, int | None] = {}  # noqa: RUF012 - never changed
+    memory: dict[int, int | None] | None = None
     gap: int | None = None
     most: int = 1
 
@@ -70,21 +74,29 @@ def predicted(story: Story, state: State) -> Account:
     parts = [_of(delivery) for delivery in story.deliveries]
     seen = tuple(one for part in parts for one in part)
     ends = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}
-    outcome = ends.get(story.outcome, story.outcome)
-    if story.loop is not None and story.loop.rounds is not None:
-        most = len(parts) + story.loop.rounds * len(story.loop.vectors) + 1
-        return Account(seen, outcome, {}, sum(map(len, parts[: story.loop.at])), min(most, MOST))
-    most = len(parts) + (outcome != GOES_ON)
-    return Account(seen, outcome, _changed(state), None, most)
+    outcome, loop = ends.get(story.outcome, story.outcome), story.loop
+    if loop is None:
+        return Account(seen, outcome, None if outcome == UNKNOWN else _changed(state), None, len(parts) + 1)
+    left_out = MORE if loop.rounds is None else loop.rounds * len(loop.vectors)
+    gap = sum(map(len, parts[: loop.at]))
+    return Account(seen, outcome, None, gap, min(len(parts) + left_out + (outcome != GOES_ON), MOST))
 
 
 def _changed(state: State) -> dict[int, int | None]:
     """The bytes that differ from what the machine's memory held, or may."""
-    memory, changed = state.machine.memory, {}
+    before: dict[int, bytes | None] = {}
+    changed: dict[int, int | None] = {}
     for address, byte in state.written.items():
-        if not memory.holds(address):
+        number = address // PAGE
+        if number not in before:
+            try:
+                before[number] = state.machine.memory.read(number * PAGE, PAGE)
+            except Absent:
+                before[number] = None
+        page = before[number]
+        if page is None or byte is None:
             changed[address] = None
-        elif byte is None or memory.read(address, 1)[0] != byte:
+        elif page[address % PAGE] != byte:
             changed[address] = byte
     return changed
 
@@ -113,13 +125,12 @@ def _raised(event: Event) -> Seen:
 
 def differences(ours: Account, theirs: Account) -> list[str]:
     """Where two accounts part, in words; empty when they agree. What we do not know is not compared."""
-    if ours.outcome == NOTHING:  # what the instruction wrote is no matter of ours
-        theirs = theirs.replace(memory=ours.memory)
     if ours.outcome == UNKNOWN:  # as far as we know
-        theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN, memory=ours.memory)
+        theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN)
     if ours.gap is not None:
-        left_out = slice(ours.gap, max(ours.gap, len(theirs.seen) - len(ours.seen) + ours.gap))
-        theirs = theirs.replace(seen=theirs.seen[: left_out.start] + theirs.seen[left_out.stop :], memory=ours.memory)
+        end = len(ours.seen) - ours.gap
+        tail = theirs.seen[-end:] if end else ()
+        theirs = theirs.replace(seen=theirs.seen[: ours.gap] + tail)
     found = []
     for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=False)):
         for name in Seen._names:  # type: ignore[attr-defined]
@@ -132,6 +143,8 @@ def differences(ours: Account, theirs: Account) -> list[str]:
         common = min(len(ours.seen), len(theirs.seen))
         ends = (str((*account.seen, account.outcome)[common]) for account in (ours, theirs))
         return ["{}: {} predicted, {} seen".format(common, *ends)]
+    if ours.memory is None or theirs.memory is None:
+        return []
     for address in sorted(ours.memory.keys() | theirs.memory.keys()):
         mine, its = ours.memory.get(address, -1), theirs.memory.get(address, -1)
         if mine is not None and mine != its:

@@ -124,9 +124,7 @@ class _Run:
         self.executed = True
         return None
 
-    def on_access(
-        self, session: Any, _: int, linear: int, physical: int, size: int, __: int, kind: int
-    ) -> None:
+    def on_access(self, session: Any, _: int, linear: int, physical: int, size: int, __: int, kind: int) -> None:
         """A table was read, or something written."""
         if kind == 1:
             if self.begun is not None and size == 8:
@@ -200,7 +198,8 @@ def _state(machine: Machine) -> Any:
         setattr(state, name, _segment(name, getattr(r, name) or Segment(0, 0, 0, 0)))
     for name, register in (("gdtr", r.gdtr), ("idtr", r.idtr)):
         table = bochscpu.GlobalSegment()
-        table.base, table.limit = register.base, register.limit
+        if register is not None:
+            table.base, table.limit = register.base, register.limit
         setattr(state, name, table)
     return state
 

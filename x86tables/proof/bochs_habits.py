@@ -23,7 +23,7 @@ from ..delivery import (
     read_gate,
 )
 from ..machine import AC
-from ..paging import READ, WRITE, Access
+from ..paging import READ, WRITE, Access, canonical
 from ..selector import Selector, SelectorErrorCode
 from ..state import State
 
@@ -81,12 +81,10 @@ def enter_handler(this: Checks) -> tuple[str, bytes | None]:
     if code.conforming and code.dpl != cpl:
         state.habits.add("conf_push_dpl")
         pusher = code.dpl
-    rsp, frame = push_frame(this, rsp, pusher)
-    try:
-        check_offset(this, gate.offset)
-    except Fault:
+    if not canonical(gate.offset, state.machine.space.levels):
         state.habits.add("rip_check_after_push")
-        raise
+    rsp, frame = push_frame(this, rsp, pusher)
+    check_offset(this, gate.offset)
     code = mark_accessed(this, place, code)
     state.interrupted = state.registers.rip if this.event.kind == NMI else None
     commit(this, gate, code, cpl, rsp)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..memory import Memory
 
+LINE = 64  # bytes that are compared at a time
 SLAB = 256  # host pages that are asked for at a time
 
 
@@ -48,9 +49,11 @@ class Pages:
             after = ctypes.string_at(host, PAGE)
             if after == before:
                 continue
-            for at, (old, new) in enumerate(zip(before, after, strict=True)):
-                if old != new and number * PAGE + at not in walked:
-                    yield number * PAGE + at, new
+            for line in range(0, PAGE, LINE):
+                if before[line : line + LINE] != after[line : line + LINE]:
+                    for at in range(line, line + LINE):
+                        if before[at] != after[at] and number * PAGE + at not in walked:
+                            yield number * PAGE + at, after[at]
 
     def clear(self) -> None:
         """Take all pages away from Bochs."""

@@ -1,4 +1,4 @@
-"""What the Bochs binding has no call for, by the C++ symbols that it exports: NMI, INTR, and the choice of CPU model."""
+"""What the Bochs binding has no call for, by C++ symbols that it exports: NMI, INTR, LA57, the choice of CPU model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Pins:
         start = ctypes.cast(self._library[_ACKNOWLEDGE], ctypes.c_void_p).value or 0
         found = _PIC_CALL.search(ctypes.string_at(start, 64))
         if found is None:
-            raise NotThere("this build of bochscpu acknowledges interrupts in a way that is not known here; 0.3.1 works")
+            raise NotThere(
+                "this build of bochscpu acknowledges interrupts in a way that is not known here; 0.3.1 works"
+            )
         # all of these are kept: Bochs has only their addresses
         self._answer = ctypes.CFUNCTYPE(ctypes.c_uint8, ctypes.c_void_p)(lambda _: self._acknowledge())
         self._vtable = (ctypes.c_void_p * 32)()

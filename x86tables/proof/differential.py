@@ -60,18 +60,18 @@ def compare(number: int, case: Case, runner: Runner) -> Result:
     """Run one case on both."""
     ours = account(case, State(case.machine))
     theirs = runner.run(case.machine, case.start, case.handler_stack, ours.most)
-    found, habits = differences(ours, theirs), ()
+    found, habits = differences(ours, theirs), list[str]()
     if found:
         state = BochsState(case.machine)
         likely = account(case, state)
         if likely.most != ours.most:
             theirs = runner.run(case.machine, case.start, case.handler_stack, likely.most)
         if state.habits and not differences(likely, theirs):
-            found, habits = [], tuple(sorted(state.habits))
+            found, habits = [], sorted(state.habits)
     faults = tuple(label(one.vector) for one in ours.seen if one.what == RAISED)
     entered = tuple(label(one.vector) for one in ours.seen if one.what == ENTERED)
     kinds = tuple(change.split(":")[0] for change in case.changes)
-    return Result(number, ours.outcome, faults, entered, case.start.kind, kinds, habits, "; ".join(found))
+    return Result(number, ours.outcome, faults, entered, case.start.kind, kinds, tuple(habits), "; ".join(found))
 
 
 def prepare(seed: int) -> Callable[[int], Result]:
@@ -147,7 +147,9 @@ def _progress(done: int, count: int, seconds: float, differ: int) -> None:
     if sys.stderr.isatty():
         bar = "#" * (40 * done // count)
         end = "\n" if done == count else ""
-        print(f"\r[{bar:40}] {done}/{count} {done / seconds:.0f}/s, {differ} differ", end=end, file=sys.stderr, flush=True)
+        print(
+            f"\r[{bar:40}] {done}/{count} {done / seconds:.0f}/s, {differ} differ", end=end, file=sys.stderr, flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import random
 from ..declared import Area, declare, load
 from ..gdt import Gdt, SegmentDescriptor, SystemDescriptor
 from ..idt import Gate, Idt
-from ..machine import AC, IF, LA57, NT, NXE, RF, SMAP, SMEP, TF, WP, Machine, Registers, Segment, TableRegister
+from ..machine import AC, IF, LA57, NT, NXE, RF, SMAP, SMEP, TF, WP, Machine, Registers, Segment
 from ..memory import PAGE, Memory
 from ..paging import NX, PS, RW, US, P
 from ..records import Record
@@ -21,7 +21,6 @@ from .start import CODE, PINS, PUSH_LOOP, Start
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ..paging import PageEntry
 
@@ -91,7 +90,7 @@ def _good(levels: int) -> Machine:
     for vector in range(256):
         make = Gate.trap if vector % 3 == 2 else Gate.interrupt
         ist = {8: 1, 2: 2, 18: 3}.get(vector, 0)
-        dpl = 3 if vector in (3, 4) or vector % 4 == 0 and vector >= 32 else 0
+        dpl = 3 if vector in (3, 4) or (vector % 4 == 0 and vector >= 32) else 0
         idt[vector] = make(HANDLERS + 16 * vector, SELECTOR["code"], ist=ist, dpl=dpl)
     pointers = {f"ist{number}": top for number, top in enumerate(IST, 1)}
     tss = Tss(rsp0=RSP0, rsp1=RSP1, rsp2=RSP2, **pointers)
@@ -177,7 +176,18 @@ class Sketch:
 
     def vectors(self) -> int:
         """A vector that is likely to matter."""
-        first = {"int3": 3, "int1": 1, "step": 1, "nmi": 2, "ud2": 6, "div": 0, "push": 14, "call": 14, "read": 14, "write": 14}
+        first = {
+            "int3": 3,
+            "int1": 1,
+            "step": 1,
+            "nmi": 2,
+            "ud2": 6,
+            "div": 0,
+            "push": 14,
+            "call": 14,
+            "read": 14,
+            "write": 14,
+        }
         mine = first.get(self.start.kind, self.start.vector)
         return self.rng.choice((mine, mine, mine, 8, 8, 13, 14, 14, 10, 11, 12))
 
@@ -192,6 +202,9 @@ def case(seed: int, number: int) -> Case:
     cpl = rng.choice((0, 0, 0, 0, 3, 3, 3, 1, 2))
     sketch = Sketch(rng, 5 if rng.random() < 0.15 else 4, start, cpl)
     _flags(sketch)
+    if start.kind in ("push", "call", "read", "write") and rng.random() < 0.8:  # or it would not fault
+        sketch.changes.append("rsp" if start.kind in ("push", "call") else "operand")
+        (_rsp if start.kind in ("push", "call") else _operand)(sketch)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 7))):
         change = rng.choice(CHANGES)
         label = change(sketch)
@@ -394,7 +407,13 @@ def _table_place(sketch: Sketch) -> str:
     rng, name = sketch.rng, sketch.rng.choice(list(TABLES))
     old = sketch.registers[name]
     if rng.random() < 0.3:
-        bases = (NON_CANONICAL, NON_CANONICAL - rng.randrange(0x180), HIGH + 0x30_0000, 0, (1 << 64) - rng.randrange(0x180))
+        bases = (
+            NON_CANONICAL,
+            NON_CANONICAL - rng.randrange(0x180),
+            HIGH + 0x30_0000,
+            0,
+            (1 << 64) - rng.randrange(0x180),
+        )
         sketch.registers[name] = old.replace(base=rng.choice(bases) % (1 << 64))
         return f"{name} astray"
     before = rng.choice((rng.randrange(1, 0x68), 16 * sketch.vectors() + rng.randrange(16), rng.randrange(1, 0x180)))
@@ -471,8 +490,8 @@ def _operand(sketch: Sketch) -> str:
 
 
 CHANGES: tuple[Callable[[Sketch], str], ...] = (
-    _rsp, _rsp, _rsp, _tss_pointer, _tss_pointer, _tss_pointer, _gate_absent, _gate_type, _gate_dpl, _gate_ist, _gate_ist,
-    _gate_selector, _gate_selector, _gate_offset, _gate_offset, _gate_reserved, _gate_bits, _descriptor_bits,
+    _rsp, _rsp, _rsp, _tss_pointer, _tss_pointer, _tss_pointer, _gate_absent, _gate_type, _gate_dpl, _gate_ist,
+    _gate_ist, _gate_selector, _gate_selector, _gate_offset, _gate_offset, _gate_reserved, _gate_bits, _descriptor_bits,
     _descriptor_kind, _table_limit, _table_limit, _table_page, _table_page, _table_place, _table_place, _table_null,
     _stack_page, _stack_page, _stack_page, _code_page, _alias, _operand,
 )  # fmt: skip

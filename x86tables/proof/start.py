@@ -1,11 +1,11 @@
-"""Start: how the first event comes about on a real CPU: an instruction at RIP, a pin, or an exception out of nowhere."""
+"""Start: how the first event comes about on a CPU: an instruction at RIP, a pin, or an exception out of nowhere."""
 
 from __future__ import annotations
 
 from ..delivery import GP, PF, PUSHES, SS, Event
 from ..machine import AC, RF
 from ..memory import PAGE
-from ..paging import Access, NonCanonical, PageFault
+from ..paging import Access, NonCanonical, PageFault, canonical
 from ..records import Record
 from ..state import TOP, State
 from ..story import FETCHES
@@ -78,6 +78,8 @@ def _ac(registers: Registers) -> bool:
 def _touch(machine: Machine, linear: int, size: int, access: Access, refused: int) -> Event | None:
     """The fault of an instruction's own access, which may straddle two pages."""
     last = (linear + size - 1) % TOP
+    if not canonical(last, machine.space.levels):
+        return Event.exception(refused, 0)
     try:
         machine.space.translate(linear, access)
         if linear // PAGE != last // PAGE:

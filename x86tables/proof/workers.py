@@ -35,7 +35,7 @@ def run(
 ) -> Iterator[tuple[T, Any]]:
     """(item, result) for all `items`, as they come; Crashed for one that took its process with it.
 
-    `prepare` is called once in each child and gives the function to be called with each item. A child does `size` items.
+    `prepare` is called once in each child and gives the function to be called with each item; a child does `size`.
     """
     queue = [list(items[start : start + size]) for start in range(0, len(items), size)]
     queue.reverse()
