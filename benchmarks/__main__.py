@@ -17,7 +17,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 
-from x86tables import Gate, schemas
+from x86tables import Gate, checks, scenarios, schemas
+from x86tables.image import Image
+from x86tables.readers import open_image
 
 from . import peers
 
@@ -90,6 +92,20 @@ def one_gate() -> None:
     line("one gate", "schemas.Gate.build", peer, turn, 8)
 
 
+def rules() -> None:
+    """The verdict on both CPUs of a Linux, alone and with every rule; each time from machines that remember nothing."""
+    linux = open_image(str(ROOT / "tests/images/linux.core"))
+
+    def verdicts() -> Image:
+        image = linux.replace(machines=tuple(machine.variant() for machine in linux.machines))
+        for machine in image.machines:
+            assert scenarios.judge(machine).verdict == "survives"
+        return image
+
+    turn = duel(ROUNDS, lambda: checks.judge(verdicts()), verdicts)
+    line("check", "verdict and rules", "verdict alone", turn, 1.5, at_most=True)
+
+
 def process() -> None:
     """The command as people run it: installed, not editable, in an environment of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -115,10 +131,11 @@ def main() -> None:
     print(
         f"Python {sys.version.split()[0]}; medians of {ROUNDS} rounds, microseconds; ratio: times that ours is faster"
     )
-    print("(in the last line: slower; (a): takes numbers that do not fit their field)\n")
+    print("(in the last two lines: slower; (a): takes numbers that do not fit their field)\n")
     print(f"{'work':<12} {'ours':<19} {'peer':<22} {'ours':>9} {'peer':>9} {'ratio':>7}  target")
     whole_tables()
     one_gate()
+    rules()
     process()
 
 

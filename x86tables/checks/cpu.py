@@ -9,7 +9,7 @@ from __future__ import annotations
 from .. import vectors
 from ..errors import Absent
 from ..gdt import LDT, TSS_AVAILABLE, TSS_BUSY, SegmentDescriptor, SystemDescriptor
-from ..idt import Gate
+from ..idt import INTERRUPT, TRAP, Gate
 from ..memory import PAGE
 from ..paging import PUSH, READ, NonCanonical, PageFault, canonical
 from ..records import Record
@@ -274,7 +274,7 @@ class Cpu:
     @remembered
     def present(self) -> dict[int, Gate]:
         """The gates that lead somewhere: present interrupt and trap gates."""
-        return {v: gate for v, gate in self.gates.items() if gate.p and gate.kind in ("interrupt", "trap")}
+        return {v: gate for v, gate in self.gates.items() if gate.p and gate.type in (INTERRUPT, TRAP) and not gate.s}
 
     @remembered
     def gate_selectors(self) -> dict[int, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .. import vectors
+from ..memory import PAGE
 from ..paging import Access
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
 from .cpu import BEYOND, NO_LDT, NULL, good_code, listed, runs
@@ -84,12 +85,16 @@ def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Bad: idt[14] leads into .init.text, which is freed after the boot
     Good: idt[14] leads into .text
     """
-    groups: dict[tuple[str, str], list[int]] = {}
+    pages: dict[int, list[int]] = {}
     for vector, gate in cpu.present.items():
-        if cpu.canonical(gate.offset) and (why := cpu.trouble(gate.offset, FETCH)):
+        pages.setdefault(gate.offset & -PAGE, []).append(vector)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for page, users in pages.items():
+        why = cpu.trouble(page, FETCH) if cpu.canonical(page) else ""
+        for vector in users if why else ():
             severity = NOTE if vector in UNLIKELY else WARNING if vector > 31 else ""
-            groups.setdefault((severity, why), []).append(vector)
-    for (severity, why), found in groups.items():
+            groups.setdefault((severity, str(why)), []).append(vector)
+    for (severity, why), found in sorted(groups.items()):
         yield Finding(f"idt[{runs(found)}].offset", f"{_handlers(cpu, found)}: {why}", severity)
 
 

@@ -73,8 +73,8 @@ def refused_type(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: attributes = 0x8e
     """
     kinds: dict[str, list[int]] = {}
-    for vector, gate in cpu.gates.items():
-        if gate.p and gate.kind == "refused":
+    for vector, gate in cpu.gates.items() if len(cpu.present) < len(cpu.gates) else ():
+        if vector not in cpu.present and gate.p:
             kinds.setdefault(f"S={gate.s:d}, type {gate.type:#x}", []).append(vector)
     for kind, found in kinds.items():
         yield Finding(f"idt[{runs(found)}].type", f"{listed(found)}: {kind} is no interrupt or trap gate: #GP")
