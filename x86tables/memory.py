@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAGE = 0x1000
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_STEP, _MOST = 0x800, 128 << 20  # bytes unpacked at once (zstd makes up to 32,768 of one), and memory for a dictionary
+_STEP, _MOST = 0x400, 128 << 20  # bytes unpacked at once (zstd makes up to 32,768 of one), and memory for a dictionary
 
 
 class Memory:
@@ -145,7 +145,7 @@ def _unpack(path: str, file: IO[bytes], name: str) -> Data:
 
     with tempfile.TemporaryFile() as out:
         for content in _unpacked(path, file, name):
-            if content.count(0) == len(content):  # a hole instead of zeros: memory is mostly that
+            if content == bytes(len(content)):  # a hole instead of zeros: memory is mostly that
                 out.seek(len(content), os.SEEK_CUR)
             else:
                 out.write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -11,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 def names() -> list[str]:
@@ -25,20 +26,16 @@ def module(name: str) -> Any:
     return sys.modules[f"{__name__}.{name}"]
 
 
-def number(text: str) -> int:
-    """A number as the command line writes it: `0x...` or decimal."""
-    try:
-        return int(text, 16) if text[:2].lower() == "0x" else int(text, 10)
-    except ValueError:
-        raise UsageError(f"{text!r}: a number is 0x... or decimal") from None
-
-
 def parser(name: str) -> argparse.ArgumentParser:
     """The argument parser of one command."""
     import argparse
 
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(f"{message} (x86tables {name} --help tells more)")
+
     command = module(name)
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=f"x86tables {name}",
         description=command.__doc__,
         # a width of its own keeps argparse from importing shutil (3 ms) to ask the terminal
@@ -59,6 +56,8 @@ def _overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. An error for the person is one sentence on standard error and status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and symbols are shown whatever is in them
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(_overview())
@@ -70,18 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments[0] not in names():
             raise UsageError(f"no command {arguments[0]!r}; one of {', '.join(names())}")
+        empty = next((option for option in arguments if option.startswith("--") and option.endswith("=--")), None)
+        if empty is not None:  # argparse would make a list of it
+            raise UsageError(f"{empty[:-3]}: a value is expected, not --")
         args = parser(arguments[0]).parse_args(arguments[1:])
         status = module(arguments[0]).run(args)
         sys.stdout.flush()
         return int(status)
     except X86TablesError as error:
-        print(f"x86tables: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error))
     except BrokenPipeError:  # the reader (a pager, head) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        print(f"x86tables: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        return _complain(f"{error.filename or 'file'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(sentence: str) -> int:
+    """Say on standard error, in one line whatever a file may be called, what is wrong; the exit status for that."""
+    print("x86tables:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence), file=sys.stderr)
+    return 2

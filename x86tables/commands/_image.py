@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..image import Image, Options
-from ..readers import FORMATS, open_image
-from . import number
+from ..readers import FORMATS, number, open_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +14,16 @@ if TYPE_CHECKING:
     from ..machine import Machine, Registers
     from ..memory import Memory
 
+MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
-def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
-    """IMAGE and what may be said of it."""
-    parser.add_argument("image", metavar="IMAGE", help="an ELF core, a linked ELF kernel, or flat memory")
+
+def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None) -> None:
+    """IMAGE and what may be said of it; as an `option` it need not be given."""
+    text = "an ELF core, a linked ELF kernel, or flat memory"
+    if option is None:
+        parser.add_argument("image", metavar="IMAGE", help=text)
+    else:
+        parser.add_argument(option, dest="image", metavar="IMAGE", help=text)
     where = parser.add_argument_group("where things are, in an image that does not know")
     where.add_argument("--gdt", metavar="ADDR[,LIMIT]", help="base of the GDT: 0x..., decimal, symbol, or phys:ADDR")
     where.add_argument("--idt", metavar="ADDR[,LIMIT]", help="base of the IDT")
@@ -48,30 +53,35 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
         from ..memory import load
         from ..readers import monitor
 
-        text = bytes(load(args.registers)[: 1 << 24]).decode("utf-8", "replace")
+        content = load(args.registers)
+        if len(content) > MOST_TEXT:
+            raise UsageError(
+                f"--registers {args.registers}: more than {MOST_TEXT:#x} bytes: cut out the block that counts"
+            )
+        text = content[:].decode("utf-8", "replace")
         registers = monitor.parse(text, args.registers)
     changes = {}
     for item in args.reg:
         name, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"--reg {item}: NAME=VALUE expected")
-        changes[name.lower()] = number(value)
+        changes[name.lower()] = number(value, f"--reg {name}"[:40])
     if args.cr3 is not None:
-        changes["cr3"] = number(args.cr3)
+        changes["cr3"] = number(args.cr3, "--cr3")
     maps = []
     for item in args.map:
         file, at, place = item.rpartition("@")
         if not at:
             raise UsageError(f"--map {item}: FILE@PHYS expected")
-        maps.append((file, number(place)))
-    bits = None if args.maxphyaddr is None else number(args.maxphyaddr)
+        maps.append((file, number(place, "--map")))
+    bits = None if args.maxphyaddr is None else number(args.maxphyaddr, "--maxphyaddr")
     if bits is not None and not 32 <= bits <= 52:
         raise UsageError(f"--maxphyaddr {bits}: 32..52")
     return open_image(
         args.image,
         Options(
             format=args.image_format,
-            base=None if args.base is None else number(args.base),
+            base=None if args.base is None else number(args.base, "--base"),
             gdt=args.gdt,
             idt=args.idt,
             tss=args.tss,
@@ -81,7 +91,7 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
             vendor=args.vendor,
             maxphyaddr=bits,
             symbols=args.symbols,
-            kaslr_offset=None if args.kaslr_offset is None else number(args.kaslr_offset),
+            kaslr_offset=None if args.kaslr_offset is None else number(args.kaslr_offset, "--kaslr-offset"),
             memory=wrap,
         ),
     )
@@ -91,7 +101,7 @@ def chosen(image: Image, args: argparse.Namespace) -> list[Machine]:
     """The machines that `--cpu` asks for: one, or all."""
     if args.cpu is None:
         return list(image.machines)
-    wanted = number(args.cpu)
+    wanted = number(args.cpu, "--cpu")
     if not 0 <= wanted < len(image.machines):
         raise UsageError(f"--cpu {wanted}: {image.path} has CPUs 0..{len(image.machines) - 1}")
     return [image.machines[wanted]]

@@ -6,12 +6,15 @@ mode is shown in its own terms. Gates in a row whose handlers differ by a consta
 
 from __future__ import annotations
 
-from ..errors import UsageError
+from ..errors import ImageError, UsageError
 from ._image import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+
+    from ..image import Image
+    from ..machine import Machine
 
 TABLES = ("gdt", "idt", "tss", "ldt")
 
@@ -26,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables; 0 unless nothing can be read."""
-    tables = tuple(args.table.split(",")) if args.table else TABLES
+    tables = tuple(args.table.split(",")) if args.table is not None else TABLES
     for name in tables:
         if name not in TABLES:
             raise UsageError(f"--table {name}: one of {', '.join(TABLES)}")
@@ -42,4 +45,15 @@ def run(args: argparse.Namespace) -> int:
         from ..render import text
 
         text.output(text.dump(image, machines, tables, args.all))
+    _require_something(image, machines, tables)
     return 0
+
+
+def _require_something(image: Image, machines: list[Machine], tables: tuple[str, ...]) -> None:
+    """ImageError when not a single table could be read, with the reason of the first."""
+    found = [table for machine in machines for name in tables if (table := machine.table(name)) is not None]
+    if found and all(table.error for table in found):
+        first = found[0]
+        raise ImageError(
+            f"{image.path}: no table can be read; the {first.name.upper()} at {first.base:#x}: {first.error}"
+        )

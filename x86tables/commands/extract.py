@@ -37,8 +37,10 @@ def run(args: argparse.Namespace) -> int:
         recordings.append(Recording(memory))
         return recordings[-1]
 
-    if os.path.exists(args.output) and os.path.samefile(args.output, args.image):
-        raise UsageError(f"-o {args.output}: this is the image itself")
+    for path in (args.image, args.registers, args.symbols, *(item.rpartition("@")[0] for item in args.map)):
+        if path and os.path.exists(path) and os.path.exists(args.output) and os.path.samefile(args.output, path):
+            what = "the image itself" if path == args.image else "one of the files to read"
+            raise UsageError(f"-o {args.output}: this is {what}")
     image = image_from(args, record)
     if image.format == "elf":
         raise UsageError(f"{image.path}: a linked kernel is no memory of a machine: take a memory dump")
@@ -46,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
     (recording,) = recordings
     read = set(recording.pages)
     pages = {page + step for page in read for step in (-PAGE, 0, PAGE) if page + step >= 0}
-    count = elfcore.write(args.output, recording, pages, _notes(image, args))
+    try:
+        count = elfcore.write(args.output, recording, pages, _notes(image, args))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"-o {args.output}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     print("\n".join(_report(args.output, recording, read, count, len(image.machines))))
     return 0
 

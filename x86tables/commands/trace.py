@@ -9,11 +9,11 @@ from __future__ import annotations
 from .. import vectors
 from ..delivery import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
 from ..errors import UsageError
+from ..readers import number
 from ..stacks import in_ring0, in_ring3
 from ..state import State
 from ..story import HANDLER_STACK
 from ..story import run as tell
-from . import number
 from ._image import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the trace for each CPU in long mode."""
     event = _event(args)
-    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack)
+    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack, "--handler-stack")
     image = image_from(args)
     machines = [machine for machine in chosen(image, args) if machine.wide]
     if not machines:
@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _event(args: argparse.Namespace) -> Event:
     named = args.vector.upper() in vectors.BY_MNEMONIC
-    vector = vectors.number(args.vector if named else number(args.vector))
+    vector = vectors.number(args.vector if named else number(args.vector, "--vector"))
     kind = args.kind or (NMI if vector == 2 else EXCEPTION if vector < 32 else INTERRUPT)
-    code = None if args.error_code is None else number(args.error_code)
-    cr2 = None if args.cr2 is None else number(args.cr2)
+    code = None if args.error_code is None else number(args.error_code, "--error-code")
+    cr2 = None if args.cr2 is None else number(args.cr2, "--cr2")
     if kind != EXCEPTION and code is not None:
         raise UsageError(f"--error-code: only an exception has one, not an event of kind {kind}")
     if cr2 is not None and (kind, vector) != (EXCEPTION, PF):

@@ -49,8 +49,11 @@ def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 
     name = options.format or next(name for name in FORMATS if _reader(name).matches(data))
     contents = _reader(name).read(path, data, options)
     memory = contents.memory
-    for file, address in options.maps:
-        memory.overlay(address, load(file))
+    for file, place in options.maps:
+        above = load(file)
+        if place + len(above) > 1 << 64:
+            raise UsageError(f"--map {file}@{place:#x}: its {len(above):#x} bytes reach beyond 64 bits")
+        memory.overlay(place, above)
     if options.memory is not None:
         memory = options.memory(memory)
     symbols = contents.symbols
@@ -86,11 +89,13 @@ def _told(registers: Registers, options: Options, symbols: Symbols) -> tuple[Reg
         spec = getattr(options, name)
         if spec is None:
             continue
-        place, _, size = spec.partition(",")
+        place, comma, size = spec.partition(",")
         if place.startswith("phys:"):
             place = place[5:]
             physical.add(name)
-        base, limit = address(place, symbols), _number(size, f"--{name} {spec}") if size else default
+        base, limit = address(place, symbols, f"--{name}"), default
+        if comma:
+            limit = number(size, f"--{name}", 0xFFFFFFFF)
         if name == "tss":
             changes["tr"] = Segment(registers.tr.selector if registers.tr else 0xFFF8, base, limit)
         else:
@@ -98,32 +103,39 @@ def _told(registers: Registers, options: Options, symbols: Symbols) -> tuple[Reg
     return registers.replace(**changes), frozenset(physical)
 
 
-def address(text: str, symbols: Symbols) -> int:
+def address(text: str, symbols: Symbols, where: str = "") -> int:
     """An address as the command line gives it: `0x...`, decimal, or the name of a symbol."""
-    if text[:1].isdigit():
-        return _number(text, text)
+    if text[:1].isdecimal():
+        return number(text, where)
     try:
         return symbols.address(text)
     except NotThere as error:
         known = "" if symbols else " (the image has no symbols: give --symbols)"
-        raise UsageError(f"{text}: an address is 0x..., decimal, or a symbol; {error}{known}") from None
+        told = f"{where}: " if where else ""
+        raise UsageError(f"{told}{text!r}: an address is 0x..., decimal, or a symbol; {error}{known}") from None
 
 
-def _number(text: str, where: str) -> int:
+def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
+    """A number as the command line writes it, `0x...` or decimal, from 0 to `most`; `where` is the option."""
+    told = f"{where}: " if where else ""
+    shown = repr(text if len(text) < 40 else f"{text[:40]}...")
     try:
-        number = int(text, 16) if text[:2].lower() == "0x" else int(text, 10)
+        if not (text.isascii() and text.isalnum()):  # int() takes more: blanks, signs, underscores, other digits
+            raise ValueError
+        value = int(text, 16) if text[:2].lower() == "0x" else int(text, 10)
     except ValueError:
-        raise UsageError(f"{where}: {text!r} is no number (0x... or decimal)") from None
-    if not 0 <= number < 1 << 64:
-        raise UsageError(f"{where}: {text} is not an address of 64 bits")
-    return number
+        raise UsageError(f"{told}{shown} is no number: 0x... or decimal expected") from None
+    if value > most:
+        raise UsageError(f"{told}{shown} is too large: at most {most:#x}")
+    return value
 
 
 def read_symbols(path: str) -> Symbols:
     """Symbols of an ELF file, a System.map or the output of `nm`."""
     data = load(path)
     if data[:4] == b"\x7fELF":
-        return Symbols(_reader("elf").symbol_table(path))
+        symbols: Symbols = _reader("elf").symbol_table(path, data)
+        return symbols
     return parse_map(data, path)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import Absent, ImageError, NotThere
 from ..machine import Registers, Segment, TableRegister
 from ..memory import Memory
 from ..symbols import Symbols
 from . import Contents
+from .dwarf import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from ..image import Options
@@ -22,6 +25,8 @@ NAMES = {
     "idt": ("idt", "idt_table", "idt64", "interrupt_descriptor_table", "idt_start"),
     "tss": ("tss", "tss64", "cpu_tss", "task_state_segment", "kernel_tss", "tss0"),
 }
+LARGEST = {"gdt": 0x10000, "idt": 0x1000, "tss": 0x68}
+_ENDS = re.compile("end|ptr|pointer|desc|gdtr|idtr|size|limit")
 DEFAULT_SIZE = {"gdt": 0, "idt": 0x1000, "tss": 0x68}
 
 
@@ -52,39 +57,35 @@ def matches(data: Data) -> bool:
     return data[:4] == b"\x7fELF"
 
 
-def _open(path: str) -> Any:
+def _open(path: str, data: Data) -> Any:
     try:
-        from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
     except ImportError:
         raise ImageError(f"{path}: an ELF file needs the package pyelftools: pip install 'x86tables[elf]'") from None
-    from io import BytesIO
-
-    from ..memory import load
-
-    data = load(path)
-    try:
-        elf = ELFFile(BytesIO(data))
-        if elf["e_machine"] not in ("EM_X86_64", "EM_386"):
-            raise ImageError(f"{path}: an ELF file for {elf['e_machine']}: EM_X86_64 or EM_386 expected")
-        return elf
-    except ELFError as error:
-        raise ImageError(f"{path}: not a whole ELF file: {error}") from None
+    if not matches(data):
+        raise ImageError(f"{path}: no ELF file: it begins with {data[:4].hex(' ')}, 7f 45 4c 46 expected")
+    (elf,) = _guarded(path, "header at offset 0x0", (ELFFile(file) for file in (data,)))
+    if elf["e_machine"] not in ("EM_X86_64", "EM_386"):
+        raise ImageError(f"{path}: an ELF file for {elf['e_machine']}: EM_X86_64 or EM_386 expected at offset 0x12")
+    return elf
 
 
-def _guarded(path: str, pairs: Iterator[Any]) -> Iterator[Any]:
+def _guarded(path: str, what: str, found: Iterable[Any]) -> Iterator[Any]:
     """What pyelftools yields, its many kinds of trouble with damaged files turned into one sentence."""
     try:
-        yield from pairs
-    except ImageError:
-        raise
-    except Exception as error:  # construct's, struct's, KeyError, UnicodeDecodeError ... all mean the same
-        raise ImageError(f"{path}: the ELF file is damaged: {type(error).__name__}: {error}") from None
+        yield from found
+    except Exception:  # construct's, struct's, KeyError, AttributeError ...: the place says more than their texts
+        raise ImageError(f"{path}: the ELF file is damaged or cut off: its {what} cannot be read") from None
 
 
-def symbol_table(path: str) -> list[tuple[int, str]]:
-    """(address, name) of every named symbol that has a place."""
-    return [(address, name) for address, name, _ in _guarded(path, _symbols(_open(path)))]
+def symbol_table(path: str, data: Data) -> Symbols:
+    """Every named symbol that has a place, with source lines where the file has debugging information."""
+    triples = _all_symbols(path, _open(path, data))
+    return Symbols(((address, name) for address, name, _ in triples), lines=Lines(data))
+
+
+def _all_symbols(path: str, elf: Any) -> list[tuple[int, str, int]]:
+    return list(_guarded(path, f"symbols or section headers at offset {elf['e_shoff']:#x}", _symbols(elf)))
 
 
 def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
@@ -99,9 +100,10 @@ def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
 
 def read(path: str, data: Data, options: Options) -> Contents:
     """The segments by virtual address, the symbols, and the tables that symbols or sections name."""
-    elf = _open(path)
+    elf = _open(path, data)
     pieces, reserved = [], []
-    for segment in _guarded(path, elf.iter_segments("PT_LOAD")):
+    heads = f"program headers at offset {elf['e_phoff']:#x}"
+    for segment in _guarded(path, heads, elf.iter_segments("PT_LOAD")):
         start, held, size = segment["p_vaddr"], segment["p_filesz"], segment["p_memsz"]
         if segment["p_offset"] + held > len(data):
             raise ImageError(f"{path}: the segment at {start:#x} reaches beyond the end of the file ({len(data):#x})")
@@ -110,8 +112,8 @@ def read(path: str, data: Data, options: Options) -> Contents:
             reserved.append(range(start + held, start + size))
     memory = Linked(pieces)
     memory.reserved = tuple(reserved)
-    triples = list(_guarded(path, _symbols(elf)))
-    symbols = Symbols((address, name) for address, name, _ in triples)
+    triples = _all_symbols(path, elf)
+    symbols = Symbols(((address, name) for address, name, _ in triples), lines=Lines(data))
     places = _places(path, elf, triples)
     remarks = [
         f"{name.upper()} at {base:#x} ({what}): as linked, not as loaded" for name, (base, _, what) in places.items()
@@ -134,7 +136,7 @@ def _places(path: str, elf: Any, symbols: list[tuple[int, str, int]]) -> dict[st
     """Where each table is: (address, size or 0, what says so)."""
     sections = [
         (section["sh_addr"], section.name, section["sh_size"])
-        for section in _guarded(path, elf.iter_sections())
+        for section in _guarded(path, f"sections at offset {elf['e_shoff']:#x}", elf.iter_sections())
         if section["sh_flags"] & 2 and section["sh_size"]
     ]
     places: dict[str, tuple[int, int, str]] = {}
@@ -143,5 +145,17 @@ def _places(path: str, elf: Any, symbols: list[tuple[int, str, int]]) -> dict[st
             by_name = {name.lower().lstrip("_."): (address, size, name) for address, name, size in candidates}
             hit = next((by_name[name] for name in names if name in by_name), None)
             if hit is not None and table not in places:
-                places[table] = hit[0], hit[1], f"{what} {hit[2]}"
+                base, size, name = hit
+                end = None if size else _end(table, base, symbols)
+                more = f", which ends at {end[1]}" if end else ""
+                places[table] = base, end[0] - base if end else size, f"{what} {name}{more}"
     return places
+
+
+def _end(table: str, base: int, symbols: list[tuple[int, str, int]]) -> tuple[int, str] | None:
+    """The label that ends a table of an assembler's, which says no size; labels of single entries are passed over."""
+    for address, name, _ in sorted(symbols):
+        inside = name.lower().lstrip("_.").startswith(table) and not _ENDS.search(name.lower())
+        if base < address <= base + LARGEST[table] and not inside:
+            return address, name
+    return None

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from ..memory import Data, Piece
 
 CORE, PT_LOAD, PT_NOTE, NT_PRSTATUS, MANY = 4, 1, 4, 1, 0xFFFF
-MOST_SEGMENTS = 1 << 20
+MOST_PIECES, MOST_NOTES, MOST_CPUS = 1 << 18, 1 << 22, 1 << 12  # segments apart, bytes, registers: what is read
 # e_type .. e_shnum without e_ident, and a program header; the 32-bit ones have other widths, the program header's
 # fields another order
 _HEADER = {1: struct.Struct("<HHIIIIIHHHHH"), 2: struct.Struct("<HHIQQQIHHHHH")}
-_SEGMENT = {1: struct.Struct("<IIIIIIII"), 2: struct.Struct("<IIQQQQQQ")}
+_SEGMENT = {1: struct.Struct("<II4xII12x"), 2: struct.Struct("<I4xQ8xQQ16x")}  # p_type, p_offset, p_paddr, p_filesz
+_LOADED = struct.Struct("<IIQQQQQQ")  # a whole program header, as it is written
 _NOTE = struct.Struct("<III")
 # QEMU's note: version, size, 16 general registers, rip, rflags, ten segments, cr0-4, and from QEMU 3 on kernel_gs_base
 _STATE = struct.Struct("<II18Q" + "IIIIQ" * 10 + "5Q")
 _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" for n in range(8, 16)))
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldtr", "tr", "gdtr", "idtr")
+_FLAGS = {f"{name}.flags": name for name in _SEGMENTS if name not in ("gdtr", "idtr")}
 _OURS = b"x86tables"
 
 
@@ -44,45 +46,51 @@ def read(path: str, data: Data, options: Options) -> Contents:
     registers: list[Registers] = []
     kept = bytearray()
     extra: dict[str, str] = {}
-    for start, size in notes:
-        for name, kind, content, whole in _notes(data[start : start + size], start, remarks):
-            if name == b"QEMU" and kind == 0:
-                state = _state(content, remarks)
-                if state is not None:
-                    registers.append(state)
-                    kept += whole
-            elif name == b"CORE" and kind == NT_PRSTATUS:
-                kept += whole
-            elif name == _OURS:
-                kept += whole
-                said = dict(item.split("=", 1) for item in content.decode("ascii", "replace").split() if "=" in item)
-                if registers:
-                    registers[-1] = _with(registers[-1], said)
-                extra |= said
+    for name, kind, content, whole in _notes(data, notes, remarks):
+        if name == b"QEMU" and kind == 0:
+            state = _state(content, remarks)
+            if state is None:
+                continue
+            registers.append(state)
+            if len(registers) > MOST_CPUS:
+                raise ImageError(f"{path}: notes of more than {MOST_CPUS} CPUs are not read")
+        elif name == _OURS:
+            said = _said(content, remarks)
+            if registers:
+                registers[-1] = _with(registers[-1], said)
+            extra |= said
+        elif name != b"CORE" or kind != NT_PRSTATUS:
+            continue
+        kept += whole
     if not registers and not options.registers and not (options.gdt or options.idt or options.tss):
         reason = remarks[-1] if remarks else "no note of QEMU"
         raise ImageError(f"{path}: no registers in this core ({reason}): give --registers FILE, or --cr3 and --idt")
-    if not memory.ranges:
+    if not pieces:
         raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
-    return Contents(memory, tuple(registers), remarks=tuple(remarks), notes=bytes(kept), extra=extra)
+    return Contents(memory, tuple(registers), remarks=tuple(dict.fromkeys(remarks)), notes=bytes(kept), extra=extra)
 
 
 def _segments(
     path: str, data: Data, remarks: list[str]
 ) -> tuple[list[tuple[int, int, Data, int]], list[tuple[int, int]]]:
     """Pieces of memory, and (offset, size) of the notes, cut to what the file really holds."""
-    width, size = data[4] if len(data) > 4 else 0, len(data)
-    if width not in _HEADER or size < 16 + _HEADER[width].size:
-        raise ImageError(f"{path}: cut off within the ELF header: {size} bytes")
-    _, _, _, _, offset, sections, _, _, entry, count, _, _ = _HEADER[width].unpack_from(data, 16)
+    size = len(data)
+    width = data[4] if size > 4 else 2
+    if width not in _HEADER:
+        raise ImageError(f"{path}: the ELF class at offset 0x4 is {width}: 1 (32-bit) or 2 (64-bit) expected")
+    if size < 16 + _HEADER[width].size:
+        raise ImageError(f"{path}: cut off within the ELF header: it ends at {size:#x}")
+    if data[5] != 1:
+        raise ImageError(f"{path}: the byte order at offset 0x5 is {data[5]}: 1 (little-endian) expected")
+    _, machine, _, _, offset, sections, _, _, entry, count, _, _ = _HEADER[width].unpack_from(data, 16)
+    if machine not in (3, 62):
+        raise ImageError(f"{path}: the machine at offset 0x12 is {machine}: 62 (x86-64) or 3 (x86) expected")
     form = _SEGMENT[width]
     if count == MANY and sections:
         at = sections + (44 if width == 2 else 28)  # sh_info of section 0
         if at + 4 > size:
             raise ImageError(f"{path}: the number of segments should stand at offset {at:#x}, beyond the end {size:#x}")
         count = int.from_bytes(data[at : at + 4], "little")
-    if count > MOST_SEGMENTS:
-        raise ImageError(f"{path}: {count} segments: more than {MOST_SEGMENTS} are not read")
     if not count or entry != form.size:
         raise ImageError(f"{path}: {count} segments of {entry} bytes: segments of {form.size} bytes expected")
     if offset + count * entry > size:
@@ -91,39 +99,46 @@ def _segments(
     pieces: list[Piece] = []
     notes: list[tuple[int, int]] = []
     missing = 0
-    for fields in form.iter_unpack(memoryview(data)[offset : offset + count * entry]):
-        if width == 2:
-            kind, _, start, _, address, held, _, _ = fields
-        else:
-            kind, start, _, address, held, _, _, _ = fields
-        inside = min(held, max(0, size - start))
+    for kind, start, address, held in form.iter_unpack(memoryview(data)[offset : offset + count * entry]):
+        if kind not in (PT_LOAD, PT_NOTE) or not held:
+            continue
+        inside = held if start + held <= size else max(0, size - start)
+        missing += held - inside
         if kind == PT_NOTE:
-            missing += held - inside
             notes.append((start, inside))
-        elif kind == PT_LOAD and held:
-            missing += held - inside
-            if pieces and pieces[-1][0] + pieces[-1][1] == address and pieces[-1][3] + pieces[-1][1] == start:
-                pieces[-1] = pieces[-1][0], pieces[-1][1] + inside, data, pieces[-1][3]
-            elif inside:
-                pieces.append((address, inside, data, start))
+        elif pieces and pieces[-1][0] + pieces[-1][1] == address and pieces[-1][3] + pieces[-1][1] == start:
+            pieces[-1] = pieces[-1][0], pieces[-1][1] + inside, data, pieces[-1][3]
+        elif inside:
+            pieces.append((address, inside, data, start))
+            if len(pieces) > MOST_PIECES:
+                raise ImageError(f"{path}: {count} segments from {offset:#x} on: more than {MOST_PIECES} are not read")
     if missing:
         remarks.append(f"the file is cut off or damaged: {missing:#x} bytes that its headers promise are not in it")
     return pieces, notes
 
 
-def _notes(data: bytes, start: int, remarks: list[str]) -> Iterator[tuple[bytes, int, bytes, bytes]]:
-    """(name, type, contents, whole note) of each note; a note that reaches beyond the segment ends the list."""
-    at = 0
-    while at + _NOTE.size <= len(data):
-        name_size, size, kind = _NOTE.unpack_from(data, at)
-        body = at + _NOTE.size + (name_size + 3 & ~3)
-        end = body + (size + 3 & ~3)
-        if body + size > len(data):
-            remarks.append(f"the note at offset {start + at:#x} claims {name_size + size:#x} bytes, beyond its segment")
-            return
-        name = data[at + _NOTE.size : at + _NOTE.size + name_size].rstrip(b"\0")
-        yield name, kind, data[body : body + size], data[at:end].ljust(end - at, b"\0")
-        at = end
+def _notes(
+    data: Data, places: Iterable[tuple[int, int]], remarks: list[str]
+) -> Iterator[tuple[bytes, int, bytes, bytes]]:
+    """(name, type, contents, whole note) of each note; one that reaches beyond its segment ends that segment's list."""
+    room = MOST_NOTES
+    for at, held in places:
+        if held > room:
+            remarks.append(f"notes from offset {at + room:#x} on are not read: more than {MOST_NOTES:#x} bytes")
+        stop = at + min(held, room)
+        room -= stop - at
+        while at + _NOTE.size <= stop:
+            name_size, size, kind = _NOTE.unpack_from(data, at)
+            body = at + _NOTE.size + (name_size + 3 & ~3)
+            end = body + (size + 3 & ~3)
+            if body + size > stop:
+                remarks.append(f"the note at offset {at:#x} claims {name_size + size:#x} bytes, beyond its segment")
+                break
+            if not name_size:
+                break  # no name: padding, or no notes at all
+            name = data[at + _NOTE.size : at + _NOTE.size + name_size].rstrip(b"\0")
+            yield name, kind, data[body : body + size], data[at : min(end, stop)].ljust(end - at, b"\0")
+            at = end
 
 
 def _state(note: bytes, remarks: list[str]) -> Registers | None:
@@ -149,10 +164,30 @@ def _state(note: bytes, remarks: list[str]) -> Registers | None:
     )  # fmt: skip
 
 
+def _said(content: bytes, remarks: list[str]) -> dict[str, str]:
+    """What our own note says, NAME=VALUE with blanks between; nothing when any of it is not as we write it."""
+    said = dict(item.partition("=")[::2] for item in content.decode("ascii", "replace").split())
+    try:
+        numbers = [int(said[name], 16) for name in ("efer", "star") if name in said]
+        bits = int(said.get("maxphyaddr", "52"))
+    except ValueError:
+        numbers, bits = [], 0
+    unknown = {name for name in said.get("unknown", "").split(",") if name}
+    known = unknown <= {*Registers._names, *_FLAGS} - {"general"}  # type: ignore[attr-defined]
+    if 32 <= bits <= 52 and known and all(0 <= number < 1 << 64 for number in numbers):
+        return said
+    remarks.append(f"the note of x86tables is damaged and not used: {content[:40]!r}")
+    return {}
+
+
 def _with(registers: Registers, said: dict[str, str]) -> Registers:
     """The registers of one CPU with what our own note says of them beside QEMU's."""
     changes: dict[str, Any] = {name: int(said[name], 16) for name in ("efer", "star") if name in said}
-    changes |= dict.fromkeys((name for name in said.get("unknown", "").split(",") if name), None)
+    for name in said.get("unknown", "").split(","):
+        if name in _FLAGS:
+            changes[_FLAGS[name]] = getattr(registers, _FLAGS[name]).replace(flags=None)
+        elif name:
+            changes[name] = None
     return registers.replace(**changes)
 
 
@@ -182,6 +217,7 @@ def extra_note(registers: Registers, more: dict[str, str]) -> bytes:
     """A note of our own, behind QEMU's, for what that has no place for: EFER, STAR, registers that are not known."""
     said = {name: f"{value:#x}" for name in ("efer", "star") if (value := getattr(registers, name)) is not None}
     unknown = [name for name, value in registers.asdict().items() if value is None and name not in ("efer", "star")]
+    unknown += [flags for flags, name in _FLAGS.items() if (s := getattr(registers, name)) and s.flags is None]
     if unknown:
         said["unknown"] = ",".join(unknown)
     said |= more
@@ -209,10 +245,10 @@ def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes) -> int:
         phnum = MANY if many else len(runs) + 1
         out.write(identity + _HEADER[2].pack(CORE, 62, 1, 0, 64, section, 0, 64, 56, phnum, 64, int(many)))
         out.write(b"\0\0")  # e_shstrndx
-        out.write(_SEGMENT[2].pack(PT_NOTE, 0, headers, 0, 0, len(notes), len(notes), 0))
+        out.write(_LOADED.pack(PT_NOTE, 0, headers, 0, 0, len(notes), len(notes), 0))
         place = begin
         for start, stop in runs:
-            out.write(_SEGMENT[2].pack(PT_LOAD, 0, place, start, start, stop - start, stop - start, 0))
+            out.write(_LOADED.pack(PT_LOAD, 0, place, start, start, stop - start, stop - start, 0))
             place += stop - start
         if many:
             out.write(bytes(44) + (len(runs) + 1).to_bytes(4, "little") + bytes(16))

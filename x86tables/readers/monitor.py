@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _CPU = re.compile(r"^(?:CPU#(\d+)|CPU Reset \(CPU (\d+)\))", re.MULTILINE)
-_SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) *=([0-9a-f]{4}) ([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
-_TABLE = re.compile(r"^(GDT|IDT) *= +([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
+_SEGMENT = re.compile(
+    r"^(ES|CS|SS|DS|FS|GS|LDT|TR) *=([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})\b", re.MULTILINE
+)
+_TABLE = re.compile(r"^(GDT|IDT) *= +([0-9a-f]{8,16}) ([0-9a-f]{8})\b", re.MULTILINE)
 _VALUE = re.compile(r"\b([A-Z][A-Z0-9]{1,3}) *=([0-9a-f]{8,16})\b")
 _NAMES = {"RFL": "rflags", "EFL": "rflags", "EIP": "rip", "ESP": "rsp"}
 _PLAIN = {"rip", "rsp", "rflags", "cr0", "cr2", "cr3", "cr4", "efer"}
@@ -23,7 +25,7 @@ def parse(text: str, path: str) -> tuple[Registers, ...]:
     """One Registers a CPU, in the order of their numbers; the last block of a CPU counts."""
     starts = list(_CPU.finditer(text))
     blocks: dict[int, str] = {}
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
+    for start, following in zip(starts, [*starts[1:], None], strict=False):  # a text of one CPU may have no heading
         number = int(start[1] or start[2])
         blocks[number] = text[start.end() : following.start() if following else len(text)]
     found = [_block(blocks[number], path) for number in sorted(blocks)] if blocks else [_block(text, path)]
