@@ -13,6 +13,10 @@ legacy-system by its own bits) or one of
   page-fault-error pseudo-descriptor pseudo-descriptor32 tss tss32 frame
   error-frame real-mode-vector
 A number shorter than its kind is widened with zeros.
+
+With --in IMAGE an error-code is looked up in the tables of the image: the gate or
+descriptor that it names on each CPU, and what is wrong with that; a page-fault-error
+with --address ADDR (what CR2 held): the entries of the walk to it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from ..legacy import GATES, LegacyGate, RealModeVector, Tss32
 from ..pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from ..tss import Tss
+from ._image import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,15 +63,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `decode` takes."""
     parser.add_argument("value", nargs="+", metavar="VALUE", help="what to decode")
     parser.add_argument("--as", dest="kind", metavar="KIND", help="what it is, where that is not clear")
+    parser.add_argument("--address", metavar="ADDR", help="the address of a page-fault-error, as CR2 has it")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for people or for programs")
+    add_image_arguments(parser, option="--in")
 
 
 def run(args: argparse.Namespace) -> int:
     """Decode one value and print it."""
     text = _standard_input() if args.value == ["-"] else " ".join(args.value)
     kind, value = decode(text, args.kind)
-    print(as_json(kind, value) if args.format == "json" else as_text(kind, value))
+    found = None
+    if args.image is not None:
+        found = pointed_at(args, kind, value)
+    elif args.address is not None:
+        raise UsageError("--address is looked up in an image: give --in IMAGE")
+    if args.format == "json":
+        print(as_json(kind, value, found))
+        return 0
+    print(as_text(kind, value))
+    if found is not None:
+        from ..render import pointed
+
+        print("\n".join(pointed.text(found)))
     return 0
+
+
+def pointed_at(args: argparse.Namespace, kind: str, value: Layout) -> list[dict[str, Any]]:
+    """What an error code means in an image, CPU by CPU."""
+    from ..readers import address
+    from ..render import pointed
+
+    if not isinstance(value, SelectorErrorCode | PageFaultErrorCode):
+        raise UsageError(f"--in: only --as error-code and --as page-fault-error are looked up in an image, no {kind}")
+    if isinstance(value, PageFaultErrorCode) == (args.address is None):
+        wants = "--address ADDR (CR2)" if args.address is None else "no --address"
+        raise UsageError(f"--as {kind} --in takes {wants}")
+    image = image_from(args)
+    machines = chosen(image, args)
+    if isinstance(value, SelectorErrorCode):
+        return pointed.selector_error(image, machines, value)
+    return pointed.page_fault(machines, value, address(args.address, image.symbols))
 
 
 def decode(text: str, kind: str | None = None) -> tuple[str, Layout]:
@@ -207,14 +243,21 @@ def _labelled(label: str, texts: list[str], indent: int) -> Iterator[str]:
             label = ""
 
 
-def as_json(kind: str, value: Layout) -> str:
-    """One object: `schema`, `kind` (as `--as` takes it), `raw`, `fields`, `meaning`, `odd`."""
+def as_json(kind: str, value: Layout, found: list[dict[str, Any]] | None = None) -> str:
+    """One object: `schema`, `kind` (as `--as` takes it), `raw`, `fields`, `meaning`, `odd`, and what is `in_image`."""
     import json
 
     from ..render.odd import oddities
     from ..render.words import meaning
 
-    told = {"raw": bytes(value).hex(), "fields": fields(value), "meaning": meaning(value), "odd": oddities(value)}
+    told: dict[str, Any] = {
+        "raw": bytes(value).hex(),
+        "fields": fields(value),
+        "meaning": meaning(value),
+        "odd": oddities(value),
+    }
+    if found is not None:
+        told["in_image"] = found
     return json.dumps({"schema": 1, "kind": kind, **told}, indent=2)
 
 

@@ -1,0 +1,108 @@
+"""decode --in: the entry that an error code points at in an image, and what is wrong with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from x86tables.commands import main
+
+HERE = Path(__file__).parent
+LINUX = ["--in", str(HERE / "images/linux.core"), "--symbols", str(HERE / "images/linux.map")]
+LINUX32 = ["--in", str(HERE / "images/linux32.core")]
+TRIPLE = ["--in", str(HERE / "logs/triple.core.xz"), "--symbols", str(HERE / "logs/triple.elf.xz")]
+
+
+def found(capsys: pytest.CaptureFixture[str], kind: str, code: int, *image: str) -> list[dict]:  # type: ignore[type-arg]
+    assert main(["decode", "--as", kind, hex(code), *image, "--format", "json"]) == 0
+    return list(json.loads(capsys.readouterr().out)["in_image"])
+
+
+def test_a_good_gate_on_every_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    cpus = found(capsys, "error-code", 0x402, *LINUX)
+    assert [(cpu["cpu"], cpu["index"], cpu["handler"]) for cpu in cpus] == [
+        (0, 128, "asm_int80_emulation"),
+        (1, 128, "asm_int80_emulation"),
+    ]
+    assert all(not cpu["problems"] and not cpu["findings"] for cpu in cpus)
+    assert main(["decode", "--as", "error-code", "0x402", *LINUX]) == 0
+    assert capsys.readouterr().out.count("asm_int80_emulation") == 1, "CPUs that agree are told once"
+
+
+def test_a_gate_that_cannot_be_delivered(capsys: pytest.CaptureFixture[str]) -> None:
+    """The #DF gate of a kernel that has just shut down: delivery fails at the push, and the rule says why."""
+    (cpu,) = found(capsys, "error-code", 8 * 8 + 2, *TRIPLE)
+    assert (cpu["handler"], cpu["line"]) == ("double_fault", "kernel.asm:115")
+    (problem,) = cpu["problems"]
+    assert "0x108ff8" in problem and "PTE not present" in problem and problem.endswith("shutdown")
+    assert [finding["rule"] for finding in cpu["findings"]] == ["IDT004"]
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        (0x402, "the IDT has no gate 128: its limit 0x1ff covers 32"),
+        (0x28, "selector 0x28 is beyond the limit of the GDT, 0x27"),
+        (0x1, "no descriptor: the code is 0 but for EXT"),
+        (0xC, "no LDT: LDTR is null"),
+    ],
+)
+def test_what_is_not_there(capsys: pytest.CaptureFixture[str], code: int, wanted: str) -> None:
+    (cpu,) = found(capsys, "error-code", code, *TRIPLE)
+    assert wanted in cpu["error"]
+
+
+def test_an_empty_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    (cpu,) = found(capsys, "error-code", 5 * 8 + 2, *TRIPLE)
+    assert cpu["problems"][0] == "there is no gate: all its bytes are zero"
+    assert "gate type" in cpu["problems"][1]
+
+
+def test_int_from_ring_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """EXT=0 means an INT instruction: then the DPL counts; with EXT=1 it does not."""
+    told = [found(capsys, "error-code", 0x21 * 8 + 2 + ext, *LINUX)[0]["problems"] for ext in (0, 1)]
+    assert told[0] == ["DPL 0: INT 0x21 in ring 3 is refused with this code (EXT=0: an INT)"]
+    assert told[1] == []
+
+
+def test_descriptors(capsys: pytest.CaptureFixture[str]) -> None:
+    data, upper = (found(capsys, "error-code", code, *LINUX)[0] for code in (0x18, 0x48))
+    assert (data["selector"], data["used_by"], data["problems"]) == (0x18, ["SS"], [])
+    assert upper["problems"] == ["slot 9 is the upper half of the tss-busy descriptor at 0x40"]
+    (empty, *_) = found(capsys, "error-code", 0x8 * 1, *LINUX32)
+    assert empty["problems"] == ["empty: loading it raises #GP"]
+
+
+def test_the_old_way_of_writing_it(capsys: pytest.CaptureFixture[str]) -> None:
+    even, odd = (found(capsys, "error-code", vector * 8 + 2, *LINUX)[0] for vector in (0x60, 0x21))
+    assert even["or"].endswith("vector 0x30")
+    assert "or" not in odd
+
+
+def test_page_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """The write that the kernel died of, and one that would be refused for another reason."""
+    address = ["--address", "0x108ff8"]
+    (same,) = found(capsys, "page-fault-error", 2, *TRIPLE, *address)
+    assert [entry["name"] for entry in same["walk"]] == ["PML4E", "PDPTE", "PDE", "PTE"]
+    assert same["walk"][-1]["bits"] == "not present"
+    assert same["problems"] == ["faults here in the same way: PTE not present"]
+    (other,) = found(capsys, "page-fault-error", 7, *TRIPLE, *address)
+    assert other["problems"] == ["faults here with another code, 0x6: PTE not present"]
+    (none,) = found(capsys, "page-fault-error", 2, *TRIPLE, "--address", "idt")
+    assert "does not fault here" in none["problems"][0]
+    assert none["result"].startswith("mapped to 0x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--as", "error-code", "0x42", "--address", "0x1000"], "give --in IMAGE"),
+        (["--as", "error-code", "0x42", "--address", "0x1000", *TRIPLE], "takes no --address"),
+        (["--as", "page-fault-error", "0x2", *TRIPLE], "takes --address ADDR"),
+        (["--as", "selector", "0x8", *TRIPLE], "no selector"),
+        (["--as", "error-code", "0x42", "--in", "no/such/file"], "there is no such file"),
+    ],
+)
+def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], wanted: str) -> None:
+    assert main(["decode", *arguments]) == 2
+    assert wanted in capsys.readouterr().err
