@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..records import Record
 from . import gates, gdt, idt, segments, stacks, tss
-from .catalogue import SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
+from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
 from .cpu import Cpu
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..image import Image
     from ..machine import Machine
 
-__all__ = ["RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
+__all__ = ["PHASES", "RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
 
 RULES = catalogue()
 assert {rule.check.__module__ for rule in RULES} == {m.__name__ for m in (gates, gdt, idt, segments, stacks, tss)}
@@ -60,6 +60,8 @@ def _report(cpu: Cpu, rules: Iterable[Rule]) -> Report:
     findings: list[Finding] = []
     lacking: list[NotChecked] = []
     for rule in rules:
+        if rule.phase == (LOADED if cpu.declared else DECLARED):
+            continue
         cpu.lacks = {}
         for finding in rule.check(cpu.image, cpu):
             findings.append(finding.replace(rule=rule.id, severity=finding.severity or rule.severity))

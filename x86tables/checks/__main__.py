@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from . import RULES, TABLES, Rule
+from . import PHASES, RULES, TABLES, Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def section(rule: Rule) -> Iterator[str]:
 
     text = rule.sections
     yield f"\n### {_heading(rule)}\n"
-    yield from wrap(f"*{rule.severity}*. **Why:** {text['Why']}", 120, break_on_hyphens=False)
+    phase = f", for {PHASES[rule.phase]}" if rule.phase else ""
+    yield from wrap(f"*{rule.severity}{phase}*. **Why:** {text['Why']}", 120, break_on_hyphens=False)
     yield ""
     yield from wrap(f"**Fix:** {text['Fix']}", 120, break_on_hyphens=False)
     yield "\n```text"

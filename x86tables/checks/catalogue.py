@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
+DECLARED, LOADED = "declared", "loaded"
+PHASES = {DECLARED: "a configuration, before LGDT and LTR", LOADED: "a machine's state, after LGDT and LTR"}
 TABLES = {
     "GDT": "the global descriptor table",
     "IDT": "the interrupt descriptor table and its gates",
@@ -47,13 +49,17 @@ class NotChecked(Record):
 
 
 class Rule(Record):
-    """One row of the catalogue: `severity` is what it usually is; `text` the docstring that `explain` shows."""
+    """One row of the catalogue: `severity` is what it usually is; `text` the docstring that `explain` shows.
+
+    `phase` is a key of PHASES; "" for a rule that holds in both.
+    """
 
     id: str
     severity: str
     title: str
     text: str
     check: Check
+    phase: str = ""
 
     @property
     def table(self) -> str:
@@ -78,12 +84,12 @@ class Rule(Record):
 _RULES: dict[str, Rule] = {}
 
 
-def rule(identifier: str, severity: str, title: str) -> Callable[[Check], Check]:
+def rule(identifier: str, severity: str, title: str, phase: str = "") -> Callable[[Check], Check]:
     """Make a function a rule. An identifier belongs to one rule for ever: it is never reused or renumbered."""
 
     def register(check: Check) -> Check:
         assert identifier not in _RULES, f"{identifier} is taken"
-        _RULES[identifier] = Rule(identifier, severity, title, check.__doc__ or "", check)
+        _RULES[identifier] = Rule(identifier, severity, title, check.__doc__ or "", check, phase)
         return check
 
     return register

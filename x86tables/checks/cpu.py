@@ -443,6 +443,9 @@ class Cpu:
     @property
     def page_fault_has_stack(self) -> bool:
         """Whether #PF has a good stack of its own: an overflow is then handled there and never becomes #DF."""
+        gate = self.present.get(14)
+        if gate is None or not gate.ist:
+            return False
         return any(14 in stack.vectors and stack.first == "" for stack in self.stacks)
 
 

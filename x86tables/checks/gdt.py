@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..gdt import SegmentDescriptor
 from ..paging import WRITE
-from .catalogue import ERROR, NOTE, WARNING, Finding, rule
+from .catalogue import DECLARED, ERROR, NOTE, WARNING, Finding, rule
 from .cpu import TOP, good_code, l_and_d, listed
 
 TYPE_CHECKING = False
@@ -87,18 +87,18 @@ def not_accessed(image: Image, cpu: Cpu) -> Iterator[Finding]:
                 yield Finding(f"gdt[{selector >> 3}].type", message)
 
 
-@rule("GDT004", ERROR, "LTR cannot mark the TSS busy: the GDT is read-only")
+@rule("GDT004", ERROR, "LTR cannot mark the TSS busy: the GDT is read-only", DECLARED)
 def read_only_at_ltr(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: LTR writes the busy bit into the TSS descriptor. Where the GDT lies in a read-only page with CR0.WP=1, LTR
         raises #PF, at a time when there is no IDT with a TSS yet: the boot ends in a reset (SDM Vol. 2A, LTR: marks the
-        TSS descriptor busy). A GDT may be made read-only after LTR. Judged for a declared configuration only.
+        TSS descriptor busy). A GDT may be made read-only after LTR.
     Fix: put the GDT into a writable section, and protect it after LTR.
     Bad: gdt in .rodata; lgdt; ltr
     Good: gdt in .data; lgdt; ltr; then protect its page
     """
     table, tr = cpu.table("gdt"), cpu.registers.tr
-    if cpu.declared and table is not None and tr is not None and cpu.tss_descriptor is not None:
+    if table is not None and tr is not None and cpu.tss_descriptor is not None:
         trouble = cpu.trouble(table.base + (tr.selector & ~7) + 5, WRITE)
         if trouble:
             yield Finding(f"gdt[{tr.selector >> 3}].type", f"LTR with selector {tr.selector:#x} faults: {trouble}")

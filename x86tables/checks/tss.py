@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..gdt import TSS_AVAILABLE, TSS_BUSY
 from ..tss import Tss
-from .catalogue import ERROR, NOTE, WARNING, Finding, rule
+from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
 from .cpu import BEYOND, TOP, UNREADABLE, listed
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
         yield Finding("tr", f"TR {tr.selector:#x} names {kind} in the GDT, no 64-bit TSS (type 9 or 0xb)")
 
 
-@rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says")
+@rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says", LOADED)
 def changed_descriptor(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: base and limit are read by LTR only. A descriptor that was changed afterwards, or another GDT with a TSS at
@@ -76,7 +76,7 @@ def changed_descriptor(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gdt[5] = low; gdt[6] = base >> 32
     """
     tr, code = cpu.registers.tr, cpu.tss_descriptor
-    if code is None or tr is None or cpu.declared:
+    if code is None or tr is None:
         return
     if tr.base != code.base:
         lost = ": bits 63:32 are lost" if (tr.base ^ code.base) << 32 & TOP - 1 == 0 else ""
@@ -85,33 +85,33 @@ def changed_descriptor(image: Image, cpu: Cpu) -> Iterator[Finding]:
         yield Finding("tr.limit", f"TR has limit {tr.limit:#x}, its descriptor {code.effective_limit:#x}")
 
 
-@rule("TSS004", ERROR, "the TSS is marked busy before LTR")
+@rule("TSS004", ERROR, "the TSS is marked busy before LTR", DECLARED)
 def busy_before_ltr(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: LTR accepts an available TSS (type 9) only and marks it busy itself; a type of 0xb raises #GP (SDM Vol. 2A,
-        LTR; Vol. 3A, table "System-Segment and Gate-Descriptor Types"). Judged for a declared configuration: what was
-        copied from a running system has type 0xb.
+        LTR; Vol. 3A, table "System-Segment and Gate-Descriptor Types"). What was copied from a
+        running system has type 0xb.
     Fix: declare type 9.
     Bad: SystemDescriptor(type=0xb, ...)
     Good: SystemDescriptor.tss(base)
     """
     code, tr = cpu.tss_descriptor, cpu.registers.tr
-    if cpu.declared and code is not None and tr is not None and code.type == TSS_BUSY:
+    if code is not None and tr is not None and code.type == TSS_BUSY:
         yield Finding(f"gdt[{tr.selector >> 3}].type", f"LTR {tr.selector:#x} raises #GP: type 0xb, expected 9")
 
 
-@rule("TSS005", NOTE, "TR is loaded, but its descriptor is not marked busy")
+@rule("TSS005", NOTE, "TR is loaded, but its descriptor is not marked busy", LOADED)
 def not_busy(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: LTR turns type 9 into 0xb in memory. A 9 under a loaded TR means that the descriptor was written again after
         LTR, or that this GDT is a copy: harmless, but a hint that somebody builds the table twice (SDM Vol. 3A, "TSS
-        Descriptor in 64-bit mode": the busy flag). Judged for a machine's state, not for a declared configuration.
+        Descriptor in 64-bit mode": the busy flag).
     Fix: build the table once, before LTR.
     Bad: ltr ax; init_gdt() once more
     Good: init_gdt(); ltr ax
     """
     code, tr = cpu.tss_descriptor, cpu.registers.tr
-    if not cpu.declared and code is not None and tr is not None and code.type == TSS_AVAILABLE:
+    if code is not None and tr is not None and code.type == TSS_AVAILABLE:
         message = f"selector {tr.selector:#x}, which TR holds, has type 9 (available): LTR had made it 0xb"
         yield Finding(f"gdt[{tr.selector >> 3}].type", message)
 

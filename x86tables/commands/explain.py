@@ -5,7 +5,7 @@ Without a rule, all of them are listed by table. `check` prints the identifiers.
 
 from __future__ import annotations
 
-from ..checks import RULES, TABLES
+from ..checks import PHASES, RULES, TABLES
 from ..checks.selection import find
 
 TYPE_CHECKING = False
@@ -37,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def data(rule: Rule) -> dict[str, str]:
+def data(rule: Rule) -> dict[str, str | None]:
     """A rule as plain values."""
     sections = {name.lower(): text for name, text in rule.sections.items()}
-    return {"rule": rule.id, "severity": rule.severity, "title": rule.title, **sections}
+    phase = rule.phase or None
+    return {"rule": rule.id, "severity": rule.severity, "title": rule.title, "phase": phase, **sections}
 
 
 def listing() -> Iterator[str]:
@@ -58,6 +59,8 @@ def explanation(rule: Rule) -> Iterator[str]:
     from textwrap import wrap
 
     yield f"{rule.id}  {rule.severity}: {rule.title}"
+    if rule.phase:
+        yield f"        judged for {PHASES[rule.phase]}"
     for head in ("Why", "Fix"):
         yield ""
         yield from wrap(f"{head}: {rule.sections[head]}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
