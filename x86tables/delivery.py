@@ -352,7 +352,7 @@ def check_gate(this: Checks, gate: Gate) -> None:
     """Type, privilege, presence, in this order."""
     # "The descriptor must be a 64-bit interrupt gate or trap gate, else #GP(vector number * 8 + 2 + EXT)."
     if gate.s or gate.type not in (INTERRUPT_GATE, TRAP_GATE):
-        found = f"S {gate.s:d}, type {gate.type:#x}"
+        found = "all zero" if gate.kind == "absent" else f"S {gate.s:d}, type {gate.type:#x}"
         this.refuse("gate type", None, found, "no interrupt or trap gate", GP, this.gate_code())
     this.passed("gate type", None, f"{gate.type:#x}", f"{gate.kind} gate")
     # "If the event is a software interrupt (INT n, INT3) and the gate's DPL < CPL, #GP"; EXT is 0 then anyhow.
@@ -550,7 +550,7 @@ def commit(this: Checks, gate: Gate, code: SegmentDescriptor, cpl: int, rsp: int
         cleared = TF | NT | RF | VM | (IF if gate.type == INTERRUPT_GATE else 0)
         changes["rflags"] = registers.rflags & ~cleared
     state.registers = registers.replace(**changes)
-    this.passed("handler", gate.offset, f"CPL {cpl}, RSP {rsp:#x}", "entered")
+    this.passed("handler", gate.offset, f"entered in ring {cpl}", "delivered")
 
 
 def _segment(selector: int, descriptor: SegmentDescriptor) -> Segment:

@@ -54,7 +54,7 @@ class Story(Record):
     """How it went: `survives`, `triple-fault`, `loops` or `unknown`, and why.
 
     There is one Handler for each delivery that entered one. A story that survives ends in the handler of `vector` on
-    `stack`; `registers` are those at its end.
+    `stack`. It begins with the registers in `start` and ends with those in `registers`.
     """
 
     deliveries: tuple[Delivery, ...]
@@ -66,6 +66,7 @@ class Story(Record):
     vector: int | None = None
     stack: str | None = None
     loop: Loop | None = None
+    start: Registers | None = None
 
 
 def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK, enter: Enter | None = None) -> Story:
@@ -77,13 +78,13 @@ def run(at: Machine | State, event: Event, handler_stack: int = HANDLER_STACK, e
     state = State(at) if isinstance(at, Machine) else at
     deliveries: list[Delivery] = []
     handlers: list[Handler] = []
-    rounds = Rounds(state, handler_stack)
+    rounds, start = Rounds(state, handler_stack), state.registers
 
     def story(outcome: str, reason: str, needs: str | None = None) -> Story:
         last = deliveries[-1]
         found = last.vector, last.stack
         loop = rounds.end(deliveries, handlers)
-        return Story(tuple(deliveries), tuple(handlers), outcome, reason, state.registers, needs, *found, loop)
+        return Story(tuple(deliveries), tuple(handlers), outcome, reason, state.registers, needs, *found, loop, start)
 
     while len(deliveries) < MOST_EVENTS:
         delivery = deliver(state, event, enter)
@@ -125,7 +126,7 @@ def start_handler(state: State, vector: int, handler_stack: int) -> Handler:
         state.cr2 = fault.address
         event = Event(PF, error_code=fault.error_code, cr2=fault.address)
         return Handler(vector, (Step("fetch", rip, fault.why, f"a new event: #PF({fault.error_code:#x})"),), event)
-    fetched = Step("fetch", rip, "executable", "the handler's first instruction")
+    fetched = Step("fetch", rip, "executable", "the first instruction")
     used, rsp = 0, registers.rsp or 0
     access = PUSHES[user][(registers.rflags or 0) & AC != 0]
     while used < handler_stack:

@@ -86,17 +86,19 @@ def run(args: argparse.Namespace) -> int:
     machines = chosen(image, args)
     reports = reports_from(args, image, machines)
     judgements = [judge(machine, names, options) for machine in machines]
-    from ..render import findings, verdict
+    from ..render import findings
 
     if args.format == "json":
         import json
 
-        document = verdict.check_data(image, judgements)
+        from ..render import verdict_data
+
+        document = verdict_data.check(image, judgements)
         for cpu, report in zip(document["cpus"], reports, strict=True):
             cpu |= findings.data(report)
         print(json.dumps(document, indent=1))
     else:
-        from ..render import text
+        from ..render import text, verdict
 
         text.output(verdict.check(image, judgements, args.steps, [findings.lines(report) for report in reports]))
     return 1 if any(report.failed for report in reports) else status(judgements)

@@ -54,16 +54,16 @@ def run(args: argparse.Namespace) -> int:
     for machine in machines:
         registers = _registers(machine, args, image)
         told.append((machine, registers, tell(State(machine, registers), event, used)))
-    from ..render import verdict
-
     if args.format == "json":
         import json
 
-        print(json.dumps(verdict.trace_report(image, event, told), indent=1))
-    else:
-        from ..render import text
+        from ..render import verdict_data
 
-        text.output(verdict.trace(image, event, told, args.steps))
+        print(json.dumps(verdict_data.trace(image, event, told), indent=1))
+    else:
+        from ..render import text, trace
+
+        text.output(trace.trace(image, event, told, args.steps))
     return 0
 
 

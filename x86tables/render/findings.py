@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .verdict import coloured, wrap
+from ..checks import RULES
+from .trace import wrap
+from .verdict import coloured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,10 +29,21 @@ def lines(report: Report) -> Iterator[str]:
     for gap in report.not_checked:
         by_needs.setdefault(gap.needs, []).append(gap.rule)
     for needs, rules in by_needs.items():
-        names = ", ".join(rules) if len(rules) < 7 else f"{len(rules)} rules, {rules[0]} .. {rules[-1]}"
-        yield from wrap(f"  not checked: {names} ({needs})", "    ")
+        yield from wrap(f"  not checked: {_names(rules)} ({needs})", "    ")
     if report.findings:
         yield f"  `x86tables explain {report.findings[0].rule}` says why, and how to fix it"
+
+
+def _names(rules: list[str]) -> str:
+    """Identifiers, three and more that follow one another in the catalogue as `TSS006..TSS010`."""
+    order = [rule.id for rule in RULES]
+    runs: list[list[str]] = []
+    for rule in rules:
+        if runs and order.index(runs[-1][-1]) + 1 == order.index(rule) and runs[-1][0][:3] == rule[:3]:
+            runs[-1].append(rule)
+        else:
+            runs.append([rule])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def data(report: Report) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""The `check` command: its exit status, its first lines, its JSON, on captured systems and with one thing changed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import IMAGES, call, output, refused
+
+from x86tables import Gate, Tss
+from x86tables.machine import Machine
+from x86tables.paging import PageEntry
+from x86tables.readers import elfcore, open_image
+from x86tables.scenarios import SCENARIOS, play
+
+LINUX = IMAGES / "linux.core"
+KEYS = {"cpu", "verdict", "reason", "handled_by", "assumed", "stack", "scenarios", "findings", "not_checked"}
+
+
+def checked(*argv: object) -> Any:
+    """The JSON of `check`, whatever its exit status."""
+    return json.loads(call("check", *argv, "--format", "json")[1])
+
+
+def linux(cpu: int = 0) -> Machine:
+    return open_image(str(LINUX)).machines[cpu]
+
+
+def changed(machine: Machine, linear: int, data: bytes) -> Machine:
+    """The machine with other bytes at a linear address."""
+    memory = machine.memory.copy()
+    memory.overlay(machine.translate(linear), data)
+    return machine.variant(memory=memory)
+
+
+def with_gate(machine: Machine, vector: int, **fields: int) -> Machine:
+    assert machine.registers.idtr is not None
+    gate = machine.idt[vector].replace(**fields)
+    return changed(machine, machine.registers.idtr.base + vector * Gate.size, bytes(gate))
+
+
+def with_ist1(machine: Machine, top: int) -> Machine:
+    assert machine.registers.tr is not None
+    place = machine.registers.tr.base + Tss.field("ist1").offset
+    return changed(machine, place, top.to_bytes(8, "little"))
+
+
+def test_linux_survives() -> None:
+    document = checked(LINUX)
+    assert document["schema"] == 1
+    assert [(cpu["verdict"], cpu["stack"]["verdict"], cpu["stack"]["kind"]) for cpu in document["cpus"]] == [
+        ("survives", "guarded", "unmapped"),
+        ("survives", "not-judged", "read-only"),  # page-table isolation: caught in ring 3
+    ]
+    for cpu in document["cpus"]:
+        assert cpu.keys() >= KEYS
+        assert (cpu["handled_by"]["vector"], cpu["handled_by"]["stack"]) == (8, "IST1")
+        assert [room["size"] for room in cpu["rooms"]] == [8192, 8192, 8192, 8192, 0]
+        (scenario,) = cpu["scenarios"]
+        assert scenario.keys() >= {"name", "verdict", "reason", "needs", "handled_by", "trace"}
+        for row in scenario["trace"]:
+            assert row.keys() == {"event", "error_code", "step", "address", "found", "rule"}
+        events = list(dict.fromkeys(row["event"] for row in scenario["trace"]))
+        assert events == ["#PF", "#DF", "#DF handler"]
+
+
+def test_linux_in_text() -> None:
+    text = output("check", LINUX, "--symbols", IMAGES / "linux.map")
+    lines = text.splitlines()
+    assert lines[2] == "CPU 0  survives if a guard page is hit; the stack in use is guarded"
+    assert lines[3] == "  the #DF handler runs on IST1 (asm_exc_double_fault)"
+    assert max(map(len, lines)) <= 100
+    assert "CPU 1  survives if a guard page is hit; the stack in use is not judged" in lines
+
+
+def test_ovmf_resets() -> None:
+    status, text, _ = call("check", IMAGES / "ovmf.core")
+    assert status == 1
+    assert "CPU 0  triple-fault if a guard page is hit" in text
+    assert "on the same stack (no IST)" in text
+
+
+@pytest.mark.parametrize("name", ["grub", "seabios", "linux32"])
+def test_not_applicable(name: str) -> None:
+    document = checked(IMAGES / f"{name}.core")
+    assert {cpu["verdict"] for cpu in document["cpus"]} == {"not-applicable"}
+    assert call("check", IMAGES / f"{name}.core")[0] == 1
+
+
+def test_one_thing_changed() -> None:
+    cpu = linux()
+    base = cpu.tss.ist1 - 0x2000
+    assert cpu.registers.idtr is not None and cpu.registers.tr is not None
+    hole = 0xFFFF_8FFF_0000_0000
+    changes = {
+        "IST bits cleared": (with_gate(cpu, 8, ist=0), "triple-fault", "on the same stack (no IST)"),
+        "gate 8 not present": (with_gate(cpu, 8, p=0), "triple-fault", "gate P: P 0"),
+        "null selector": (with_gate(cpu, 8, selector=0), "triple-fault", "gate selector: 0x0"),
+        "IST1 zero": (with_ist1(cpu, 0), "triple-fault", "push SS at 0xfffffffffffffff8 on IST1"),
+        "IST1 unmapped": (with_ist1(cpu, hole), "triple-fault", f"push SS at {hole - 8:#x} on IST1"),
+        "40 bytes": (with_ist1(cpu, base + 40), "triple-fault", "on IST1: PTE not present"),
+        "48 bytes": (with_ist1(cpu, base + 48), "loops", "handler cannot run (PTE not present)"),
+        "64 bytes": (with_ist1(cpu, base + 64), "loops", "handler cannot run (PTE not present)"),
+        "handler elsewhere": (with_gate(cpu, 8, offset=hole), "survives", "the #PF handler runs on the current stack"),
+        "no-execute": (_no_execute(cpu, cpu.idt[8].offset), "loops", "fetch from a page with execute-disable set"),
+        "IDT limit 0x8e": (_limit(cpu, "idtr", 0x8E), "triple-fault", "IDT limit: limit 0x8e, entry 8 ends at 0x8f"),
+        "IDT limit 0x8f": (_limit(cpu, "idtr", 0x8F), "survives", "the #DF handler runs on IST1"),
+        "TSS limit 0x2a": (_limit(cpu, "tr", 0x2A), "triple-fault", "TSS limit: limit 0x2a, IST1 ends at 0x2b"),
+        "TSS limit 0x2b": (_limit(cpu, "tr", 0x2B), "survives", "the #DF handler runs on IST1"),
+    }
+    for name, (machine, verdict, reason) in changes.items():
+        scenario = play("stack-overflow", machine)
+        assert (name, scenario.verdict) == (name, verdict)
+        assert reason in scenario.reason
+
+
+def _no_execute(machine: Machine, linear: int) -> Machine:
+    entries: list[PageEntry] = []
+    machine.space.walk(linear, entries.append)
+    memory = machine.memory.copy()
+    memory.overlay(entries[-1].address, (entries[-1].value | 1 << 63).to_bytes(8, "little"))
+    return machine.variant(memory=memory)
+
+
+def _limit(machine: Machine, register: str, limit: int) -> Machine:
+    value = getattr(machine.registers, register).replace(limit=limit)
+    return machine.variant(machine.registers.replace(**{register: value}))
+
+
+def test_all_scenarios() -> None:
+    document = checked(LINUX, "--scenario", "all")
+    for cpu in document["cpus"]:
+        assert [scenario["name"] for scenario in cpu["scenarios"]] == list(SCENARIOS)
+        assert {scenario["verdict"] for scenario in cpu["scenarios"]} == {"survives"}
+    text = output("check", LINUX, "--scenario", "all")
+    assert "  survival-matrix: survives" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_options() -> None:
+    document = checked(LINUX, "--cpu", "0", "--handler-stack", "8192")
+    assert document["cpus"][0]["verdict"] == "loops"
+    assert call("check", LINUX, "--cpu", "0", "--handler-stack", "8192")[0] == 1
+    top = document["cpus"][0]["rooms"][1]["top"]
+    stack = checked(LINUX, "--cpu", "0", "--stack", top)["cpus"][0]["stack"]
+    assert (stack["verdict"], stack["distance"]) == ("guarded", 8192)
+
+
+def test_the_page_that_is_missing_is_named(tmp_path: Path) -> None:
+    image = open_image(str(LINUX))
+    pages = {address for known in image.memory.ranges for address in known[::0x1000]}
+    guard = image.machines[0].stack(image.machines[0].registers.rsp or 0)
+    assert guard.below is not None
+    entry: list[int] = []
+    image.machines[0].space.walk((image.machines[0].registers.rsp or 0) & -0x1000, lambda e: entry.append(e.address))
+    missing = entry[-1] & -0x1000  # the page table of the stack
+    small = tmp_path / "small.core"
+    elfcore.write(str(small), image.memory, pages - {missing}, image.notes)
+    cpu = checked(small, "--cpu", "0")["cpus"][0]
+    assert (cpu["verdict"], cpu["stack"]["verdict"]) == ("unknown", "unknown")
+    assert f"physical page {missing:#x} is not in this image" in cpu["reason"]
+    assert cpu["scenarios"][0]["needs"] == f"physical page {missing:#x} is not in this image"
+    assert call("check", small, "--cpu", "0")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("--scenario", "overflow"), "--scenario overflow: one of stack-overflow, current-stack"),
+        (("--handler-stack", "lots"), "'lots'"),
+        (("--frame", "0x80000000"), "--handler-stack takes 0 to 16 MiB, --frame 0 to 1 GiB"),
+        (("--stack", "no_such_symbol"), "no_such_symbol"),
+        (("--cpu", "7"), "--cpu 7"),
+    ],
+)
+def test_usage(argv: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refused("check", LINUX, *argv)

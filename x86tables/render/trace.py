@@ -1,0 +1,127 @@
+"""One story as text: each event, what the CPU read, what it found, and what that led to."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from ..delivery import DELIVERED
+from ..selector import PageFaultErrorCode
+from ..story import stack_name
+from ..vectors import label
+from .data import hexadecimal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..delivery import Attempt, Delivery, Event, Step
+    from ..image import Image
+    from ..machine import Machine, Registers
+    from ..story import Handler, Loop, Story
+    from ..symbols import Symbols
+
+QUIET = ("read", "written", "can be pushed to", "delivered", "the first instruction")  # rules that need no words
+_FAR = re.compile(r"(0x[0-9a-f]+):(0x[0-9a-f]+)")
+
+
+def story(told: Story, symbols: Symbols, all_steps: bool = False) -> Iterator[str]:
+    """The lines of a trace: each event, what the CPU read, what it found, what that led to."""
+    for number, delivery in enumerate(told.deliveries):
+        if told.loop is not None and number == told.loop.at:
+            yield f"    ... {loop(told.loop)}"
+        handler = told.handlers[number] if number < len(told.handlers) else None
+        yield from _delivery(delivery, handler, symbols, all_steps)
+    if told.loop is not None and told.loop.at >= len(told.deliveries):
+        yield f"    ... {loop(told.loop)}"
+    ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "goes round", "unknown": "not known"}
+    yield from wrap(f"    => {ending[told.outcome]}: {told.reason}", "       ")
+
+
+def trace(
+    image: Image, event: Event, told: Sequence[tuple[Machine, Registers, Story]], all_steps: bool
+) -> Iterator[str]:
+    """The lines that `trace` prints: for each CPU where it happened, the steps, and the frame of the last delivery."""
+    for number, (machine, before, one) in enumerate(told):
+        if number:
+            yield ""
+        rip, rsp = hexadecimal(before.rip), hexadecimal(before.rsp)
+        yield f"CPU {machine.cpu}  {event.label} in ring {before.cpl}, RIP {rip}, RSP {rsp}"
+        yield from story(one, image.symbols, all_steps)
+        last = one.deliveries[-1]
+        if last.pushed is not None:
+            values = {name: value for name, value in last.pushed.asdict().items() if not name.startswith("reserved")}
+            shown = ", ".join(f"{name.replace('_', ' ')} {value:#x}" for name, value in reversed(values.items()))
+            yield from wrap(f"    frame at {hexadecimal(last.registers.rsp)}: {shown}", "      ")
+        if last.outcome == DELIVERED:
+            r = last.registers
+            selectors = [f"{name} {s.selector:#x}" for name, s in (("cs", r.cs), ("ss", r.ss)) if s is not None]
+            rest = [f"{name} {hexadecimal(r[name])}" for name in ("rip", "rsp", "rflags", "cr2") if r[name] is not None]
+            yield from wrap(f"    then {', '.join(selectors + rest)}", "      ")
+
+
+def _delivery(delivery: Delivery, handler: Handler | None, symbols: Symbols, all_steps: bool) -> Iterator[str]:
+    before: Attempt | None = None
+    for attempt in delivery.attempts:
+        cause = ""
+        if before is not None and before.fault is not None:
+            cause = f"   {before.fault.label} while delivering {before.event.label}"
+        yield f"    {_event(attempt.event)}{cause}"
+        for step in attempt.steps:
+            if all_steps or _telling(step, attempt):
+                yield from _step(step, symbols)
+        before = attempt
+    if handler is not None:
+        yield f"    {label(handler.vector)} handler on {stack_name(delivery.stack)}"
+        for step in handler.steps:
+            yield from _step(step, symbols)
+
+
+def _telling(step: Step, attempt: Attempt) -> bool:
+    """Whether a person needs the step: it read or wrote something, chose the stack, or failed."""
+    return step.address is not None or step.step == "stack" or (bool(attempt.fault) and step is attempt.steps[-1])
+
+
+def _step(step: Step, symbols: Symbols) -> Iterator[str]:
+    address = "" if step.address is None else f"{step.address:#x}"
+    found = step.found if step.rule in QUIET else f"{step.found}: {step.rule}"
+    if step.step.startswith("IDT entry"):
+        found = _FAR.sub(lambda far: f"{far[1]}:{symbols.name(int(far[2], 16)) or far[2]}", found)
+    elif step.step in ("handler", "fetch") and step.address is not None and (name := symbols.name(step.address)):
+        found = f"{name}: {found}"
+    yield from wrap(f"      {step.step:<16}{address:<19} {found}", " " * 44)
+
+
+def _event(event: Event) -> str:
+    code = "" if event.error_code is None else f"({event.error_code:#x})"
+    where = "" if event.cr2 is None else f", CR2 {event.cr2:#x}"
+    kind = ""
+    if event.vector == 14 and event.error_code is not None and event.kind == "exception":
+        told = PageFaultErrorCode.from_int(event.error_code & 0xFFFF_FFFF)
+        doing = "fetch" if told.id else "write" if told.wr else "read"
+        kind = f" {'user' if told.us else 'supervisor'} {doing}, {'refused' if told.p else 'not present'}"
+    return f"{event.label}{code}{kind}{where}"
+
+
+def loop(loop: Loop) -> str:
+    events = ", ".join(label(vector) for vector in loop.vectors)
+    if loop.rounds is None:
+        return f"{events} again, for ever" + (f", {loop.stride} bytes deeper each time" if loop.stride else "")
+    return (
+        f"{events}: {loop.rounds:,} times in all, {loop.stride} bytes deeper each time, {loop.eaten:,} bytes of stack"
+    )
+
+
+def width() -> int:
+    """80 to 100 columns, as the terminal has them; 100 elsewhere."""
+    return max(80, min(100, os.get_terminal_size().columns)) if sys.stdout.isatty() else 100
+
+
+def wrap(line: str, indent: str) -> Iterator[str]:
+    """The line broken at spaces so that it stays within the width."""
+    columns = width()
+    while len(line) > columns and (cut := line.rfind(" ", len(indent) + 1, columns + 1)) > len(indent):
+        yield line[:cut].rstrip()
+        line = indent + line[cut + 1 :]
+    yield line.rstrip()
