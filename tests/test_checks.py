@@ -221,6 +221,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("TSS001", set_register(tr=Segment(0, 0, 0xFFFF)), "tr", "", 1),
     ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(type=1)), "tr", "", 1),
     ("TSS002", set_register(tr=tr(selector=0x48)), "tr", "", 1),
+    ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(p=False)), "tr", "", 1),
     ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF)), "tr.base", "", 1),
     ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(limit=0x77)), "tr.limit", "", 1),
     ("TSS004", both(declared, lambda k: k.descriptor(type=0xB)), "gdt[5].type", "", 1),
@@ -409,6 +410,33 @@ def test_what_is_not_known_is_not_checked() -> None:
     kernel = Kernel()
     kernel.symbols = {}
     assert list(lacking(kernel)) == ["IDT017"]
+
+
+def test_what_another_cpu_lacks() -> None:
+    image = Kernel(2).image()
+    first, second = image.machines
+    first = first.variant(registers=first.registers.replace(tr=None))
+    reports = judge(image.replace(machines=(first, second)))
+    assert {gap.rule: gap.needs for gap in reports[1].not_checked} == dict.fromkeys(
+        ("TSS012", "STK006"), "CPU 0: TR is not known"
+    )
+
+
+def test_with_fred_there_is_no_idt_to_judge() -> None:
+    kernel = Kernel()
+    kernel.gate(8, ist=0)
+    image = kernel.image()
+    (machine,) = image.machines
+    fred = machine.registers.replace(cr4=machine.registers.cr4 | 1 << 32 if machine.registers.cr4 else 1 << 32)
+    (report,) = judge(image.replace(machines=(machine.variant(registers=fred),)))
+    assert report.findings == ()
+    assert {gap.rule[:3] for gap in report.not_checked} == {"IDT", "TSS", "STK"}
+
+
+def test_an_idt_limit_of_0xffff_is_no_finding() -> None:
+    kernel = Kernel()
+    kernel.registers[0]["idtr"] = TableRegister(IDT, 0xFFFF)
+    assert found(judge(kernel.image())) == []
 
 
 def test_efer_is_asked_for_only_where_it_decides() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..machine import FRED
 from ..records import Record
 from . import gates, gdt, idt, segments, stacks, tss
 from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
@@ -62,9 +63,15 @@ def _report(cpu: Cpu, rules: Iterable[Rule]) -> Report:
     for rule in rules:
         if rule.phase == (LOADED if cpu.declared else DECLARED):
             continue
-        cpu.lacks = {}
+        if rule.table in ("IDT", "TSS", "STK") and (cpu.registers.cr4 or 0) & FRED:
+            lacking.append(NotChecked(rule.id, "rules for FRED: with CR4.FRED events need neither IDT nor TSS"))
+            continue
+        for each in cpu.cpus:
+            each.lacks = {}
         for finding in rule.check(cpu.image, cpu):
             findings.append(finding.replace(rule=rule.id, severity=finding.severity or rule.severity))
-        lacking += [NotChecked(rule.id, needs) for needs in cpu.lacks]
+        for each in cpu.cpus:
+            whose = "" if each is cpu else f"CPU {each.number}: "
+            lacking += [NotChecked(rule.id, whose + needs) for needs in each.lacks]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(cpu.machine, tuple(findings), tuple(lacking))

@@ -8,7 +8,8 @@ from .. import vectors
 from ..memory import PAGE
 from ..paging import Access
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
-from .cpu import BEYOND, NO_LDT, NULL, good_code, listed, runs
+from .tables import BEYOND, NO_LDT, NULL, good_code
+from .words import listed, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

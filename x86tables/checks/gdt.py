@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..gdt import SegmentDescriptor
 from ..paging import WRITE
 from .catalogue import DECLARED, ERROR, NOTE, WARNING, Finding, rule
-from .cpu import TOP, good_code, l_and_d, listed
+from .tables import TOP, good_code, l_and_d
+from .words import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import vectors
 from .catalogue import ERROR, WARNING, Finding, rule
-from .cpu import listed, runs
+from .words import listed, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

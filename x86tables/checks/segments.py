@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ..gdt import SegmentDescriptor
 from .catalogue import ERROR, WARNING, Finding, rule
-from .cpu import BEYOND, NO_LDT, NULL, good_code
+from .tables import BEYOND, NO_LDT, NULL, good_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..image import Image
-    from .cpu import Code, Cpu
+    from .cpu import Cpu
+    from .tables import Code
 
 
 def kind_of(code: Code) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ..errors import Absent
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
-from .cpu import ROOM, TOP, listed
+from .cpu import ROOM
 from .gates import trap_stacks
+from .tables import TOP
 from .tss import mildness, same_tss, shifted
+from .words import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..gdt import TSS_AVAILABLE, TSS_BUSY
 from ..tss import Tss
 from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
-from .cpu import BEYOND, TOP, UNREADABLE, listed
+from .tables import BEYOND, TOP, UNREADABLE
+from .words import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
     elif why == BEYOND:
         yield Finding("tr", f"TR {tr.selector:#x} is beyond the limit of the GDT: it names a TSS of another table")
     elif code is not None and why != UNREADABLE:
-        kind = f"type {code.type:#x}" if not code.s and any(bytes(code)) else code.kind if code.s else "an empty slot"
-        yield Finding("tr", f"TR {tr.selector:#x} names {kind} in the GDT, no 64-bit TSS (type 9 or 0xb)")
+        kind = code.kind if code.s else f"type {code.type:#x}{'' if code.p else ', P=0'}"
+        kind = kind if any(bytes(code)) else "an empty slot"
+        yield Finding("tr", f"TR {tr.selector:#x} names {kind} in the GDT, no present 64-bit TSS (type 9 or 0xb)")
 
 
 @rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says", LOADED)
