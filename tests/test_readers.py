@@ -94,6 +94,15 @@ def test_core_with_paging(count: int, core: Path, tmp_path: Path) -> None:
     assert image.remarks == () and not image.memory.holds(0xFEE0_0000), "memsz beyond filesz is unknown, not zero"
 
 
+def test_core_whose_memory_no_segment_describes(core: Path, tmp_path: Path) -> None:
+    """A mapping over several blocks of RAM gets the first one's size; nothing tells of the others in the file."""
+    with open(tmp_path / "paging", "wb") as file:
+        file.write(core.read_bytes())
+        file.truncate(4 << 20)
+    (remark,) = dumped(tmp_path / "paging")["image"]["remarks"]
+    assert remark.startswith("no segment says where the last 0x3f") and remark.endswith("dump again without -p")
+
+
 def test_our_own_core_with_very_many_segments(tmp_path: Path) -> None:
     """Every second page of more than 65,535: the writer says the number in section 0, too."""
     data = bytes(0x1000) * 2

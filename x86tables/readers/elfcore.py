@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CORE, PT_LOAD, PT_NOTE, NT_PRSTATUS, MANY = 4, 1, 4, 1, 0xFFFF
 MOST_PIECES, MOST_NOTES, MOST_CPUS = 1 << 18, 1 << 22, 1 << 12  # segments apart, bytes, registers: what is read
+UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 # e_type .. e_shnum without e_ident, and a program header; the 32-bit ones have other widths, the program header's
 # fields another order
 _HEADER = {1: struct.Struct("<HHIIIIIHHHHH"), 2: struct.Struct("<HHIQQQIHHHHH")}
@@ -98,12 +99,13 @@ def _segments(
         remarks.append(f"the file is cut off: it ends within the program headers, at {size:#x}")
     pieces: list[Piece] = []
     notes: list[tuple[int, int]] = []
-    missing = 0
+    missing = end = 0
     for kind, start, address, held in form.iter_unpack(memoryview(data)[offset : offset + count * entry]):
         if kind not in (PT_LOAD, PT_NOTE) or not held:
             continue
         inside = held if start + held <= size else max(0, size - start)
         missing += held - inside
+        end = max(end, start + inside)
         if kind == PT_NOTE:
             notes.append((start, inside))
         elif pieces and pieces[-1][0] + pieces[-1][1] == address and pieces[-1][3] + pieces[-1][1] == start:
@@ -114,6 +116,11 @@ def _segments(
                 raise ImageError(f"{path}: {count} segments from {offset:#x} on: more than {MOST_PIECES} are not read")
     if missing:
         remarks.append(f"the file is cut off or damaged: {missing:#x} bytes that its headers promise are not in it")
+    if size - end > UNSAID:
+        remarks.append(
+            f"no segment says where the last {size - end:#x} bytes belong (QEMU's dump-guest-memory -p writes such files): "
+            "dump again without -p"
+        )
     return pieces, notes
 
 
