@@ -118,8 +118,8 @@ def _segments(
         remarks.append(f"the file is cut off or damaged: {missing:#x} bytes that its headers promise are not in it")
     if size - end > UNSAID:
         remarks.append(
-            f"no segment says where the last {size - end:#x} bytes belong (QEMU's dump-guest-memory -p writes such files): "
-            "dump again without -p"
+            f"no segment says where the last {size - end:#x} bytes belong "
+            "(QEMU's dump-guest-memory -p writes such files): dump again without -p"
         )
     return pieces, notes
 
