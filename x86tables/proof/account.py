@@ -6,14 +6,16 @@ from ..delivery import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..errors import Absent
 from ..memory import PAGE
 from ..records import Record
-from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
+from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, run
 from ..vectors import label
+from .start import first_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..delivery import Delivery, Event
+    from ..delivery import Delivery, Enter, Event
     from ..state import State
     from ..story import Story
+    from .start import Start
 
 RAISED, TAKEN, ENTERED = "raised", "taken", "entered"
 MORE = 32  # handlers that are watched when they go on for ever,
@@ -69,8 +71,19 @@ def _hex(value: int | None) -> str:
     return "?" if value is None else f"{value:#x}"
 
 
-def predicted(story: Story, state: State) -> Account:
-    """The account that a story gives, `state` being the one that it was told in."""
+def predict(state: State, start: Start, handler_stack: int, enter: Enter | None = None) -> Account:
+    """What a CPU should be seen to do in `state` from `start`; `enter` as in `deliver`."""
+    try:
+        event = first_event(state, start)
+    except Absent:
+        return Account((), UNKNOWN)
+    if event is None:
+        return Account((), NOTHING)
+    return _of_story(run(state, event, handler_stack, enter), state)
+
+
+def _of_story(story: Story, state: State) -> Account:
+    """The account that a story gives, told in `state`."""
     parts = [_of(delivery) for delivery in story.deliveries]
     seen = tuple(one for part in parts for one in part)
     ends = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}
@@ -124,7 +137,7 @@ def _raised(event: Event) -> Seen:
 
 
 def differences(ours: Account, theirs: Account) -> list[str]:
-    """Where two accounts part, in words; empty when they agree. What we do not know is not compared."""
+    """Where two accounts part, in words; empty when they agree. What is not known is not compared."""
     if ours.outcome == UNKNOWN:  # as far as we know
         theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN)
     if ours.gap is not None:
@@ -135,7 +148,7 @@ def differences(ours: Account, theirs: Account) -> list[str]:
     for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=False)):
         for name in Seen._names:  # type: ignore[attr-defined]
             mine, its = one[name], other[name]
-            if mine is not None and mine != its:
+            if mine is not None and mine != its and (name != "frame" or its is not None):
                 found.append(f"{number}: {name}: {_shown(mine)} predicted, {_shown(its)} seen ({one}; {other})")
         if found:
             return found

@@ -42,7 +42,7 @@ class Runner:
     def run(self, machine: Machine, start: Start, handler_stack: int, most: int) -> Account:
         """What Bochs does with `machine` from `start` until a handler has pushed `handler_stack` bytes, or `most`
         handlers were entered. Handlers have to begin with PUSH_LOOP when `handler_stack` is not 0."""
-        self.pins.model(machine.vendor)
+        self.pins.model("intel" if (machine.registers.cr4 or 0) & LA57 else machine.vendor)
         try:
             return _Run(self, machine, start, handler_stack, most).run()
         finally:
@@ -67,6 +67,7 @@ class _Run:
         self.outcome = "the emulator returned"
         self.begun: _Begun | None = None
         self.pushed: dict[int, int] = {}  # linear -> physical of the 8-byte writes since `begun`
+        self.marked = -1  # the byte with the accessed bit that was written since
         self.armed = self.executed = False
         self.entered, self.top = 0, 0
         self.cr2 = machine.registers.cr2  # when a handler is entered; the CPU's may be that of its fetch already
@@ -80,7 +81,8 @@ class _Run:
         try:
             session.cpu.set_state(_state(self.machine))
             if cr4 & LA57:
-                self.pins.set_cr4(cr4)
+                self.pins.widen()
+                session.cpu.set_state(_state(self.machine))
             session.run([hook])
         finally:
             # its closure holds the session, and two sessions at a time crash
@@ -111,6 +113,7 @@ class _Run:
         if not raised:
             self.seen.append(Seen(TAKEN, vector))
         self.begun, self.pushed = _Begun(vector, raised and vector == DF, _place(session.cpu)), {}
+        self.marked = -1
 
     def on_instruction(self, session: Any, _: int, __: Any) -> None:
         """An instruction was fetched and is about to run."""
@@ -129,6 +132,8 @@ class _Run:
         if kind == 1:
             if self.begun is not None and size == 8:
                 self.pushed[linear] = physical
+            elif self.begun is not None:
+                self.marked = physical
         elif kind != 2 and not (self.machine.memory.holds(physical) and self.machine.memory.holds(physical + size - 1)):
             self.stop(session, f"needs physical {physical:#x}")
 
@@ -173,9 +178,14 @@ class _Run:
         cpu = session.cpu
         rsp = cpu.rsp
         slots = itertools.takewhile(self.pushed.__contains__, itertools.count(rsp, 8))
-        frame = b"".join(self.pages.read(self.pushed[slot], 8) for slot in slots)
+        places = [self.pushed[slot] for slot in slots]
+        frame = b"".join(self.pages.read(place, 8) for place in places)
+        # a stack over the GDT: what was pushed cannot be told any more
+        overwritten = any(place <= self.marked < place + 8 for place in places)
         cs, ss = cpu.cs.selector, cpu.ss.selector
-        self.seen.append(Seen(ENTERED, begun.vector, 0, self.cr2, cpu.rip, rsp, cpu.rflags, cs, ss, frame))
+        self.seen.append(
+            Seen(ENTERED, begun.vector, 0, self.cr2, cpu.rip, rsp, cpu.rflags, cs, ss, None if overwritten else frame)
+        )
         self.begun, self.top = None, rsp
         self.entered += 1
         return self.entered >= self.most

@@ -26,6 +26,7 @@ from ..machine import AC
 from ..paging import READ, WRITE, Access, canonical
 from ..selector import Selector, SelectorErrorCode
 from ..state import State
+from .account import Account, predict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..gdt import SegmentDescriptor
     from ..idt import Gate
     from ..machine import Machine
+    from .start import Start
 
 _LIFTED = {READ: Access(ac=True), WRITE: Access(write=True, ac=True)}
 
@@ -60,6 +62,12 @@ class BochsState(State):
             return access
         self.habits.add("smap_ac_cpl3" if self.registers.cpl == 3 else "smap_ac_cpl0")
         return _LIFTED[access]
+
+
+def predict_bochs(machine: Machine, start: Start, handler_stack: int) -> tuple[Account, set[str]]:
+    """What Bochs should be seen to do, and the habits that are met on the way."""
+    state = BochsState(machine)
+    return predict(state, start, handler_stack, enter_handler), state.habits
 
 
 def enter_handler(this: Checks) -> tuple[str, bytes | None]:

@@ -8,6 +8,7 @@ import re
 import bochscpu
 
 from ..errors import NotThere
+from ..machine import LA57, PAE
 
 MODELS = {"intel": 28, "amd": 20}  # Sapphire Rapids (with LA57) and Ryzen, by their places in Bochs' own list
 _MODEL_PARAMETER, _SET_MODEL = b"cpu.model", "_ZN15bx_param_enum_c3setEl"
@@ -56,9 +57,9 @@ class Pins:
         self._vector = vector
         self._library[_RAISE_INTR]()
 
-    def set_cr4(self, value: int) -> None:
-        """Let Bochs take note of CR4, of LA57 above all: loading its state alone leaves addresses 48 bits wide."""
-        self._library[_SET_CR4](None, ctypes.c_uint64(value))
+    def widen(self) -> None:
+        """Make linear addresses 57 bits wide: loading a state with CR4.LA57 does not. CR4 has to be loaded again."""
+        self._library[_SET_CR4](None, ctypes.c_uint64(PAE | LA57))
 
     def model(self, vendor: str) -> None:
         """Make the next session's CPU one of this vendor's."""

@@ -11,18 +11,13 @@ import sys
 import time
 from collections import Counter
 
-from ..errors import Absent
 from ..records import Record
 from ..state import State
-from ..story import UNKNOWN
-from ..story import run as tell
 from ..vectors import label
 from . import workers
-from .account import ENTERED, NOTHING, RAISED, Account, differences, predicted
-from .bochs_habits import BochsState
-from .bochs_habits import enter_handler as enter_as_bochs
+from .account import ENTERED, RAISED, differences, predict
+from .bochs_habits import predict_bochs
 from .machines import Case, case
-from .start import first_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,30 +39,17 @@ class Result(Record):
     differs: str = ""
 
 
-def account(case: Case, state: State) -> Account:
-    """What is predicted for a case, told in `state`: Bochs' way if it is a BochsState."""
-    try:
-        event = first_event(state, case.start)
-    except Absent:
-        return Account((), UNKNOWN)
-    if event is None:
-        return Account((), NOTHING)
-    enter = enter_as_bochs if isinstance(state, BochsState) else None
-    return predicted(tell(state, event, case.handler_stack, enter), state)
-
-
 def compare(number: int, case: Case, runner: Runner) -> Result:
     """Run one case on both."""
-    ours = account(case, State(case.machine))
+    ours = predict(State(case.machine), case.start, case.handler_stack)
     theirs = runner.run(case.machine, case.start, case.handler_stack, ours.most)
     found, habits = differences(ours, theirs), list[str]()
     if found:
-        state = BochsState(case.machine)
-        likely = account(case, state)
-        if likely.most != ours.most:
-            theirs = runner.run(case.machine, case.start, case.handler_stack, likely.most)
-        if state.habits and not differences(likely, theirs):
-            found, habits = [], sorted(state.habits)
+        ours_there, met = predict_bochs(case.machine, case.start, case.handler_stack)
+        if ours_there.most != ours.most:
+            theirs = runner.run(case.machine, case.start, case.handler_stack, ours_there.most)
+        if met and not differences(ours_there, theirs):
+            found, habits = [], sorted(met)
     faults = tuple(label(one.vector) for one in ours.seen if one.what == RAISED)
     entered = tuple(label(one.vector) for one in ours.seen if one.what == ENTERED)
     kinds = tuple(change.split(":")[0] for change in case.changes)

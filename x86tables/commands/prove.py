@@ -1,0 +1,67 @@
+"""Run an image's CPUs on a CPU that somebody else wrote, and compare event by event.
+
+The machine is run as it was caught: its registers, its memory, a real push at the guard of its stack. In a private copy
+of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is what
+`--expect` says and each event went as predicted.
+"""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..scenarios import NOT_APPLICABLE, play
+from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
+from ._image import add_image_arguments, chosen, image_from
+from .check import add_judging_arguments, options_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from ..proof.prove import Proved
+
+# scenarios that a foreign CPU cannot be made to play: they take handlers away that are there
+OURS = ("double-fault-questions",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `prove`."""
+    add_image_arguments(parser)
+    parser.add_argument("--on", choices=("bochs",), required=True, help="the CPU: bochs runs in this process")
+    parser.add_argument("--expect", choices=(SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN), default=SURVIVES)
+    add_judging_arguments(parser)
+    parser.add_argument("--events", action="store_true", help="what every way led to, not only those that count (text)")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what happened; 1 unless it is what was expected and what was predicted."""
+    image = image_from(args)
+    names, options = options_from(args, image)
+    for name in names:
+        if name in OURS and "all" not in args.scenario:
+            raise UsageError(f"--scenario {name}: it takes handlers away, which cannot be done on a foreign CPU")
+    from ..proof import bochs
+    from ..proof.prove import prove
+
+    proved = []
+    for machine in chosen(image, args):
+        played = [play(name, machine, options) for name in names if name not in OURS]
+        proved.append(prove(machine, played, options, bochs.run))
+    from ..render import proof
+
+    if args.format == "json":
+        import json
+
+        print(json.dumps(proof.data(image, proved, bochs.CPU), indent=1))
+    else:
+        from ..render import text
+
+        text.output(proof.text(image, proved, bochs.CPU, args.events))
+    return status(proved, args.expect)
+
+
+def status(proved: Sequence[Proved], expected: str) -> int:
+    """0 when all CPUs do what is expected and predicted; those that it does not apply to count only by themselves."""
+    judged = [one for one in proved if one.verdict != NOT_APPLICABLE]
+    return 0 if judged and all(one.agrees and one.verdict == expected for one in judged) else 1
