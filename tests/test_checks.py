@@ -368,6 +368,38 @@ def test_nothing_is_said_of_what_nobody_uses() -> None:
     assert found(judge(kernel.image())) == []
 
 
+def test_a_table_whose_first_pages_nobody_uses() -> None:
+    """A GDT whose descriptors start in its second page; the first is not mapped."""
+    kernel = Kernel()
+    kernel.gate(*range(256), selector=CS + 0x1000)
+    kernel.registers[0].update(
+        gdtr=TableRegister(GDT - 0x1000, 0x1037),
+        cs=Segment(CS + 0x1000, flags=0xAF9B00),
+        ss=Segment(DS + 0x1000),
+        tr=tr(selector=TR + 0x1000),
+        star=STAR + (0x1000_1000 << 32),
+    )
+    assert found(judge(kernel.image())) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "irq"),
+    [
+        ("timer_irq", True),
+        ("default_irq_handler", True),
+        ("_ZN6kernel23keyboard_interrupt_handler17h0123456789abcdefE", True),
+        ("asm_exc_machine_check", False),
+        ("page_fault_timer", False),
+        ("spit", False),
+        ("irrelevant", False),
+    ],
+)
+def test_names_of_interrupt_handlers(name: str, irq: bool) -> None:
+    kernel = Kernel()
+    kernel.symbols[handler(9)] = name
+    assert [rule for _, rule, _, _ in found(judge(kernel.image()))] == ["IDT017"] * irq
+
+
 def test_without_ring_3_its_rules_are_silent() -> None:
     kernel = Kernel()
     kernel.gdt[0][UCS] = kernel.gdt[0][UDS] = SegmentDescriptor()

@@ -25,6 +25,7 @@ IRQ = re.compile(
     r"(?:^|[^a-z])(?:irq|timer|pit|rtc|hpet|keyboard|kbd|mouse|ps2|serial|uart|floppy|ata|ide|lapic|ioapic)(?:[^a-z]|$)",
     re.IGNORECASE,
 )
+NO_IRQ = re.compile(r"exc|(?<!de)fault|trap", re.IGNORECASE)
 
 
 @rule("IDT005", ERROR, "a gate's selector names no 64-bit code segment of ring 0 in this GDT")
@@ -225,6 +226,6 @@ def irq_on_exception(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None
-        if name and "+" not in name and IRQ.search(name) and not re.search("exc|fault|trap", name, re.IGNORECASE):
+        if name and "+" not in name and IRQ.search(name) and not NO_IRQ.search(name):
             message = f"{name} looks like an IRQ's handler on {listed([vector])}: is the PIC remapped?"
             yield Finding(f"idt[{vector}].offset", message)
