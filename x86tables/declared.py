@@ -45,6 +45,7 @@ def declare(
     complete: bool = False,
     vendor: str = "intel",
     maxphyaddr: int = 52,
+    cpu: int = 0,
 ) -> Machine:
     """The Machine with these tables, each given as (linear address, table), in this memory.
 
@@ -80,7 +81,8 @@ def declare(
     chosen = _registers(gdt, idt, tss, ldt).replace(cr3=cr3)
     given = {name: value for name, value in registers.asdict().items() if value is not None and value != {}}
     ranges = None if complete else [range(area.address, area.address + area.size) for area in known]
-    return Machine(chosen.replace(**given), memory, vendor=vendor, maxphyaddr=maxphyaddr, declared=ranges)
+    chosen = chosen.replace(**given)
+    return Machine(chosen, memory, cpu=cpu, vendor=vendor, maxphyaddr=maxphyaddr, declared=ranges)
 
 
 def _check(area: Area) -> None:

@@ -48,6 +48,8 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
 
 def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None = None) -> Image:
     """The image that the arguments name; `wrap` stands between it and its memory."""
+    if args.image.endswith(".toml"):
+        return _configured(args, wrap is not None)
     registers: tuple[Registers, ...] = ()
     if args.registers is not None:
         from ..memory import load
@@ -95,6 +97,22 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
             memory=wrap,
         ),
     )
+
+
+def _configured(args: argparse.Namespace, wrapped: bool) -> Image:
+    """A configuration as an image; its own choice of rules stands where the command line makes none."""
+    if wrapped:
+        raise UsageError(f"{args.image}: a configuration has no pages of a machine: an image is expected")
+    for name in ("gdt", "idt", "tss", "base", "map", "image_format", "registers", "cr3", "kaslr_offset"):
+        if getattr(args, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for images: {args.image} says it itself")
+    from ..config.kernel import open_config
+
+    tables, image = open_config(args.image, args.symbols)
+    for name in ("select", "ignore"):
+        if getattr(args, name, None) == []:
+            setattr(args, name, list(getattr(tables.config.check, name)))
+    return image
 
 
 def chosen(image: Image, args: argparse.Namespace) -> list[Machine]:

@@ -1,0 +1,25 @@
+"""Print the JSON Schema of the configuration, for editors.
+
+With it, an editor that knows TOML completes keys and marks mistakes: `x86tables schema > x86tables.schema.json`, and
+`#:schema ./x86tables.schema.json` as the first line of the configuration.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`schema` takes none."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    import json
+
+    from ..config.schema import schema
+
+    print(json.dumps(schema(), indent=1))
+    return 0

@@ -1,0 +1,42 @@
+"""A configuration beside a linked kernel: where the symbols are, and which memory the kernel's segments map."""
+
+from __future__ import annotations
+
+from ..memory import load as load_file
+from ..readers import read_symbols
+from ..readers.elf import _guarded, _open, matches
+from .declaring import declare
+from .placing import Segment, image, lookup
+from .reading import read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..image import Image
+    from .tables import Lookup, Tables
+
+
+def segments(path: str) -> list[Segment]:
+    """What an ELF file's program headers map, by linear address; nothing for a System.map."""
+    data = load_file(path)
+    if not matches(data):
+        return []
+    elf = _open(path, data)
+    found = []
+    for header in _guarded(path, f"program headers at offset {elf['e_phoff']:#x}", elf.iter_segments("PT_LOAD")):
+        letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if header["p_flags"] & bit)
+        if header["p_memsz"]:
+            found.append(Segment(header["p_vaddr"], header["p_vaddr"] + header["p_memsz"], letters))
+    return found
+
+
+def beside(tables: Tables, kernel: str | None) -> tuple[Lookup, list[Segment]]:
+    """Where the symbols are, and the segments: of a linked kernel or a System.map, else of the configuration alone."""
+    if kernel is None:
+        return lookup(tables), []
+    return lookup(tables, read_symbols(kernel), kernel), segments(kernel)
+
+
+def open_config(path: str, kernel: str | None = None) -> tuple[Tables, Image]:
+    """A TOML file as an Image to check, trace or prove."""
+    tables = declare(*read(path))
+    return tables, image(tables, *beside(tables, kernel))

@@ -1,0 +1,38 @@
+"""GNU as: tables.s, complete after linking with tables.ld, and constants.inc.
+
+idt:
+    .zero 128
+    # 0x8 #DF
+    .2byte idt_8_offset_0           # offset_0
+    .2byte 0x8                      # selector
+    .byte 0x1                       # ist_reserved0
+    .byte 0x8e                      # type_s_dpl_p
+    .2byte idt_8_offset_16          # offset_16
+    .4byte idt_8_offset_32          # offset_32
+    .4byte 0x0                      # reserved1
+"""
+
+from __future__ import annotations
+
+from ._assembly import Dialect, constants_source, tables_source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..config.tables import Lookup, Tables
+
+GAS = Dialect(
+    comment="#",
+    words={1: ".byte", 2: ".2byte", 4: ".4byte", 8: ".8byte"},
+    zeros=".zero {}",
+    align="    .balign {}",
+    public="    .globl {}",
+    outside="",
+    section="    .{}",
+    constant=".set {}, {}",
+    end='    .section .note.GNU-stack, "", @progbits',
+)
+
+
+def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+    """The tables, and a file of constants to `.include`."""
+    return {"tables.s": tables_source(tables, GAS), "constants.inc": constants_source(tables, GAS)}

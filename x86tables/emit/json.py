@@ -1,0 +1,55 @@
+"""The tables as JSON for other programs: tables.json. What has no address yet is null.
+
+{"schema": 1, "constants": {"KERNEL_CODE_SELECTOR": 8, "DOUBLE_FAULT_IST": 1},
+ "tables": [{"kind": "idt", "name": "idt", "base": "0xffffffff80201000", "limit": 4095, "entries": [
+   {"number": 8, "name": "#DF", "addresses": {"offset": "asm_df"}, "raw": "800008000...", ...fields}]}]}
+"""
+
+from __future__ import annotations
+
+import json
+
+from ..errors import NotThere
+from . import number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..config.tables import Item, Lookup, Table, Tables
+
+HEX = {"base", "offset", *(f"rsp{n}" for n in range(3)), *(f"ist{n}" for n in range(1, 8))}
+
+
+def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+    """One document."""
+    document = {
+        "schema": 1,
+        "config": tables.source.path,
+        "constants": {name: hex(value) if name == "STAR" else value for name, value in tables.constants.items()},
+        "tables": [_table(table, find) for table in tables.all],
+    }
+    return {"tables.json": json.dumps(document, indent=1) + "\n"}
+
+
+def _table(table: Table, find: Lookup) -> dict[str, Any]:
+    try:
+        base: str | None = hex(table.place.at(find))
+    except NotThere:
+        base = None
+    entries = [_entry(table, item, find) for item in table.items]
+    return {"kind": table.kind, "name": table.name, "base": base, "limit": table.size - 1, "entries": entries}
+
+
+def _entry(table: Table, item: Item, find: Lookup) -> dict[str, Any]:
+    try:
+        value, raw = item.at(find), bytes(item.at(find)).hex()
+    except NotThere:
+        value, raw = item.value, None
+    # the stack pointers of a TSS are ist1, ist2; the field of a gate that is called ist is a number
+    wide = {field.name for field in value.fields if field.width > 16 and field.name in HEX}
+    fields = {name: hex(number) if name in wide else number for name, number in value.asdict().items()}
+    if raw is None:
+        fields |= dict.fromkeys(item.addresses)
+    addresses = {field: str(address) for field, address in item.addresses.items()}
+    return {"number": number(table, item), "name": item.name, "addresses": addresses, "raw": raw, **fields}

@@ -1,0 +1,38 @@
+"""NASM: tables.asm, complete after linking with tables.ld, and constants.asm to `%include`.
+
+idt:
+    times 128 db 0
+    ; 0x8 #DF
+    dw idt_8_offset_0           ; offset_0
+    dw 0x8                      ; selector
+    db 0x1                      ; ist_reserved0
+    db 0x8e                     ; type_s_dpl_p
+    dw idt_8_offset_16          ; offset_16
+    dd idt_8_offset_32          ; offset_32
+    dd 0x0                      ; reserved1
+"""
+
+from __future__ import annotations
+
+from ._assembly import Dialect, constants_source, tables_source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..config.tables import Lookup, Tables
+
+NASM = Dialect(
+    comment=";",
+    words={1: "db", 2: "dw", 4: "dd", 8: "dq"},
+    zeros="times {} db 0",
+    align="    align {}, db 0",
+    public="    global {}",
+    outside="    extern {}",
+    section="    section .{}",
+    constant="{} equ {}",
+    end="    section .note.GNU-stack noalloc noexec nowrite progbits",
+)
+
+
+def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+    """The tables, and a file of constants."""
+    return {"tables.asm": tables_source(tables, NASM), "constants.asm": constants_source(tables, NASM)}

@@ -1,0 +1,151 @@
+"""Entry stubs and the routine that loads the tables: stubs.s for GNU as, stubs.asm for NASM.
+
+A stub makes all frames alike: where the processor pushes no error code it pushes 0, then the vector, and goes to one
+common symbol. That finds, from RSP upwards: vector, error code, RIP, CS, RFLAGS, RSP, SS.
+
+    asm_bp:
+        pushq $0
+        pushq $0x3
+        jmp interrupt_common
+
+The other routine loads GDTR, then CS by a far return, the other segments, TR and IDTR: in this order nothing that is
+loaded refers to a table that is not there yet.
+"""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..records import Record
+from ..vectors import EXCEPTIONS, label
+from . import HEADLINE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..config.tables import Entry, Lookup, Tables
+
+
+class Dialect(Record):
+    """How an assembler writes things."""
+
+    comment: str
+    public: str
+    outside: str
+    start: str
+    push: str
+    jump: str
+    at: str
+    load: str
+    which: tuple[str, str]
+    end: str
+
+
+GAS = Dialect(
+    comment="#",
+    public="    .globl {}",
+    outside="",
+    start="    .text",
+    push="    pushq ${}",
+    jump="    jmp {}",
+    at="    .org {} + {:#x}, 0xcc",
+    load="""\
+    lgdt {gdtr}(%rip)
+    pushq ${code:#x}
+    leaq 1f(%rip), %rax
+    pushq %rax
+    lretq
+1:  movl ${data:#x}, %eax
+    movl %eax, %ss
+    xorl %eax, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %fs
+    movl %eax, %gs
+{which}
+    ltr %ax
+    lidt {idtr}(%rip)
+    ret""",
+    which=("    movl ${:#x}, %eax", "    movl %edi, %eax\n    shll $4, %eax\n    addl ${:#x}, %eax"),
+    end='    .section .note.GNU-stack, "", @progbits',
+)
+NASM = Dialect(
+    comment=";",
+    public="    global {}",
+    outside="    extern {}",
+    start="    section .text",
+    push="    push {}",
+    jump="    jmp {}",
+    at="    times {1:#x} - ($ - {0}) db 0xcc",
+    load="""\
+    lgdt [rel {gdtr}]
+    push {code:#x}
+    lea rax, [rel .loaded]
+    push rax
+    retfq
+.loaded:
+    mov eax, {data:#x}
+    mov ss, eax
+    xor eax, eax
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
+{which}
+    ltr ax
+    lidt [rel {idtr}]
+    ret""",
+    which=("    mov eax, {:#x}", "    mov eax, edi\n    shl eax, 4\n    add eax, {:#x}"),
+    end="    section .note.GNU-stack noalloc noexec nowrite progbits",
+)
+
+
+def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+    """The same for both assemblers. UsageError when two vectors have one handler: a stub knows one vector."""
+    return {file: "\n".join(_lines(tables, d)) + "\n" for file, d in (("stubs.s", GAS), ("stubs.asm", NASM))}
+
+
+def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
+    names, note = tables.config.stubs, dialect.comment
+    yield f"{note} {HEADLINE.format(tables.source.path)}"
+    yield dialect.start
+    if dialect.outside:
+        yield from (dialect.outside.format(name) for name in (names.common, tables.gdtr.name, tables.idtr.name))
+    for entry in _stubs(tables):
+        yield ""
+        if entry.handler.offset:
+            yield dialect.at.format(entry.handler.symbol, entry.handler.offset)
+            yield f"{note} {label(entry.vector)}"
+        else:
+            yield dialect.public.format(entry.handler.symbol)
+            yield f"{entry.handler.symbol}:  {note} {label(entry.vector)}"
+        if not (entry.vector < len(EXCEPTIONS) and EXCEPTIONS[entry.vector].error_code):
+            yield dialect.push.format(0)
+        yield dialect.push.format(hex(entry.vector))
+        yield dialect.jump.format(names.common)
+    several = len(tables.tss) > 1
+    which = dialect.which[several].format(tables.selectors["tss0" if several else "tss"])
+    yield ""
+    yield f"{note} void {names.load}({'unsigned cpu' if several else 'void'}): with interrupts off, and before the"
+    yield f"{note} bases of FS and GS are set; once per CPU, because LTR refuses a TSS that is busy."
+    yield dialect.public.format(names.load)
+    yield f"{names.load}:"
+    names_of = {"gdtr": tables.gdtr.name, "idtr": tables.idtr.name, "code": tables.code, "data": tables.data}
+    yield dialect.load.format(which=which, **names_of)
+    yield dialect.end
+
+
+def _stubs(tables: Tables) -> list[Entry]:
+    """The entries that get a stub, those of one base together and upwards."""
+    found: dict[tuple[str, int], Entry] = {}
+    for entry in tables.entries:
+        if entry.stub and entry.handler.symbol is not None:
+            key = entry.handler.symbol, entry.handler.offset
+            if key in found:
+                raise UsageError(
+                    f"--emit stubs: vectors {label(found[key].vector)} and {label(entry.vector)} have one handler, "
+                    f"{entry.handler}, but a stub knows one vector: give each its own, or stub = false"
+                )
+            found[key] = entry
+    bases = list(dict.fromkeys(symbol for symbol, _ in found))
+    return sorted(found.values(), key=lambda e: (bases.index(e.handler.symbol or ""), e.handler.offset))
