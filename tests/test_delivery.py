@@ -31,7 +31,8 @@ from kernels import (
 
 from x86tables import ErrorFrame, Frame, Gate, Gdt, SegmentDescriptor, Tss
 from x86tables.declared import Area
-from x86tables.delivery import Delivery, Event, deliver
+from x86tables.delivery import deliver
+from x86tables.events import Delivery, Event
 from x86tables.machine import AC, CET, FRED, PAE, SMAP, Machine, Registers, Segment, TableRegister
 from x86tables.state import State
 

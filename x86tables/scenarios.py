@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .delivery import NMI, PF, PUSHES, SS, Event
+from .delivery import PUSHES
+from .events import NMI, PF, SS, Event
 from .errors import NotThere, UsageError
 from .gdt import SegmentDescriptor
 from .machine import AC, SCE, Machine, Segment

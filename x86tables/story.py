@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import vectors
-from .delivery import DELIVERED, PF, PUSHES, SHUTDOWN, SS, Delivery, Event, Step, deliver
+from .delivery import PUSHES, deliver
+from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
 from .errors import Absent
 from .machine import AC, Machine
 from .memory import PAGE

@@ -7,7 +7,16 @@ too: whether the handler's first instruction can be fetched, and whether it has 
 from __future__ import annotations
 
 from .. import vectors
-from ..delivery import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
+from ..events import (
+    EXCEPTION,
+    INT,
+    INT1,
+    INTERRUPT,
+    NMI,
+    PF,
+    TRAP,
+    Event,
+)
 from ..errors import UsageError
 from ..readers import number
 from ..stacks import in_ring0, in_ring3

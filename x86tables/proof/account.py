@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..delivery import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
+from ..events import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..errors import Absent
 from ..memory import PAGE
 from ..records import Record
@@ -12,7 +12,8 @@ from .start import first_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..delivery import Delivery, Enter, Event
+    from ..delivery import Enter
+    from ..events import Delivery, Event
     from ..state import State
     from ..story import Story
     from .start import Start

@@ -12,7 +12,7 @@ import itertools
 
 import bochscpu
 
-from ..delivery import DF, PF, SHUTDOWN
+from ..events import DF, PF, SHUTDOWN
 from ..machine import LA57, LMA, LME, NXE, SCE, TF, Segment
 from ..records import Record
 from .account import ENTERED, GOES_ON, NOTHING, RAISED, RUNS, TAKEN, Account, Seen

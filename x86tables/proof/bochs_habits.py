@@ -6,11 +6,7 @@ Each habit has a name, the one in docs/deviations.md, and is noted where it is m
 from __future__ import annotations
 
 from ..delivery import (
-    GP,
-    NMI,
-    SS,
     Checks,
-    Event,
     Fault,
     check_code_segment,
     check_gate,
@@ -22,6 +18,7 @@ from ..delivery import (
     read_code_segment,
     read_gate,
 )
+from ..events import GP, NMI, SS, Event
 from ..machine import AC
 from ..paging import READ, WRITE, Access, canonical
 from ..selector import Selector, SelectorErrorCode

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from ..delivery import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, SHUTDOWN, SS, Event
+from ..events import (
+    EXCEPTION,
+    INT,
+    INT1,
+    INTERRUPT,
+    NMI,
+    PF,
+    SHUTDOWN,
+    SS,
+    Event,
+)
 from ..errors import Absent, NotThere
 from ..idt import Gate
 from ..machine import IF, Machine

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..delivery import GP, PF, PUSHES, SS, Event
+from ..delivery import PUSHES
+from ..events import GP, PF, SS, Event
 from ..machine import AC, RF
 from ..memory import PAGE
 from ..paging import Access, NonCanonical, PageFault, canonical

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .. import delivery
+from .. import delivery, events
 from ..machine import Registers
 from .chains import EXCEPTION, INT, INTERRUPT, SHUTDOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..delivery import Delivery
+    from ..events import Delivery
     from ..image import Image
     from ..machine import Machine
     from .chains import Chain
@@ -32,14 +32,14 @@ def replay(image: Image, chain: Chain) -> Delivery | None:
     """
     first, event = chain.attempts[0], chain.first
     machine = machine_at(image, event)
-    kind = {INT: delivery.INT, INTERRUPT: delivery.INTERRUPT, EXCEPTION: delivery.EXCEPTION}.get(first.origin)
+    kind = {INT: events.INT, INTERRUPT: events.INTERRUPT, EXCEPTION: events.EXCEPTION}.get(first.origin)
     if machine is None or kind is None or not machine.long_mode:
         return None
     code = event.error_code if first.origin == EXCEPTION else None
-    return delivery.deliver(machine, delivery.Event(event.vector, kind, code, 0, event.cr2))
+    return delivery.deliver(machine, events.Event(event.vector, kind, code, 0, event.cr2))
 
 
 def agrees(chain: Chain, told: Delivery) -> bool:
     """Whether a replay goes through the same events as the log, to the same end."""
     same = [attempt.event.vector for attempt in chain.attempts] == [event.vector for event in told.events]
-    return same and (told.outcome == delivery.SHUTDOWN) == (chain.outcome == SHUTDOWN)
+    return same and (told.outcome == events.SHUTDOWN) == (chain.outcome == SHUTDOWN)

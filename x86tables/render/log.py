@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ..delivery import Delivery
+    from ..events import Delivery
     from ..image import Image
     from ..qemulog.chains import Account, Attempt, Chain, Count
     from ..qemulog.entries import Delivering

@@ -6,7 +6,8 @@ import re
 
 from .. import vectors
 from ..checks import judge
-from ..delivery import SHUTDOWN, Event, deliver
+from ..delivery import deliver
+from ..events import SHUTDOWN, Event
 from ..errors import Absent, NotThere
 from ..paging import NX, PS, RW, US, Access, NonCanonical, P, PageFault
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode

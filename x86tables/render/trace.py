@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-from ..delivery import DELIVERED
+from ..events import DELIVERED
 from ..selector import PageFaultErrorCode
 from ..story import stack_name
 from ..vectors import label
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..delivery import Attempt, Delivery, Event, Step
+    from ..events import Attempt, Delivery, Event, Step
     from ..image import Image
     from ..machine import Machine, Registers
     from ..story import Handler, Loop, Story

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..delivery import DELIVERED
+from ..events import DELIVERED
 from ..vectors import label
 from .data import SCHEMA, hexadecimal, registers
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from ..delivery import Delivery, Event, Step
+    from ..events import Delivery, Event, Step
     from ..image import Image
     from ..machine import Machine, Registers
     from ..scenarios import Judgement, Scenario
