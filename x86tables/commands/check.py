@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_judging_arguments(parser)
     add_rule_arguments(parser)
     parser.add_argument("--steps", action="store_true", help="every check of the trace, passed ones too (text)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json", "sarif"), default="text")
 
 
 def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +88,13 @@ def run(args: argparse.Namespace) -> int:
     judgements = [judge(machine, names, options) for machine in machines]
     from ..render import findings
 
-    if args.format == "json":
+    if args.format == "sarif":
+        import json
+
+        from ..render import sarif
+
+        print(json.dumps(sarif.log(image, judgements, reports), indent=1))
+    elif args.format == "json":
         import json
 
         from ..render import verdict_data

@@ -1,0 +1,119 @@
+"""check --format sarif: valid SARIF 2.1.0, with what a code-scanning service asks for besides."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from x86tables import commands
+from x86tables.checks import RULES
+from x86tables.commands import main
+from x86tables.render import sarif
+from x86tables.scenarios import SCENARIOS
+
+HERE = Path(__file__).parent
+SCHEMA = json.loads((HERE / "sarif.schema.json").read_text())
+IMAGES = ["images/linux.core", "images/ovmf.core", "images/grub.core", "images/linux32.core", "logs/triple.core.xz"]
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit status and the one run of the log, which is valid."""
+    status = main(["check", *arguments, "--format", "sarif"])
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft7Validator)
+    (run,) = document["runs"]
+    return status, run
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_real_images(capsys: pytest.CaptureFixture[str], image: str) -> None:
+    """Valid; every result names its rule twice in agreement, a place and a fingerprint; findings are those of JSON."""
+    status, run = checked(capsys, str(HERE / image))
+    rules = run["tool"]["driver"]["rules"]
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        (place,) = result["locations"]
+        assert place["physicalLocation"]["region"]["startLine"] == 1
+        uri = place["physicalLocation"]["artifactLocation"]["uri"]
+        assert not uri.startswith(("/", "..", "file:")) and uri.endswith(Path(image).name)
+        assert result["partialFingerprints"]
+    prints = [str(result["partialFingerprints"]) for result in run["results"]]
+    assert len(set(prints)) == len(prints)
+    assert main(["check", str(HERE / image), "--format", "json"]) == status
+    cpus = json.loads(capsys.readouterr().out)["cpus"]
+    wanted = {(finding["rule"], finding["where"]) for cpu in cpus for finding in cpu["findings"]}
+    places = {(r["ruleId"], r["locations"][0]["logicalLocations"][0]["name"]) for r in run["results"]}
+    assert {place for place in places if place[0] not in SCENARIOS} == wanted
+    assert run["properties"]["verdicts"] == {f"CPU {cpu['cpu']}": cpu["verdict"] for cpu in cpus}
+
+
+def test_a_kernel_that_shuts_down(capsys: pytest.CaptureFixture[str]) -> None:
+    status, run = checked(capsys, str(HERE / "logs/triple.core.xz"))
+    found = {result["ruleId"]: result for result in run["results"]}
+    assert status == 1
+    assert found["stack-overflow"]["level"] == found["IDT004"]["level"] == "error"
+    assert found["stack-overflow"]["message"]["text"].startswith("CPU 0: triple-fault: ")
+    assert found["IDT004"]["partialFingerprints"] == {"x86tables/v1": "IDT004:idt[8].ist:0"}
+
+
+def test_cpus_with_the_same_finding_are_one_result(capsys: pytest.CaptureFixture[str]) -> None:
+    _, run = checked(capsys, str(HERE / "images/linux.core"), "--scenario", "all")
+    texts = [result["message"]["text"].partition(": ")[2] for result in run["results"]]
+    where = [result["locations"][0]["logicalLocations"][0]["name"] for result in run["results"]]
+    assert len(set(zip(texts, where, strict=True))) == len(texts)
+
+
+def test_every_rule_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    _, run = checked(capsys, str(HERE / "images/linux.core"))
+    rules = {rule["id"]: rule for rule in run["tool"]["driver"]["rules"]}
+    assert set(rules) == {rule.id for rule in RULES} | set(SCENARIOS)
+    for rule in RULES:
+        told = rules[rule.id]
+        assert told["shortDescription"]["text"] == rule.title
+        assert rule.sections["Why"] in told["help"]["text"] and rule.sections["Fix"] in told["help"]["markdown"]
+        assert told["defaultConfiguration"]["level"] == rule.severity
+    assert all(len(rule["shortDescription"]["text"]) <= 1024 for rule in rules.values())
+
+
+def test_what_was_not_checked_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    _, run = checked(capsys, str(HERE / "logs/triple.core.xz"))
+    (invocation,) = run["invocations"]
+    assert any(note["associatedRule"]["id"] == "SYS001" for note in invocation["toolExecutionNotifications"])
+
+
+def test_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Relative to where the command runs, as the repository of a workflow has it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build").mkdir()
+    assert sarif.relative(str(tmp_path / "build" / "my kernel.core")) == "build/my%20kernel.core"
+    assert sarif.relative("build/kernel.core") == "build/kernel.core"
+    assert sarif.relative("/elsewhere/kernel.core") == "kernel.core"
+
+
+def test_the_schema_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    """The validation above means something: a result without a message, an unknown property, a level of our own."""
+    assert main(["check", str(HERE / "logs/triple.core.xz"), "--format", "sarif"]) == 1
+    text = capsys.readouterr().out
+    for old, new in (
+        ('"message"', '"massage"'),
+        ('"level": "error"', '"level": "fatal"'),
+        ('"startLine": 1', '"startLine": 0'),
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(json.loads(text.replace(old, new, 1)), SCHEMA, cls=jsonschema.Draft7Validator)
+
+
+def test_the_workflow_calls_what_there_is() -> None:
+    """Every x86tables command of the example is one that the parsers take."""
+    text = (HERE.parent / "examples/github-workflow.yml").read_text()
+    calls = re.findall(r"^ +(?:- )?run: (x86tables .*)$", text, re.MULTILINE)
+    assert len(calls) == 2
+    for call in calls:
+        _, name, *arguments = shlex.split(call.partition(">")[0])
+        commands.parser(name).parse_args(arguments)
+    assert "upload-sarif" in text and "security-events: write" in text

@@ -1,0 +1,165 @@
+"""Findings and verdicts as SARIF 2.1.0, for services that show the results of scans beside the code.
+
+Source: OASIS, "Static Analysis Results Interchange Format (SARIF) Version 2.1.0". What GitHub wants besides: every
+result has a location with a relative path and a line, and a fingerprint that stays the same from run to run.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .. import __version__
+from ..checks import RULES
+from ..scenarios import NOT_APPLICABLE
+from ..story import SURVIVES, UNKNOWN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+    from ..checks import Report, Rule
+    from ..image import Image
+    from ..scenarios import Judgement
+
+SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+LEVELS = {"error": "error", "warning": "warning", "note": "note"}
+PROBLEM = {"error": "error", "warning": "warning", "note": "recommendation"}  # the words of GitHub's own property
+SCENARIOS = {
+    "stack-overflow": "a kernel stack that runs into its guard page is not survived",
+    "current-stack": "an overflow of the stack in use is not survived",
+    "double-fault-questions": "a double fault is not survived",
+    "syscall-gap": "an exception right after SYSCALL, on the program's stack, is not survived",
+    "survival-matrix": "an exception on a bad stack is not survived",
+}
+
+
+def log(image: Image, judgements: Sequence[Judgement], reports: Sequence[Report]) -> dict[str, Any]:
+    """The SARIF log of one `check`: one run, its rules, and a result for each finding and each bad verdict."""
+    uri = relative(image.path)
+    rules = [_rule(rule) for rule in RULES] + [_scenario(name, title) for name, title in SCENARIOS.items()]
+    index = {rule["id"]: number for number, rule in enumerate(rules)}
+    results = [*_verdicts(judgements), *_findings(reports)]
+    for result in results:
+        result["ruleIndex"] = index[result["ruleId"]]
+        result["locations"] = [_location(uri, result.pop("where"))]
+    run = {
+        "tool": {
+            "driver": {
+                "name": "x86tables",
+                "version": __version__,
+                "semanticVersion": __version__,
+                "shortDescription": {"text": "Make, show, judge and prove x86-64 descriptor tables"},
+                "rules": rules,
+            }
+        },
+        # a run for each image: uploads of several images stand beside each other
+        "automationDetails": {"id": f"x86tables/{uri}/"},
+        "artifacts": [{"location": _place(uri), "roles": ["analysisTarget"]}],
+        "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": list(_gaps(reports, index))}],
+        "results": results,
+        "columnKind": "unicodeCodePoints",
+        "properties": {"verdicts": {f"CPU {j.machine.cpu}": j.verdict for j in judgements}},
+    }
+    return {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}
+
+
+def relative(path: str) -> str:
+    """A path as a URI from the directory that the command runs in; of a file outside of that, the name alone."""
+    from urllib.parse import quote
+
+    inside = os.path.relpath(path)
+    if inside.startswith(os.pardir):
+        inside = os.path.basename(path)
+    return quote(inside.replace(os.sep, "/"))
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    sections = rule.sections
+    text = "\n\n".join(f"{name}: {sections[name]}" for name in ("Why", "Fix") if name in sections)
+    markdown = "\n\n".join(f"**{name}**: {sections[name]}" for name in ("Why", "Fix") if name in sections)
+    for name in ("Bad", "Good"):
+        if name in sections:
+            markdown += f"\n\n**{name}**\n\n```\n{sections[name]}\n```"
+    return _descriptor(rule.id, rule.title, rule.severity, text, markdown, rule.table)
+
+
+def _scenario(name: str, title: str) -> dict[str, Any]:
+    text = f"`x86tables check --scenario {name}` tells check by check what the processor does, and where it fails."
+    return _descriptor(name, title, "error", text.replace("`", ""), text, "scenario")
+
+
+def _descriptor(name: str, title: str, severity: str, text: str, markdown: str, tag: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "shortDescription": {"text": title},
+        "fullDescription": {"text": f"{title[:1].upper()}{title[1:]}."},
+        "help": {"text": text or title, "markdown": markdown or title},
+        "defaultConfiguration": {"level": LEVELS[severity]},
+        "properties": {
+            "tags": ["x86-64", "kernel", tag],
+            "precision": "high",
+            "problem.severity": PROBLEM[severity],
+        },
+    }
+
+
+def _verdicts(judgements: Iterable[Judgement]) -> Iterator[dict[str, Any]]:
+    """Scenarios that do not end well; what is not known is a warning, as the command's exit status counts it too."""
+    told: dict[tuple[str, str, str], list[int]] = {}
+    for judgement in judgements:
+        for scenario in {one.name: one for one in (judgement.overflow, *judgement.scenarios)}.values():
+            if scenario.verdict not in (SURVIVES, NOT_APPLICABLE):
+                key = scenario.name, scenario.verdict, scenario.reason
+                told.setdefault(key, []).append(judgement.machine.cpu)
+    for (name, verdict, reason), cpus in told.items():
+        level = "warning" if verdict == UNKNOWN else "error"
+        yield _result(name, level, f"{verdict}: {reason}", name, cpus)
+
+
+def _findings(reports: Iterable[Report]) -> Iterator[dict[str, Any]]:
+    """Findings, each once with the CPUs that have it."""
+    told: dict[tuple[str, str, str, str], list[int]] = {}
+    for report in reports:
+        for finding in report.findings:
+            key = finding.rule, LEVELS[finding.severity], finding.message, finding.where
+            told.setdefault(key, []).append(report.machine.cpu)
+    for (rule, level, message, where), cpus in told.items():
+        yield _result(rule, level, message, where, cpus)
+
+
+def _result(rule: str, level: str, message: str, where: str, cpus: list[int]) -> dict[str, Any]:
+    names = ", ".join(map(str, cpus))
+    return {
+        "ruleId": rule,
+        "level": level,
+        "message": {"text": f"CPU {names}: {message}"},
+        "where": where,
+        # addresses change from boot to boot, the place in the tables does not
+        "partialFingerprints": {"x86tables/v1": f"{rule}:{where}:{names}"},
+    }
+
+
+def _location(uri: str, where: str) -> dict[str, Any]:
+    return {
+        "physicalLocation": {"artifactLocation": _place(uri), "region": {"startLine": 1}},
+        "logicalLocations": [{"name": where, "fullyQualifiedName": where, "kind": "object"}],
+    }
+
+
+def _place(uri: str) -> dict[str, Any]:
+    return {"uri": uri, "uriBaseId": "%SRCROOT%"}
+
+
+def _gaps(reports: Iterable[Report], index: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """The rules that could not be decided, and what they lack."""
+    told: dict[tuple[str, str], list[int]] = {}
+    for report in reports:
+        for gap in report.not_checked:
+            told.setdefault((gap.rule, gap.needs), []).append(report.machine.cpu)
+    for (rule, needs), cpus in told.items():
+        yield {
+            "level": "note",
+            "message": {"text": f"CPU {', '.join(map(str, cpus))}: {rule} was not checked: {needs}"},
+            "associatedRule": {"id": rule, "index": index[rule]},
+        }
