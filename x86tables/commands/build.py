@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     tables = declare(*read(args.config))
     find, segments = beside(tables, args.symbols)
     files = _files(tables, find, args.emit.split(","))
-    if not args.no_check:
-        from ..render.text import output
+    from ..render.text import output
 
+    if not args.no_check:
         lines: list[str] = []
         refused = judged(tables, image(tables, find, segments), lines)
         output(lines)
@@ -54,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
             print(f"nothing was written: {refused}; --no-check writes it all the same")
             return 1
     os.makedirs(args.output, exist_ok=True)
+    written = []
     for name, contents in files.items():
         path = os.path.join(args.output, name)
         with open(path, "wb") as file:
             file.write(contents)
-        print(f"{path}: {len(contents):,} bytes")
+        written.append(f"{path}: {len(contents):,} bytes")
+    output(written)
     return 0
 
 

@@ -113,21 +113,16 @@ def _at(table: Table, find: Lookup) -> tuple[int, bytes]:
 
 
 def _remarks(tables: Tables, find: Lookup, made_up: dict[str, int]) -> Iterator[str]:
-    for stack in tables.stacks:
-        if stack.guard and stack.bottom is not None:
-            stop = stack.bottom.at(find)
-            yield _unmapped(stop - stack.guard, stop, f"guard of {stack.name}, CPU {stack.cpu}")
-    for region in tables.regions:
-        if not region.permissions:
-            yield _unmapped(region.start.at(find), region.stop.at(find), region.name)
+    guards = [(s.bottom.plus(-s.guard), s.bottom) for s in tables.stacks if s.guard and s.bottom is not None]
+    guards += [(region.start, region.stop) for region in tables.regions if not region.permissions]
+    if guards:
+        shown = [[str(end) if end.symbol in made_up else hex(end.at(find)) for end in guard] for guard in guards]
+        ranges = ", ".join(f"[{start}, {stop})" for start, stop in shown)
+        yield f"assumes that the boot code unmaps {ranges}; confirm with check on a dump"
     if made_up:
         names = sorted(made_up)
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        yield f"judged at made-up addresses: {shown} {'has' if len(names) == 1 else 'have'} none yet"
-
-
-def _unmapped(start: int, stop: int, what: str) -> str:
-    return f"{what}: assumes that the boot code unmaps [{start:#x}, {stop:#x}); confirm with check on a dump"
+        some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        yield f"judged at made-up addresses, for want of real ones: {some}"
 
 
 def _registers(tables: Tables, cpu: int, find: Lookup) -> Registers:

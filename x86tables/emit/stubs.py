@@ -32,6 +32,7 @@ class Dialect(Record):
     comment: str
     public: str
     outside: str
+    align: str
     start: str
     push: str
     jump: str
@@ -45,6 +46,7 @@ GAS = Dialect(
     comment="#",
     public="    .globl {}",
     outside="",
+    align="    .balign 16, 0xcc",
     start="    .text",
     push="    pushq ${}",
     jump="    jmp {}",
@@ -73,6 +75,7 @@ NASM = Dialect(
     comment=";",
     public="    global {}",
     outside="    extern {}",
+    align="    align 16, db 0xcc",
     start="    section .text",
     push="    push {}",
     jump="    jmp {}",
@@ -118,6 +121,7 @@ def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
             yield f"{note} {label(entry.vector)}"
         else:
             yield dialect.public.format(entry.handler.symbol)
+            yield dialect.align
             yield f"{entry.handler.symbol}:  {note} {label(entry.vector)}"
         if not (entry.vector < len(EXCEPTIONS) and EXCEPTIONS[entry.vector].error_code):
             yield dialect.push.format(0)
