@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .delivery import PUSHES
-from .events import NMI, PF, SS, Event
 from .errors import NotThere, UsageError
+from .events import NMI, PF, SS, Event
 from .gdt import SegmentDescriptor
 from .machine import AC, SCE, Machine, Segment
 from .memory import PAGE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import vectors
 from .delivery import PUSHES, deliver
-from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
 from .errors import Absent
+from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
 from .machine import AC, Machine
 from .memory import PAGE
 from .paging import Access, NonCanonical, PageFault
