@@ -1,0 +1,440 @@
+"""Configurations: what is written becomes tables, and every mistake is told by file, line, key and what would be right."""
+
+import itertools
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from cli import call, output, refused
+from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
+from x86tables.config.lines import key_lines, shown
+from x86tables.config.placing import Segment
+from x86tables.scenarios import judge
+from x86tables.symbols import Symbols
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
+DOUBLE_FAULT = next(path for path in EXAMPLES if path.name == "double_fault.toml")
+
+
+def loaded(tmp_path: Path, text: str) -> config.Tables:
+    path = tmp_path / "kernel.toml"
+    path.write_text(text)
+    return config.load(str(path))
+
+
+# What is written becomes tables
+
+
+def test_the_example_is_what_one_would_write_by_hand() -> None:
+    tables = config.load(str(DOUBLE_FAULT))
+    find = config.lookup(tables)
+    gdt = Gdt()
+    code = gdt.append(SegmentDescriptor.kernel_code())
+    gdt.append(SegmentDescriptor.kernel_data())
+    gdt.append(SystemDescriptor.tss(0xFFFFFFFF80202000))
+    idt = Idt()
+    idt["#BP"] = Gate.interrupt(0xFFFFFFFF80100040, code)
+    idt["#DF"] = Gate.interrupt(0xFFFFFFFF80100080, code, ist=1)
+    assert tables.gdt.build(find) == bytes(gdt)
+    assert tables.idt.build(find) == bytes(idt)
+    assert tables.tss[0].build(find) == bytes(Tss(ist1=0xFFFFFFFF80221000 + 20 * 1024))
+    assert tables.gdtr.build(find).hex() == "2700" + "00002080ffffffff"
+    assert tables.idtr.build(find).hex() == "ff0f" + "00102080ffffffff"
+    constants = {"KERNEL_CODE_SELECTOR": 8, "KERNEL_DATA_SELECTOR": 16, "TSS_SELECTOR": 24, "DOUBLE_FAULT_IST": 1}
+    assert tables.constants == constants
+
+
+def test_the_same_in_python() -> None:
+    """Objects say the same as the file, and are validated like it."""
+    made = config.declare(
+        config.Config(
+            cpu=config.Cpu(
+                stack=config.Stack(bottom="boot_stack", size="16 KiB", guard=4096),
+                ist1=config.Stack(name="double_fault", bottom="double_fault_stack", size="20 KiB", guard=4096),
+            ),
+            idt={"#BP": "asm_bp", "#DF": config.Gate(handler="asm_df", ist="double_fault")},
+        )
+    )
+    read = config.load(str(DOUBLE_FAULT))
+    assert [table.items for table in made.all] == [table.items for table in read.all]
+    assert made.stacks == read.stacks
+    with pytest.raises(UsageError, match=r'^configuration: idt\."#DF"\.dpl: 4 is not what goes here: 0\.\.3 expected$'):
+        config.declare(config.Config(idt={"#DF": config.Gate(handler="asm_df", dpl=4)}))
+
+
+def test_gates(tmp_path: Path) -> None:
+    """Vectors, mnemonics and ranges; patterns, strides and addresses; one vector overrides a range."""
+    text = """
+        tables.gates = 0x81
+        syscall.vectors = ["0x80"]
+        [idt]
+        "0..31" = "isr_{vector}"
+        "0x20..0x2f" = { handler = { base = "irqs", stride = 16 }, type = "trap" }
+        "#PF" = { handler = 0xffffffff80000010, dpl = 3 }
+        "128" = "0x1000"
+    """
+    idt = loaded(tmp_path, text).idt
+    assert len(idt.items) == 0x81
+    address = {vector: str(item.addresses["offset"]) for vector, item in enumerate(idt.items) if item.addresses}
+    assert address == {
+        **{vector: f"isr_{vector}" for vector in range(32)},
+        **{0x20 + n: "irqs" + (f" + {n * 16:#x}" if n else "") for n in range(16)},
+        14: "0xffffffff80000010",
+        128: "0x1000",
+    }
+    gates = {vector: item.value for vector, item in enumerate(idt.items)}
+    assert gates[13] == Gate.interrupt(0, 8)
+    assert gates[14] == Gate.interrupt(0, 8, dpl=3)
+    assert gates[0x2F] == Gate.trap(0, 8)
+    assert gates[0x80] == Gate.interrupt(0, 8, dpl=3)
+    assert gates[0x30] == Gate()
+
+
+def test_segments(tmp_path: Path) -> None:
+    """Intentions, raw fields over them, raw fields alone; STAR from the names of segments."""
+    text = """
+        [gdt]
+        segments = ["null", "kernel_code", "kernel_data", "code32", { name = "low", kind = "kernel_data", limit = 0xff, g = false },
+            { name = "odd", base = 0x12345678, limit = 1, type = 3, s = true, p = true }, "tss", "user_data", "user_code"]
+        [syscall]
+        kernel = "kernel_code"
+        user = "user_code"
+    """  # noqa: E501 - a line as people write them
+    tables = loaded(tmp_path, text)
+    values = [item.value for item in tables.gdt.items]
+    low = SegmentDescriptor.kernel_data().replace(limit=0xFF, g=False)
+    odd = SegmentDescriptor(base=0x12345678, limit=1, type=3, s=True, p=True)
+    assert values[:2] == [SegmentDescriptor(), SegmentDescriptor()]
+    assert values[4] == SegmentDescriptor.code32()
+    assert values[5:8] == [low, odd, SystemDescriptor.tss(0)]
+    assert tables.selectors == {
+        "kernel_code": 0x10, "kernel_data": 0x18, "code32": 0x20, "low": 0x28, "odd": 0x30, "tss": 0x38,
+        "user_data": 0x4B, "user_code": 0x53,
+    }  # fmt: skip
+    assert tables.star == 0x0043_0010_0000_0000
+    assert all(item.value.selector == 0x10 for item in tables.idt.items if item.addresses)
+
+
+def test_one_tss_per_cpu() -> None:
+    """Every CPU has its TSS in the one GDT, and its own stacks in the same slots."""
+    tables = config.load(str(next(path for path in EXAMPLES if path.name == "two_cpus.toml")))
+    assert [table.name for table in tables.tss] == ["tss0", "tss1"]
+    assert tables.selectors["tss1"] == tables.selectors["tss0"] + 16
+    assert tables.ists == {"double_fault": 1, "nmi": 2, "machine_check": 3, "debug": 4}
+    assert str(tables.tss[1].items[0].addresses["ist2"]) == "nmi_stack_1 + 0x2000"
+
+
+# Mistakes
+
+CPU = "[cpu]\n"
+IST = CPU + 'ist1 = { name = "double_fault", top = "df_top" }\n'
+MISTAKES = {
+    "no TOML": ("[cpu\n", "1: no TOML: Expected ']' at the end of a table declaration"),
+    "unknown key": ("[idt]\n\n[stub]\n", "3: stub: unknown key; did you mean stubs?"),
+    "unknown key below": (
+        CPU + 'ist1 = { bottom = "s", sise = 5 }\n',
+        "2: cpu.ist1.sise: unknown key; did you mean size?",
+    ),
+    "unknown key of a gate": (
+        '[idt]\n"#DF" = {\n handler = "a", its = "b" }'.replace("\n handler", " handler"),
+        '2: idt."#DF".its: unknown key; did you mean ist?',
+    ),
+    "no key like it": (
+        "[[memory]]\nxyzzy = 1\nstart = 0\n",
+        "2: memory[0].xyzzy: unknown key; the keys here are name, start, end, size, permissions",
+    ),
+    "missing key": ('[idt]\n8 = { ist = "a" }\n', "2: idt.8: the key handler is missing"),
+    "type of value": ('[tables]\ngates = "all"\n', "2: tables.gates: 'all' is not what goes here: 1..256 expected"),
+    "word": (
+        '[idt]\n8 = { handler = "a", type = "tarp" }\n',
+        "2: idt.8.type: 'tarp' is not what goes here: one of interrupt, trap expected",
+    ),
+    "segment": (
+        '[gdt]\nsegments = [\n "kernel_code",\n "kernel_date",\n]\n',
+        "4: gdt.segments[1]: 'kernel_date' is not what goes here: one of code32, kernel_code, kernel_data, null, tss, "
+        "user_code, user_code32, user_data or a kind of segment, or a table {name = ..., kind = ...} with raw fields "
+        "expected",
+    ),
+    "bare symbol for a stack": (
+        CPU + '\nist1 = "df_stack"\n',
+        "3: cpu.ist1: 'df_stack' is not what goes here: {bottom = SYMBOL, size = N} or {top = SYMBOL}: a symbol alone "
+        "does not say which end it is expected",
+    ),
+    "stack without a size": (
+        CPU + 'ist1.bottom = "s"\n',
+        "2: cpu.ist1: {bottom = SYMBOL, size = N} or {top = SYMBOL} expected, bottom found",
+    ),
+    "stack with both ends": (
+        CPU + 'ist1 = { bottom = "s", top = "t", size = 1 }\n',
+        "2: cpu.ist1: {bottom = SYMBOL, size = N} or {top = SYMBOL} expected, bottom and size and top found",
+    ),
+    "guard without a bottom": (
+        CPU + 'ist1 = { top = "s", guard = 4096 }\n',
+        "2: cpu.ist1.guard: a guard lies below the bottom: {bottom = SYMBOL, size = N} expected",
+    ),
+    "size": (
+        CPU + 'rsp0 = { bottom = "s", size = "20 kB" }\n',
+        "2: cpu.rsp0.size: '20 kB' is no size: a number of bytes, or \"20 KiB\" expected",
+    ),
+    "symbol": (
+        CPU + 'rsp0 = { top = "a-b" }\n',
+        "2: cpu.rsp0.top: 'a-b' is no symbol: letters, digits, _, . and $ expected",
+    ),
+    "address": ('[idt]\n8 = "0xfffg"\n', "2: idt.8: '0xfffg' is no address: 0x..., decimal, or a symbol expected"),
+    "large address": ("[idt]\n8 = 0x10000000000000000\n", "2: idt.8: 0x10000000000000000 is no address of 64 bits"),
+    "no such stack": (
+        IST + '[idt]\n"#DF" = { handler = "df", ist = "fault" }\n',
+        '4: idt."#DF".ist: no stack named "fault"; the TSS has "double_fault" (IST1)',
+    ),
+    "no stack at all": (
+        '[idt]\n"#DF" = { handler = "df", ist = "fault" }\n',
+        '2: idt."#DF".ist: no stack named "fault"; the TSS has no IST stack',
+    ),
+    "not on every CPU": (
+        '[[cpu]]\nist1 = { name = "a", top = "t" }\n[[cpu]]\n[idt]\n8 = { handler = "df", ist = "a" }\n',
+        '5: idt.8.ist: the TSS of CPU 1 has no stack named "a" (IST1)',
+    ),
+    "another slot": (
+        '[[cpu]]\nist1 = { name = "a", top = "t" }\n[[cpu]]\nist2 = { name = "a", top = "u" }\n',
+        "4: cpu[1].ist2: 'a' is IST1 of another CPU",
+    ),
+    "name twice": (
+        IST + 'ist2 = { name = "double_fault", top = "u" }\n',
+        "3: cpu.ist2.name: another stack of this CPU is called 'double_fault'",
+    ),
+    "mnemonic": ("[idt]\n\nPF = 1\n", "3: idt.PF: 'PF' is no vector; did you mean \"#PF\"?"),
+    "vector": ("[idt]\n256 = 1\n", '2: idt.256: vector 256: a vector is 0..255; "8", "#DF" or "32..47" expected'),
+    "range": ('[idt]\n"47..32" = 1\n', '2: idt."47..32": a range goes upwards, both ends included: "32..47"'),
+    "open range": ('[idt]\n"47.." = 1\n', '2: idt."47..": a range goes upwards, both ends included: "32..47"'),
+    "vector twice": ('[idt]\n8 = 1\n"#DF" = 2\n', "3: idt.\"#DF\": vector 8 is in '8' already"),
+    "ranges overlap": ('[idt]\n"0..9" = 1\n"9..10" = 2\n', "3: idt.\"9..10\": vector 9 is in '0..9' already"),
+    "beyond the table": (
+        'tables.gates = 32\n[idt]\n32 = "a"\n',
+        "3: idt.32: the IDT has 32 gates (tables.gates): 0..32 needed",
+    ),
+    "no such segment": (
+        '[idt]\n8 = { handler = "a", segment = "kernel_coda" }\n',
+        "2: idt.8.segment: no segment 'kernel_coda'; did you mean kernel_code?",
+    ),
+    "no code": (
+        '[gdt]\nsegments = ["kernel_data"]\n',
+        "2: gdt.segments: no kernel_code: gates need a 64-bit code segment of ring 0",
+    ),
+    "segment twice": (
+        '[gdt]\nsegments = ["kernel_code", "kernel_code"]\n',
+        "2: gdt.segments[1]: 'kernel_code' is there already: give this one a name, {name = \"...\", kind = ...}",
+    ),
+    "raw field": (
+        '[gdt]\nsegments = ["kernel_code", { name = "a", base = 0x100000000 }]\n',
+        "2: gdt.segments[1].base: base=0x100000000: 32 bits hold 0..0xffffffff",
+    ),
+    "segment without a name": (
+        '[gdt]\nsegments = ["kernel_code", { base = 1 }]\n',
+        "2: gdt.segments[1]: a segment of raw fields needs a name",
+    ),
+    "SYSRET": (
+        '[gdt]\nsegments = ["user_code", "kernel_code"]\n[syscall]\nkernel = "kernel_code"\nuser = "user_code"\n',
+        "5: syscall.user: 'user_code' needs user_data before it, and a slot before that",
+    ),
+    "half of STAR": ('[syscall]\nuser = "user_code"\n', "1: syscall: STAR needs both segments: kernel is missing"),
+    "system call": ("[syscall]\nvectors = [\n0x80]\n", "3: syscall.vectors[0]: vector 128 has no gate in [idt]"),
+    "DPL of a system call": (
+        '[syscall]\nvectors = [0x80]\n[idt]\n0x80 = { handler = "a", dpl = 0 }\n',
+        "4: idt.0x80.dpl: vector 128 is a system call (syscall.vectors): its DPL is 3",
+    ),
+    "region": ("[[memory]]\nstart = 0\n", "1: memory[0]: either end or size expected"),
+    "permissions": (
+        '[[memory]]\nstart = 0\nsize = 4096\npermissions = "rwz"\n',
+        "4: memory[0].permissions: 'rwz' is not what goes here: text like ^r?w?x?u?$ expected",
+    ),
+    "address of a symbol": (
+        '[symbols]\na = "b"\n',
+        "2: symbols.a: 'b' is no number: the address of a expected",
+    ),
+    "rule": (
+        '[check]\nignore = ["TSS001", "IDX"]\n',
+        "2: check.ignore[1]: no rule 'IDX'; did you mean IDT? `x86tables explain` lists all",
+    ),
+    "tables of one name": ('[tables]\nidt = "gdt"\n', "1: tables: two tables are called gdt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes(what: str, tmp_path: Path) -> None:
+    text, expected = MISTAKES[what]
+    with pytest.raises(UsageError) as error:
+        loaded(tmp_path, text)
+    assert str(error.value) == f"{tmp_path}/kernel.toml:{expected}"
+
+
+def test_lines_of_keys() -> None:
+    """Every key of every kind of TOML has its line."""
+    text = '''a = 1
+b.c = [1, 2,
+  { x = 1.5, y = "]" },
+  # comment ]
+  1979-05-27 07:32:00]
+[idt]
+"#DF" = { handler = "df", ist = \'\'\'double
+fault\'\'\' }
+'32..47' = 1
+[[cpu]]
+s = """
+multi = "\\"" 1
+"""
+ist1 = 3
+[[cpu]]
+ist1 = 4
+[cpu.sub]
+"k.\\u00e4" = 0x10'''
+    assert {shown(path): line for path, line in key_lines(text).items()} == {
+        "a": 1, "b": 2, "b.c": 2, "b.c[0]": 2, "b.c[1]": 2, "b.c[2]": 3, "b.c[2].x": 3, "b.c[2].y": 3, "b.c[3]": 5,
+        "idt": 6, 'idt."#DF"': 7, 'idt."#DF".handler': 7, 'idt."#DF".ist': 7, 'idt."32..47"': 9,
+        "cpu": 10, "cpu[0]": 10, "cpu[0].s": 11, "cpu[0].ist1": 14, "cpu[1]": 15, "cpu[1].ist1": 16, "cpu[1].sub": 17,
+        'cpu[1].sub."k.ä"': 18,
+    }  # fmt: skip
+
+
+# Machines
+
+
+def test_the_examples_survive() -> None:
+    for path in EXAMPLES:
+        tables = config.load(str(path))
+        image = config.image(tables, config.lookup(tables))
+        assert [machine.cpu for machine in image.machines] == list(range(len(tables.tss)))
+        assert {judge(machine).verdict for machine in image.machines} == {"survives"}, path
+        assert not any(report.failed for report in checks.judge(image)), path
+
+
+def test_check_on_a_configuration(tmp_path: Path) -> None:
+    """`check CONFIG` says what is assumed of the boot code; without IST the same kernel is lost."""
+    text = output("check", DOUBLE_FAULT)
+    assert "CPU 0  survives if a guard page is hit; the stack in use is guarded\n" in text
+    assert "assumes that the boot code unmaps [0xffffffff80210000, 0xffffffff80211000), [0xffffffff80220000," in text
+    broken = tmp_path / "kernel.toml"
+    broken.write_text(DOUBLE_FAULT.read_text().replace(', ist = "double_fault"', ""))
+    status, out, _ = call("check", broken, "--format", "json")
+    (cpu,) = json.loads(out)["cpus"]
+    assert status == 1
+    assert cpu["verdict"] == "triple-fault"
+    assert [finding["rule"] for finding in cpu["findings"] if finding["severity"] == "error"] == ["IDT004"]
+
+
+def test_rules_are_chosen_by_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.toml"
+    path.write_text(DOUBLE_FAULT.read_text() + '\n[check]\nignore = ["IDT002"]\n')
+    assert "IDT002" not in output("check", path)
+    assert "IDT002" in output("check", path, "--ignore", "TSS")
+
+
+def test_what_an_image_takes_is_refused() -> None:
+    assert refused("check", DOUBLE_FAULT, "--gdt", "0x1000") == f"--gdt is for images: {DOUBLE_FAULT} says it itself"
+
+
+def test_memory(tmp_path: Path) -> None:
+    """A guard counts for more than a region, a region for more than the kernel's segments; the rest is unknown."""
+    text = """
+        [cpu]
+        stack = { bottom = 0x10000, size = 0x2000 }
+        [[memory]]
+        start = 0x10000
+        size = 0x1000
+        permissions = "r"
+        [[memory]]
+        name = "hole"
+        start = 0x11000
+        size = 0x1000
+        permissions = ""
+        [tables]
+        gdt = 0x1000
+        idt = 0x2000
+        gdtr = 0x4000
+        idtr = 0x4010
+    """.replace("        ", "")
+    tables = loaded(tmp_path, text.replace("[cpu]", "[cpu]\ntss = 0x5000"))
+    image = config.image(tables, config.lookup(tables), [Segment(0x11000, 0x20000, "rwx")])
+    space = image.machines[0].space
+    assert [space.page(at).writable for at in (0x10000, 0x12000)] == [False, True]
+    with pytest.raises(Exception, match="PTE not present"):
+        space.page(0x11000)
+    with pytest.raises(NotThere, match="the configuration says nothing of 0x20000"):
+        space.page(0x20000)
+    assert image.remarks == ("assumes that the boot code unmaps [0x11000, 0x12000); confirm with check on a dump",)
+
+
+def test_symbols_without_addresses_are_made_up(tmp_path: Path) -> None:
+    tables = loaded(tmp_path, IST + '[idt]\n"#DF" = { handler = "df", ist = "double_fault" }\n')
+    find = config.lookup(tables)
+    with pytest.raises(NotThere, match=r"^no address for df_top: give it in \[symbols\], or --symbols KERNEL\.elf$"):
+        tables.tss[0].build(find)
+    image = config.image(tables, find)
+    assert "judged at made-up addresses, for want of real ones: df, df_top, gdt, gdtr and 3 more" in image.remarks
+    machine = image.machines[0]
+    assert image.symbols.name(machine.tss.ist1) == "df_top"
+    assert machine.registers.rsp is None
+    assert image.symbols.name(machine.idt["#DF"].offset) == "df"
+
+
+def test_made_up_addresses_do_not_overlap() -> None:
+    tables = config.load(str(next(path for path in EXAMPLES if path.name == "two_cpus.toml")))
+    image = config.image(tables, config.lookup(tables))
+    stacks = [(image.symbols.address(s.bottom.symbol or ""), s) for s in tables.stacks if s.bottom]
+    ranges = sorted((at - stack.guard, at + (stack.size or 0)) for at, stack in stacks)
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(ranges))
+
+
+def test_symbols_of_a_kernel_must_not_contradict(tmp_path: Path) -> None:
+    """An address in the file that the kernel has elsewhere is out of date, and would be a wild gate."""
+    tables = loaded(tmp_path, "[symbols]\na = 1\nb = 2\n")
+    find = config.lookup(tables, Symbols([(1, "a"), (3, "b"), (7, "c"), (8, "d"), (9, "d")]), "kernel.elf")
+    assert (find("a"), find("c")) == (1, 7)
+    with pytest.raises(UsageError, match=r"kernel\.toml:3: symbols\.b: 0x2 here, but 0x3 in kernel\.elf: take "):
+        find("b")
+    with pytest.raises(NotThere, match=r"^kernel\.elf: symbol 'd' is ambiguous: 0x8, 0x9$"):
+        find("d")
+    with pytest.raises(NotThere, match=r"^kernel\.elf: no symbol 'e'$"):
+        find("e")
+
+
+def test_a_guard_is_whole_pages(tmp_path: Path) -> None:
+    text = CPU + "ist1 = { bottom = 0x10010, size = 0x2000, guard = 4096 }\n"
+    tables = loaded(tmp_path, text)
+    with pytest.raises(UsageError, match=r"kernel\.toml:2: cpu\.ist1\.guard: \[0xf010, 0x10010\) is no row of whole"):
+        config.image(tables, config.lookup(tables))
+
+
+# The schema
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.protocols.Validator:
+    document = json.loads(output("schema"))
+    jsonschema.Draft202012Validator.check_schema(document)
+    return jsonschema.Draft202012Validator(document)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_schema_takes_the_examples(path: Path, validator: jsonschema.protocols.Validator) -> None:
+    validator.validate(tomllib.loads(path.read_text()))
+
+
+FORM = [
+    "unknown key", "unknown key below", "unknown key of a gate", "no key like it", "missing key", "type of value", "word",
+    "segment", "bare symbol for a stack", "stack without a size", "stack with both ends", "guard without a bottom",
+    "mnemonic", "open range", "region", "permissions",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORM)
+def test_the_schema_refuses_mistakes_of_form(what: str, validator: jsonschema.protocols.Validator) -> None:
+    assert not validator.is_valid(tomllib.loads(MISTAKES[what][0]))
+
+
+@pytest.mark.parametrize("what", sorted(MISTAKES.keys() - {*FORM, "no TOML"}))
+def test_the_schema_knows_no_more_than_form(what: str, validator: jsonschema.protocols.Validator) -> None:
+    """Anything else is for the program to say: a schema that refuses more than it could explain is in the way."""
+    validator.validate(tomllib.loads(MISTAKES[what][0]))
