@@ -84,8 +84,8 @@ def test_image_names_and_decides(capsys: pytest.CaptureFixture[str]) -> None:
     assert story["replayed"] is True
     fault, double = story["events"]
     assert (fault["name"], fault["line"]) == ("overflow", "kernel.asm:97")
-    assert "<page_fault (kernel.asm:121)>" in fault["gate"]
-    assert "<double_fault (kernel.asm:115)>" in double["gate"]
+    assert "<page_fault at kernel.asm:121>" in fault["gate"]
+    assert "<double_fault at kernel.asm:115>" in double["gate"]
     assert "on the stack in use at 0x108ff8" in double["failure"]["why"]
 
 

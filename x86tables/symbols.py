@@ -59,14 +59,20 @@ class Symbols:
             number -= 1  # the first of several names, so that the answer does not depend on the order of a file
         return self.pairs[number][1] + (f"+{address - base:#x}" if address != base else "")
 
+    @property
+    def lined(self) -> bool:
+        """Whether there may be source lines."""
+        return self._lines is not None
+
     def line(self, address: int) -> str | None:
         """`file.c:12` for an instruction, where the file of symbols has debugging information; looked up when asked."""
         return None if self._lines is None else self._lines(address - self._slide & (1 << 64) - 1)
 
     def place(self, address: int) -> str | None:
-        """Name and source line together: `page_fault (entry.S:120)`, or what there is of the two; None for neither."""
+        """Name and source line together, for text: `page_fault at entry.S:120`, or what there is of the two."""
         name, line = self.name(address), self.line(address)
-        return f"{name} ({line})" if name and line else name or line
+        short = line and line.rpartition("/")[2]
+        return f"{name} at {short}" if name and short else name or short
 
     def address(self, name: str) -> int:
         """The address of a symbol; NotThere when there is none, or when several have the name."""

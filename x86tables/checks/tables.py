@@ -109,8 +109,8 @@ class Tables:
         return canonical(linear, self.levels)
 
     def named(self, address: int) -> str:
-        """An address, and its symbol where one is known."""
-        name = self.image.symbols.name(address)
+        """An address, and its symbol and source line where they are known."""
+        name = self.image.symbols.place(address)
         return f"{address:#x}" + (f" ({name})" if name else "")
 
     # Tables

@@ -138,6 +138,8 @@ def _idt(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
         }
         if symbols:
             row["handler"] = symbols.name(gate.offset) if gate.p else None
+        if symbols.lined:
+            row["line"] = symbols.line(gate.offset) if gate.p else None
         made.append(row | {"raw": bytes(gate).hex()})
     return {"gates": made}
 

@@ -53,11 +53,11 @@ class Teller:
         return self._told[chain.end]
 
     def place(self, event: Delivering) -> str:
-        """`0x8:0x100118 <overflow (kernel.asm:97)>`."""
+        """`0x8:0x100118 <overflow at kernel.asm:97>`."""
         return f"{event.cs:#x}:{event.rip:#x}{self.named(event.rip)}"
 
     def named(self, address: int) -> str:
-        """` <name (file:line)>`, or nothing."""
+        """` <name at file:line>`, or nothing."""
         name = self.symbols.place(address)
         return f" <{name}>" if name else ""
 

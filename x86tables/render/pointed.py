@@ -7,8 +7,8 @@ import re
 from .. import vectors
 from ..checks import judge
 from ..delivery import deliver
-from ..events import SHUTDOWN, Event
 from ..errors import Absent, NotThere
+from ..events import SHUTDOWN, Event
 from ..paging import NX, PS, RW, US, Access, NonCanonical, P, PageFault
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from . import words
@@ -234,7 +234,8 @@ def _told(cpus: str, one: dict[str, Any]) -> Iterator[str]:
     else:
         place = _place(one)
         yield f"{cpu}  {place} at {one['address']}: {one['raw']}"
-        name = " ".join(filter(None, (one.get("handler"), f"({one['line']})" if one.get("line") else "")))
+        line = one["line"].rpartition("/")[2] if one.get("line") else None
+        name = " at ".join(filter(None, (one.get("handler"), line)))
         yield from _wrapped("  meaning  ", one["meaning"] + (f" <{name}>" if name else ""))
         if one.get("used_by"):
             yield from _wrapped("  used by  ", ", ".join(one["used_by"]))

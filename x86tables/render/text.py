@@ -97,7 +97,7 @@ def _far(machine: Machine, rip: int) -> str:
 
 
 def _named(image: Image, address: int) -> str:
-    name = image.symbols.name(address)
+    name = image.symbols.place(address)
     return f" <{name}>" if name else ""
 
 
@@ -221,7 +221,7 @@ def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | Legac
     handler = f"{gate.selector:#x}" if gate.kind == "task-gate" else f"{gate.selector:#x}:{gate.offset:#x}"
     ist = getattr(gate, "ist", 0)
     text += f"{handler:<26}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
-    name = image.symbols.name(gate.offset) if image.symbols else None
+    name = image.symbols.place(gate.offset) if image.symbols else None
     remarks = [name] if name else []
     remarks += [note] if note else []
     if gate.kind == "refused":

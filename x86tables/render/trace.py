@@ -87,8 +87,8 @@ def _step(step: Step, symbols: Symbols) -> Iterator[str]:
     address = "" if step.address is None else f"{step.address:#x}"
     found = step.found if step.rule in QUIET else f"{step.found}: {step.rule}"
     if step.step.startswith("IDT entry"):
-        found = _FAR.sub(lambda far: f"{far[1]}:{symbols.name(int(far[2], 16)) or far[2]}", found)
-    elif step.step in ("handler", "fetch") and step.address is not None and (name := symbols.name(step.address)):
+        found = _FAR.sub(lambda far: f"{far[1]}:{symbols.place(int(far[2], 16)) or far[2]}", found)
+    elif step.step in ("handler", "fetch") and step.address is not None and (name := symbols.place(step.address)):
         found = f"{name}: {found}"
     yield from wrap(f"      {step.step:<16}{address:<19} {found}", " " * 44)
 

@@ -90,7 +90,7 @@ def _handler_name(scenario: Scenario, symbols: Symbols) -> str:
     story = scenario.worst.story if scenario.worst else None
     if story is None or story.outcome != SURVIVES or story.registers.rip is None:
         return ""
-    name = symbols.name(story.registers.rip)
+    name = symbols.place(story.registers.rip)
     return f" ({name})" if name else ""
 
 

@@ -61,7 +61,8 @@ def _handled_by(scenario: Scenario, symbols: Symbols) -> dict[str, Any] | None:
     vector, stack = scenario.handled_by
     rip = scenario.worst.story.registers.rip
     name = None if rip is None else symbols.name(rip)
-    return {"vector": vector, "stack": stack, "handler": hexadecimal(rip), "name": name}
+    told = {"vector": vector, "stack": stack, "handler": hexadecimal(rip), "name": name}
+    return told | ({"line": symbols.line(rip)} if symbols.lined and rip is not None else {})
 
 
 def _stack(stack: StackInUse) -> dict[str, Any]:
