@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .entries import Entry
 
 DF, GP, PF = (vectors.number(name) for name in ("#DF", "#GP", "#PF"))
+OLD = (0, DF, *range(10, 15))
 EXCEPTION, INTERRUPT, INT, OTHER = "exception", "interrupt", "int", "other"
 ENTERED, SHUTDOWN, GUEST = "entered", "shutdown", "guest-shutdown"
 KINDS = 64  # so many different stories are kept; more of the same are counted
@@ -269,8 +270,8 @@ class Reader:
             if raised.old is not None:
                 if before.vector == raised.old:
                     return chain
-            # QEMU calls only contributory exceptions and page faults old: for the rest the fault itself has to tell
-            elif (chain[-1].origin != EXCEPTION or before.vector not in (0, *range(10, 15))) and _about(event, before):
+            # QEMU calls only contributory exceptions, page and double faults old: else the fault itself has to tell
+            elif (chain[-1].origin != EXCEPTION or before.vector not in OLD) and _about(event, before):
                 return chain
         return None
 
