@@ -1,12 +1,12 @@
 """C: tables.h (types, constants, declarations) and tables.c (the tables, and what fills in the addresses that are cut).
 
     struct x86_gate idt[256] __attribute__((aligned(16))) = {
+        [3] = { .selector = 0x8, .type_s_dpl_p = 0x8e },  /* #BP */
         [8] = { .selector = 0x8, .ist_reserved0 = 0x1, .type_s_dpl_p = 0x8e },  /* #DF */
     };
 
-    void fill_tables(void) {
-        x86_gate_offset(&idt[8], (uint64_t)asm_df);
-    }
+        x86_gate_offset(&idt[3], (uint64_t)&asm_bp);
+        x86_gate_offset(&idt[8], (uint64_t)&asm_df);
 
 A static initialiser holds an address only whole: those of the TSS and of the operands of LGDT and LIDT are there after
 linking, the others are filled in by `fill_tables()`, which the kernel calls before it loads the tables.

@@ -1,15 +1,17 @@
-"""GNU as: tables.s, complete after linking with tables.ld, and constants.inc.
+"""GNU as: tables.s and constants.inc.
 
-idt:
-    .zero 128
-    # 0x8 #DF
-    .2byte idt_8_offset_0           # offset_0
-    .2byte 0x8                      # selector
-    .byte 0x1                       # ist_reserved0
-    .byte 0x8e                      # type_s_dpl_p
-    .2byte idt_8_offset_16          # offset_16
-    .4byte idt_8_offset_32          # offset_32
-    .4byte 0x0                      # reserved1
+    idt:
+        .zero 48
+        # 0x3 #BP
+        .2byte idt_3_offset_0                   # offset_0
+        .2byte 0x8                              # selector
+        .byte 0x0                               # ist_reserved0
+        .byte 0x8e                              # type_s_dpl_p
+        .2byte idt_3_offset_16                  # offset_16
+        .4byte idt_3_offset_32                  # offset_32
+        .4byte 0x0                              # reserved1
+
+The symbols are those of `ld`: with its file among the linker's inputs the tables are complete after one link.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""The tables as JSON for other programs: tables.json. What has no address yet is null.
+"""The tables as JSON for other programs: tables.json.
 
-{"schema": 1, "constants": {"KERNEL_CODE_SELECTOR": 8, "DOUBLE_FAULT_IST": 1},
- "tables": [{"kind": "idt", "name": "idt", "base": "0xffffffff80201000", "limit": 4095, "entries": [
-   {"number": 8, "name": "#DF", "addresses": {"offset": "asm_df"}, "raw": "800008000...", ...fields}]}]}
+    "kind": "idt", "name": "idt", "base": "0xffffffff80201000", "limit": 4095, "entries": [
+
+    "number": 8, "name": "#DF", "addresses": { "offset": "asm_df" }, "raw": "80000800018e1080ffffffff00000000",
+    "reserved1": 0, "offset": "0xffffffff80100080", "p": true, "dpl": 0, "s": false, "type": 14, "reserved0": 0,
+    "ist": 1, "selector": 8
+
+What has no address yet is null; `addresses` says what it will be.
 """
 
 from __future__ import annotations

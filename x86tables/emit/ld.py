@@ -1,11 +1,11 @@
 """The pieces of addresses as absolute symbols, for GNU ld: tables.ld, an input file like any other.
 
+    idt_8_offset_0 = ABSOLUTE((asm_df) & 0xffff);
+    idt_8_offset_16 = ABSOLUTE(((asm_df) >> 16) & 0xffff);
+    idt_8_offset_32 = ABSOLUTE(((asm_df) >> 32) & 0xffffffff);
+
 A relocation fills a word with an address, but a gate keeps the address of its handler in three words. The linker can
 compute: every piece is a symbol here, and the tables of `gas` and `nasm` name it in its place.
-
-    idt_8_offset_0 = (asm_df) & 0xffff;
-    idt_8_offset_16 = ((asm_df) >> 16) & 0xffff;
-    idt_8_offset_32 = ((asm_df) >> 32) & 0xffffffff;
 """
 
 from __future__ import annotations

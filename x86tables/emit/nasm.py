@@ -1,15 +1,17 @@
-"""NASM: tables.asm, complete after linking with tables.ld, and constants.asm to `%include`.
+"""NASM: tables.asm and constants.asm.
 
-idt:
-    times 128 db 0
-    ; 0x8 #DF
-    dw idt_8_offset_0           ; offset_0
-    dw 0x8                      ; selector
-    db 0x1                      ; ist_reserved0
-    db 0x8e                     ; type_s_dpl_p
-    dw idt_8_offset_16          ; offset_16
-    dd idt_8_offset_32          ; offset_32
-    dd 0x0                      ; reserved1
+    idt:
+        times 48 db 0
+        ; 0x3 #BP
+        dw idt_3_offset_0                       ; offset_0
+        dw 0x8                                  ; selector
+        db 0x0                                  ; ist_reserved0
+        db 0x8e                                 ; type_s_dpl_p
+        dw idt_3_offset_16                      ; offset_16
+        dd idt_3_offset_32                      ; offset_32
+        dd 0x0                                  ; reserved1
+
+The symbols are those of `ld`: with its file among the linker's inputs the tables are complete after one link.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Rust: tables.rs, a module for edition 2015 to 2021.
 
     #[export_name = "idt"]
-    pub static mut IDT: Idt = { let mut gates = [Gate { ... }; 256];
-        gates[8] = Gate { selector: 0x8, ist_reserved0: 0x1, type_s_dpl_p: 0x8e, ..NO_GATE };  // #DF
+    pub static mut IDT: Idt = {
+        let mut gates = [NO_GATE; 256];
+        gates[3] = Gate { selector: 0x8, type_s_dpl_p: 0x8e, ..NO_GATE }; // #BP
+        gates[8] = Gate { selector: 0x8, ist_reserved0: 0x1, type_s_dpl_p: 0x8e, ..NO_GATE }; // #DF
         Idt(gates)
     };
 
-    pub unsafe fn fill_tables() {
-        set_gate_offset(addr_of_mut!(IDT.0[8]), address(&ASM_DF, 0));
-    }
+        set_gate_offset(addr_of_mut!(IDT.0[3]), addr_of!(asm_bp) as u64);
+        set_gate_offset(addr_of_mut!(IDT.0[8]), addr_of!(asm_df) as u64);
 
 A constant holds no address as a number: the TSS and the operands of LGDT and LIDT are `global_asm!`, and the addresses
 that descriptors and gates keep in pieces are filled in by `fill_tables()`, before the tables are loaded.
