@@ -117,6 +117,9 @@ def test_in_dump_check_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dump", *IMAGE, "--format", "json"]) == 0
     gates = json.loads(capsys.readouterr().out)["cpus"][0]["idt"]["gates"]
     assert (gates[8]["handler"], gates[8]["line"], gates[9]["line"]) == ("double_fault", line, None)
+    main(["trace", *IMAGE, "--vector", "8", "--reg", "rsp=0x107000", "--format", "json"])
+    (delivery,) = json.loads(capsys.readouterr().out)["cpus"][0]["deliveries"]
+    assert (delivery["name"], delivery["line"]) == ("double_fault", line)
 
 
 def test_a_map_has_no_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

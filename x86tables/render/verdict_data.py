@@ -119,11 +119,11 @@ def trace(image: Image, event: Event, told: Iterable[tuple[Machine, Registers, S
         "schema": SCHEMA,
         "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
         "event": {"vector": event.vector, "kind": event.kind, "error_code": hexadecimal(event.error_code)},
-        "cpus": [_told(machine, before, one) for machine, before, one in told],
+        "cpus": [_told(machine, before, one, image.symbols) for machine, before, one in told],
     }
 
 
-def _told(machine: Machine, before: Registers, told: Story) -> dict[str, Any]:
+def _told(machine: Machine, before: Registers, told: Story, symbols: Symbols) -> dict[str, Any]:
     return {
         "cpu": machine.cpu,
         "assumed": list(machine.assumed),
@@ -133,21 +133,25 @@ def _told(machine: Machine, before: Registers, told: Story) -> dict[str, Any]:
         "needs": told.needs,
         "loop": _loop(told.loop),
         "trace": _steps(told),
-        "deliveries": [_delivery(delivery) for delivery in told.deliveries],
+        "deliveries": [_delivery(delivery, symbols) for delivery in told.deliveries],
     }
 
 
-def _delivery(delivery: Delivery) -> dict[str, Any]:
-    """One delivery: where it ended, with `frame` as its fields and its bytes in memory order."""
+def _delivery(delivery: Delivery, symbols: Symbols) -> dict[str, Any]:
+    """One delivery: where it ended, the handler's name, and `frame` as its fields and its bytes in memory order."""
     pushed = delivery.pushed
     frame = None
     if pushed is not None and delivery.frame is not None:
         fields = {name: value for name, value in pushed.asdict().items() if not name.startswith("reserved")}
         frame = {name: value if name in ("cs", "ss") else hexadecimal(value) for name, value in fields.items()}
         frame["raw"] = delivery.frame.hex()
+    rip = delivery.registers.rip if delivery.outcome == DELIVERED else None
+    lined = {"line": symbols.line(rip)} if symbols.lined and rip is not None else {}
     return {
         "outcome": delivery.outcome,
         "vector": delivery.vector,
+        "name": None if rip is None else symbols.name(rip),
+        **lined,
         "stack": delivery.stack,
         "cr2": hexadecimal(delivery.cr2),
         "frame": frame,
