@@ -208,8 +208,9 @@ def enter_handler(this: Checks) -> tuple[str, bytes | None]:
     """All of it for one event: (stack used, frame pushed). Raises Fault, Absent or Unknown at the check that fails."""
     gate = read_gate(this)
     check_gate(this, gate)
-    place, code = read_code_segment(this, Selector.from_int(gate.selector))
-    cpl = check_code_segment(this, Selector.from_int(gate.selector), code)
+    selector = Selector.from_int(gate.selector)
+    place, code = read_code_segment(this, selector)
+    cpl = check_code_segment(this, selector, code)
     stack, rsp = choose_stack(this, gate.ist, cpl)
     check_offset(this, gate.offset)
     this.stack = f" on {stack}" if stack != "current" else " on the same stack (no IST)"
@@ -432,7 +433,7 @@ def commit(this: Checks, gate: Gate, code: SegmentDescriptor, cpl: int, rsp: int
     state, registers = this.state, this.state.registers
     changes: dict[str, object] = {"rip": gate.offset, "rsp": rsp, "cr2": state.cr2}
     # "CS := selector of the gate, with RPL = new CPL."
-    changes["cs"] = _segment(int(Selector.from_int(gate.selector).replace(rpl=cpl)), code)
+    changes["cs"] = _segment(gate.selector - Selector.from_int(gate.selector).rpl + cpl, code)
     # "If CPL changed, SS := null selector with RPL = new CPL"; an IST alone leaves SS as it is.
     if cpl != this.cpl:
         changes["ss"] = _segment(int(Selector(rpl=cpl)), SegmentDescriptor(dpl=cpl))
