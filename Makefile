@@ -5,7 +5,7 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PIP := $(PYTHON) -m pip --python .venv/bin/python --disable-pip-version-check --quiet
 RUN := .venv/bin/python -m
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs bench differential clean
 
 demo: .venv/demo.stamp
 	.venv/bin/x86tables dump tests/images/linux.core --symbols tests/images/linux.map
@@ -21,6 +21,12 @@ check: .venv/check.stamp
 
 docs: .venv/test.stamp
 	$(RUN) x86tables.checks > docs/rules.md
+
+# Our deliveries against Bochs' on N machines, on all cores; the same ones for the same SEED.
+N := 10000
+SEED := 1
+differential: .venv/test.stamp
+	$(RUN) x86tables.proof.differential $(N) --seed $(SEED)
 
 bench: .venv/bench.stamp
 	$(RUN) benchmarks

@@ -33,6 +33,8 @@ from .gdt import (
 from .idt import INTERRUPT, TRAP, Gate, Idt
 from .layout import Layout
 from .legacy import GATES, LegacyGate, RealModeVector, Tss32
+from .machine import Machine
+from .proof.machines import Case, draw
 from .pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from .records import Record
 from .selector import PageFaultErrorCode, Selector, SelectorErrorCode
@@ -272,3 +274,23 @@ def blobs(draw: st.DrawFn) -> Blob:
     }.items():
         data[places[name] : places[name] + len(part)] = part
     return Blob(bytes(data), {"size": end, **places, "tss_limit": sizes["tss"] - 1})
+
+
+def cases() -> SearchStrategy[Case]:
+    """A CPU in long mode with a few things wrong or odd, and what happens to it: the cases of the proof on Bochs.
+
+    @given(cases())
+    def test_a_push_is_no_reset(case):
+        assert deliver(case.machine, Event.nmi()).outcome in ("delivered", "shutdown")
+    """
+    return st.randoms(use_true_random=False).map(draw)
+
+
+def machines() -> SearchStrategy[Machine]:
+    """A CPU in long mode with all its tables and memory, a few things of it wrong or odd.
+
+    @given(machines())
+    def test_my_checker_takes_anything(machine):
+        my_checker(machine)
+    """
+    return cases().map(lambda case: case.machine)

@@ -1,8 +1,12 @@
-"""Run an image's CPUs on a CPU that somebody else wrote, and compare event by event.
+"""Run an image's CPUs on a CPU that somebody else wrote, and compare with the prediction.
 
-The machine is run as it was caught: its registers, its memory, a real push at the guard of its stack. In a private copy
-of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is what
-`--expect` says and each event went as predicted.
+On Bochs the machine is run as it was caught: its registers, its memory, a real push at the guard of its stack. In a
+private copy of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is
+what `--expect` says and each event went as predicted.
+
+On QEMU a configuration (*.toml) becomes a boot image that loads its tables and overflows its stack by recursion. An ELF
+kernel, or with `-- QEMU-ARGUMENTS` any guest, is run as it is and judged by QEMU's log: `survives` when a double fault's
+handler is entered, or a page fault's for an address next to the stack pointer, and no triple fault comes.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from ..errors import UsageError
 from ..scenarios import NOT_APPLICABLE, play
 from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ._image import add_image_arguments, chosen, image_from
+from ._qemu import add_guest_arguments
+from ._qemu import run as run_qemu
 from .check import add_judging_arguments, options_from
 
 TYPE_CHECKING = False
@@ -27,15 +33,20 @@ OURS = ("double-fault-questions",)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `prove`."""
     add_image_arguments(parser)
-    parser.add_argument("--on", choices=("bochs",), required=True, help="the CPU: bochs runs in this process")
+    parser.add_argument("--on", choices=("bochs", "qemu"), required=True, help="the CPU: bochs runs in this process")
     parser.add_argument("--expect", choices=(SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN), default=SURVIVES)
     add_judging_arguments(parser)
     parser.add_argument("--events", action="store_true", help="what every way led to, not only those that count (text)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_guest_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what happened; 1 unless it is what was expected and what was predicted."""
+    if args.on == "qemu":
+        return run_qemu(args)
+    if args.guest or args.append is not None or args.as_elf32 or args.seconds is not None:
+        raise UsageError("--append, --as-elf32, --seconds and QEMU's arguments are for --on qemu")
     image = image_from(args)
     names, options = options_from(args, image)
     for name in names:

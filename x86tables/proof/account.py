@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..events import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..errors import Absent
+from ..events import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..memory import PAGE
 from ..records import Record
 from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, run
@@ -42,6 +42,7 @@ class Seen(Record):
     cs: int | None = None
     ss: int | None = None
     frame: bytes | None = None
+    check: str = ""  # which one raised it, in a prediction
 
     def __str__(self) -> str:
         if self.what == ENTERED:
@@ -50,6 +51,9 @@ class Seen(Record):
             return f"vector {self.vector:#x} taken"
         where = f" at {_hex(self.cr2)}" if self.vector == PF else ""
         return f"{label(self.vector)}({self.error_code:#x}){where}"
+
+
+COMPARED = ("what", "vector", "error_code", "cr2", "rip", "rsp", "rflags", "cs", "ss", "frame")
 
 
 class Account(Record):
@@ -120,7 +124,7 @@ def _of(delivery: Delivery) -> list[Seen]:
     seen = [_raised(first) if first.kind in (EXCEPTION, TRAP) else Seen(TAKEN, first.vector)]
     for attempt, following in zip(delivery.attempts, (*delivery.attempts[1:], None), strict=True):
         if attempt.fault is not None:
-            seen.append(_raised(attempt.fault))
+            seen.append(_raised(attempt.fault).replace(check=attempt.steps[-1].step if attempt.steps else ""))
             if following is not None and following.event.vector == DF:
                 seen.append(Seen(RAISED, DF))
     if delivery.outcome == DELIVERED:
@@ -147,7 +151,7 @@ def differences(ours: Account, theirs: Account) -> list[str]:
         theirs = theirs.replace(seen=theirs.seen[: ours.gap] + tail)
     found = []
     for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=False)):
-        for name in Seen._names:  # type: ignore[attr-defined]
+        for name in COMPARED:
             mine, its = one[name], other[name]
             if mine is not None and mine != its and (name != "frame" or its is not None):
                 found.append(f"{number}: {name}: {_shown(mine)} predicted, {_shown(its)} seen ({one}; {other})")

@@ -7,6 +7,7 @@ listed in docs/deviations.md.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from ..state import State
 from ..vectors import label
 from . import workers
 from .account import ENTERED, RAISED, differences, predict
+from .bochs import load
 from .bochs_habits import predict_bochs
 from .machines import Case, case
 
@@ -32,6 +34,7 @@ class Result(Record):
     number: int
     outcome: str
     faults: tuple[str, ...]
+    checks: tuple[str, ...]
     entered: tuple[str, ...]
     start: str
     changes: tuple[str, ...]
@@ -51,24 +54,31 @@ def compare(number: int, case: Case, runner: Runner) -> Result:
         if met and not differences(ours_there, theirs):
             found, habits = [], sorted(met)
     faults = tuple(label(one.vector) for one in ours.seen if one.what == RAISED)
-    entered = tuple(label(one.vector) for one in ours.seen if one.what == ENTERED)
+    checks = tuple(re.sub(r" \d+$", "", one.check) for one in ours.seen if one.check)
+    handlers = [one.vector for one in ours.seen if one.what == ENTERED]
+    entered = tuple(label(vector) if vector < 32 else "32..255" for vector in handlers)
     kinds = tuple(change.split(":")[0] for change in case.changes)
-    return Result(number, ours.outcome, faults, entered, case.start.kind, kinds, tuple(habits), "; ".join(found))
+    return Result(
+        number, ours.outcome, faults, checks, entered, case.start.kind, kinds, tuple(habits), "; ".join(found)
+    )
 
 
 def prepare(seed: int) -> Callable[[int], Result]:
     """What a child does with the number of a case."""
-    from .bochs import load
-
     runner = load()
     return lambda number: compare(number, case(seed, number), runner)
+
+
+COUNTED = ("start", "outcome", "fault", "refused at", "entered", "change", "habit")
 
 
 class Tally:
     """What was covered."""
 
     def __init__(self) -> None:
-        self.counts = {name: Counter[str]() for name in ("start", "outcome", "fault", "entered", "change", "habit")}
+        self.counts = {
+            name: Counter[str]() for name in ("start", "outcome", "fault", "refused at", "entered", "change", "habit")
+        }
         self.differ: list[tuple[int, str]] = []
         self.total = 0
 
@@ -81,6 +91,7 @@ class Tally:
             ("start", [result.start]),
             ("outcome", [result.outcome]),
             ("fault", result.faults),
+            ("refused at", result.checks),
             ("entered", result.entered),
             ("change", result.changes),
             ("habit", result.habits),

@@ -1,4 +1,4 @@
-"""Long-mode machines around good ones, by the number of a case: what the differential tests run on both CPUs.
+"""Long-mode machines around good ones, drawn at random: what the differential tests run on both CPUs.
 
 A good machine has every table, stack and handler that delivery can ask for; a case changes a few things of one, chosen
 so that each check of delivery fails in some cases and the combinations are many.
@@ -197,7 +197,11 @@ _GOOD: dict[int, tuple[Machine, dict[int, bytes]]] = {}
 
 def case(seed: int, number: int) -> Case:
     """Case `number` of the series `seed`: always the same."""
-    rng = random.Random(f"{seed}:{number}")
+    return draw(random.Random(f"{seed}:{number}"))
+
+
+def draw(rng: random.Random) -> Case:
+    """A case drawn with `rng`."""
     start = _start(rng)
     cpl = rng.choice((0, 0, 0, 0, 3, 3, 3, 1, 2))
     sketch = Sketch(rng, 5 if rng.random() < 0.15 else 4, start, cpl)
@@ -381,6 +385,15 @@ def _descriptor_kind(sketch: Sketch) -> str:
     return name
 
 
+def _not_accessed(sketch: Sketch) -> str:
+    """The accessed bit has to be set in a table whose page may refuse that."""
+    sketch.put(GDT + SELECTOR["code"], bytes(SEGMENTS["code not accessed"]))
+    if sketch.rng.random() < 0.3:
+        return "writable"
+    sketch.change_entry(sketch.entries(GDT)[-1], lambda value: value & ~RW)
+    return "read-only"
+
+
 TABLES = {"gdtr": GDT, "idtr": IDT, "tr": TSS, "ldtr": LDT}
 
 
@@ -490,8 +503,8 @@ def _operand(sketch: Sketch) -> str:
 
 
 CHANGES: tuple[Callable[[Sketch], str], ...] = (
-    _rsp, _rsp, _rsp, _tss_pointer, _tss_pointer, _tss_pointer, _gate_absent, _gate_type, _gate_dpl, _gate_ist,
-    _gate_ist, _gate_selector, _gate_selector, _gate_offset, _gate_offset, _gate_reserved, _gate_bits, _descriptor_bits,
-    _descriptor_kind, _table_limit, _table_limit, _table_page, _table_page, _table_place, _table_place, _table_null,
-    _stack_page, _stack_page, _stack_page, _code_page, _alias, _operand,
-)  # fmt: skip
+    *(_rsp, _tss_pointer, _stack_page) * 3,
+    *(_gate_ist, _gate_selector, _gate_offset, _table_limit, _table_page, _table_place) * 2,
+    *(_gate_absent, _gate_type, _gate_dpl, _gate_reserved, _gate_bits),
+    *(_descriptor_bits, _descriptor_kind, _not_accessed, _table_null, _code_page, _alias, _operand),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import Absent, NotThere
 from ..events import (
     EXCEPTION,
     INT,
@@ -13,7 +14,6 @@ from ..events import (
     SS,
     Event,
 )
-from ..errors import Absent, NotThere
 from ..idt import Gate
 from ..machine import IF, Machine
 from ..memory import PAGE
@@ -99,8 +99,8 @@ def prove(
         name: tuple(Proof(trial, UNKNOWN) if trial.why else next(ran) for trial in these) for name, these in ready
     }
     first = played[0]
-    # ways that cannot be run there say nothing; if none can, nothing is known
-    verdict = worst(proof for proof in proofs[first.name] if not proof.trial.why)
+    # ways that cannot be brought about there say nothing; if none can, nothing is known
+    verdict = worst(proof for proof in proofs[first.name] if not proof.trial.why or proof.trial.predicted == UNKNOWN)
     if verdict == NOT_APPLICABLE and first.verdict != NOT_APPLICABLE:
         verdict = UNKNOWN
     reasons = (first.reason,) if first.verdict in (NOT_APPLICABLE, UNKNOWN) else first.remarks
@@ -132,15 +132,16 @@ def _trial(ground: Ground, way: Way, handler_stack: int) -> Trial:
         start = Start("exception", event.vector, event.error_code or 0)
         cr2 = story.start.cr2 if event.cr2 is None else event.cr2
         ready = ground.ready(story.start.replace(cr2=cr2), start)
-    account = predict(State(ready), start, handler_stack)
+    # what is predicted is what this machine does with addresses as narrow as those there
+    narrow = ready.variant(maxphyaddr=MAXPHYADDR)
+    account = predict(State(narrow), start, handler_stack)
     trial = Trial(way.name, way.verdict, ready, start, handler_stack, account)
-    if ready.maxphyaddr != MAXPHYADDR:
-        narrow = State(ready.variant(maxphyaddr=MAXPHYADDR))
-        if found := differences(account, predict(narrow, start, handler_stack)):
-            return trial.replace(why=f"its physical addresses have {MAXPHYADDR} bits, and that decides: {found[0]}")
-    if VERDICTS.get(account.outcome) != way.verdict:
-        return trial.replace(why=f"made ready for it, the machine is another: {account.outcome}")
-    return trial
+    verdict = VERDICTS.get(account.outcome, UNKNOWN)
+    if verdict == way.verdict:
+        return trial
+    if VERDICTS.get(predict(State(ready), start, handler_stack).outcome) == way.verdict:
+        return trial.replace(why=f"its physical addresses have {MAXPHYADDR} bits, with which the verdict is {verdict}")
+    return trial.replace(why=f"made ready for it, the machine is another: {verdict}")
 
 
 def _start(event: Event, name: str) -> Start | None:

@@ -1,0 +1,261 @@
+"""Proofs on Bochs: what is compared, what is said when it cannot be, and kernels whose fate is known."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import IMAGES, call, refused
+from kernels import AREAS, GUARD, IST, TOP, gate, kernel
+
+from x86tables import Tss
+from x86tables.machine import LA57, Machine
+from x86tables.proof import bochs, workers
+from x86tables.proof.account import COMPARED, Account, Seen, differences
+from x86tables.proof.prove import Proved, prove
+from x86tables.readers import open_image
+from x86tables.scenarios import Options, play
+
+bochscpu = pytest.mark.needs("bochscpu")
+SEEN = Seen("entered", 8, 0, 0x1000, 0x2000, 0x3000, 2, 8, 16, bytes(48))
+
+
+def proved(machine: Machine, scenario: str = "stack-overflow") -> Proved:
+    return prove(machine, [play(scenario, machine)], Options(), bochs.run)
+
+
+# Comparing
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_no_field_may_differ(name: str) -> None:
+    other = SEEN.replace(**{name: {"what": "raised", "frame": b"\1" + bytes(47)}.get(name, 77)})
+    assert differences(Account((SEEN,), "runs"), Account((SEEN,), "runs")) == []
+    (found, *_) = differences(Account((SEEN,), "runs"), Account((other,), "runs"))
+    assert f"0: {name}: " in found
+
+
+def test_what_we_do_not_know_is_not_compared() -> None:
+    assert differences(Account((SEEN.replace(ss=None, frame=None),), "runs"), Account((SEEN,), "runs")) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        (Account((SEEN,), "shutdown", {}), "1: runs predicted, shutdown seen"),
+        (Account((SEEN, Seen("raised", 14, 2, 0x10)), "runs", {}), "1: runs predicted, #PF(0x2) at 0x10 seen"),
+        (Account((), "runs", {}), "0: handler of #DF entered at 0x2000, RSP 0x3000 predicted, runs seen"),
+        (Account((SEEN,), "runs", {5: 2}), "memory at 0x5: no change predicted, 0x2 seen"),
+    ],
+)
+def test_end_and_memory_have_to_be_the_same(theirs: Account, found: str) -> None:
+    assert differences(Account((SEEN,), "runs", {}), theirs) == [found]
+
+
+def test_memory_that_was_to_be_written() -> None:
+    ours = Account((SEEN,), "runs", {5: 1, 6: None})
+    assert differences(ours, Account((SEEN,), "runs", {5: 1, 6: 9})) == []
+    assert differences(ours, Account((SEEN,), "runs", {})) == ["memory at 0x5: 0x1 predicted, no change seen"]
+
+
+def test_rounds_that_are_left_out() -> None:
+    one, other, last = (SEEN.replace(rsp=rsp) for rsp in (1, 2, 3))
+    ours = Account((one, last), "runs", None, 1)
+    assert differences(ours, Account((one, other, other, last), "runs")) == []
+    assert differences(ours, Account((one, other, other), "runs")) != []
+
+
+# Children
+
+
+def _work(item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * 2
+
+
+def test_a_child_that_dies_takes_only_its_item_with_it() -> None:
+    results = dict(workers.run(lambda: _work, range(6), workers=2, size=4))
+    assert results.pop(3) == workers.Crashed(9)
+    assert results == {0: 0, 1: 2, 2: 4, 4: 8, 5: 10}
+    assert str(workers.Crashed(signal.SIGABRT)) == "the emulator's process ended: SIGABRT"
+
+
+# Kernels
+
+
+def areas(name: str, permissions: str) -> Any:
+    """The areas of a good kernel, one of them with other permissions."""
+    return tuple(area.replace(permissions=permissions) if area.name == name else area for area in AREAS)
+
+
+@bochscpu
+@pytest.mark.parametrize(
+    ("machine", "verdict"),
+    [
+        (kernel(), "survives"),
+        (kernel(ring=3), "survives"),
+        (kernel(cr4=0x620 | LA57), "survives"),
+        (kernel(vendor="amd"), "survives"),
+        (kernel(gates=gate(8, ist=0)), "triple-fault"),
+        (kernel(gates=gate(8, p=False)), "triple-fault"),
+        (kernel(gates=gate(8, selector=0)), "triple-fault"),
+        (kernel(gates=gate(14, selector=0)), "survives"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=0)), "triple-fault"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=1 << 47)), "triple-fault"),
+        (kernel(areas=areas("IST1", "r")), "triple-fault"),
+        (kernel(areas=areas("code", "r")), "loops"),
+        (kernel(gates=gate(8, offset=GUARD)), "survives"),
+        (kernel(gates=gate(14, ist=1)), "survives"),
+    ],
+)
+def test_kernels(machine: Machine, verdict: str) -> None:
+    made = proved(machine)
+    assert (made.predicted, made.verdict) == (verdict, verdict)
+    assert [proof.differs for proof in made.scenarios["stack-overflow"] if proof.differs and not proof.habits] == []
+    assert made.agrees
+
+
+@bochscpu
+@pytest.mark.parametrize("room", [40, 48, 64, 128, 175, 176, 177])
+def test_room_for_the_frame_and_the_handler(room: int) -> None:
+    """IST1 a few bytes above a page that is not there: the frame takes 48, the handler 128."""
+    made = proved(kernel(tss=Tss(rsp0=TOP, ist1=(IST - 0x5000 + room))))
+    assert made.agrees
+    assert made.verdict == ("triple-fault" if room < 48 else "survives" if room >= 176 else "loops")
+
+
+@bochscpu
+def test_what_cannot_be_known_is_not_run() -> None:
+    made = proved(kernel(areas=tuple(area for area in AREAS if area.name != "IST1"), complete=False))
+    assert (made.predicted, made.verdict, made.agrees) == ("unknown", "unknown", True)
+    (proof, *_) = made.scenarios["stack-overflow"]
+    assert proof.account is None and "says nothing of" in proof.trial.why
+
+
+@bochscpu
+def test_a_physical_address_of_more_than_40_bits() -> None:
+    machine = kernel()
+    entries: list[Any] = []
+    machine.space.walk(IST - 8, entries.append)
+    memory = machine.memory.copy()
+    memory.overlay(entries[-1].address, (entries[-1].value | 1 << 45).to_bytes(8, "little"))
+    (proof, *_) = proved(machine.variant(memory=memory)).scenarios["stack-overflow"]
+    assert proof.account is None
+    assert "physical" in proof.trial.why
+
+
+# Images
+
+
+def changed(machine: Machine, linear: int, data: bytes) -> Machine:
+    """The machine with other bytes at a linear address."""
+    memory = machine.memory.copy()
+    memory.overlay(machine.translate(linear), data)
+    return machine.variant(memory=memory)
+
+
+def with_gate(**changes: int) -> Callable[[Machine], Machine]:
+    def change(machine: Machine) -> Machine:
+        assert machine.registers.idtr is not None
+        return changed(machine, machine.registers.idtr.base + 0x80, bytes(machine.idt[8].replace(**changes)))
+
+    return change
+
+
+def with_ist1(room: int | None) -> Callable[[Machine], Machine]:
+    """IST1 so many bytes above the end of its stack; None: zero."""
+
+    def change(machine: Machine) -> Machine:
+        assert machine.registers.tr is not None
+        top = 0 if room is None else machine.stack(machine.tss.ist1).bottom + room
+        return changed(machine, machine.registers.tr.base + Tss.field("ist1").offset, top.to_bytes(8, "little"))
+
+    return change
+
+
+def with_limit(register: str, limit: int) -> Callable[[Machine], Machine]:
+    def change(machine: Machine) -> Machine:
+        loaded = getattr(machine.registers, register)
+        return machine.variant(machine.registers.replace(**{register: loaded.replace(limit=limit)}))
+
+    return change
+
+
+def not_executable(machine: Machine) -> Machine:
+    """The page of the #DF handler, in every level that maps it."""
+    entries: list[Any] = []
+    machine.space.walk(machine.idt[8].offset, entries.append)
+    memory = machine.memory.copy()
+    memory.overlay(entries[-1].address, (entries[-1].value | 1 << 63).to_bytes(8, "little"))
+    return machine.variant(memory=memory)
+
+
+@bochscpu
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda machine: machine, "survives"),
+        (with_gate(ist=0), "triple-fault"),
+        (with_gate(p=False), "triple-fault"),
+        (with_gate(selector=0), "triple-fault"),
+        (with_ist1(None), "triple-fault"),
+        (with_ist1(0), "triple-fault"),
+        (with_ist1(40), "triple-fault"),
+        (with_ist1(48), "loops"),
+        (with_ist1(64), "loops"),
+        (with_ist1(176), "survives"),
+        (not_executable, "loops"),
+        (with_limit("idtr", 0x8E), "triple-fault"),
+        (with_limit("idtr", 0x8F), "survives"),
+        (with_limit("idtr", 0xEF), "survives"),
+        (with_limit("tr", 0x2A), "triple-fault"),
+        (with_limit("tr", 0x2B), "survives"),
+    ],
+)
+def test_linux_with_one_thing_changed(change: Callable[[Machine], Machine], verdict: str) -> None:
+    made = proved(change(open_image(str(IMAGES / "linux.core")).machines[0]))
+    assert (made.predicted, made.verdict, made.agrees) == (verdict, verdict, True)
+    assert all(proof.account for proof in made.scenarios["stack-overflow"])
+
+
+@bochscpu
+def test_the_command(tmp_path: Path) -> None:
+    status, out, err = call("prove", IMAGES / "linux.core", "--on", "bochs")
+    assert (status, err) == (0, "")
+    assert "CPU 0  survives, as predicted" in out and "20 of 20 ways go the same" in out
+    assert call("prove", IMAGES / "linux.core", "--on", "bochs", "--expect", "triple-fault")[0] == 1
+    assert call("prove", IMAGES / "ovmf.core", "--on", "bochs")[0] == 1
+    status, out, err = call("prove", IMAGES / "ovmf.core", "--on", "bochs", "--expect", "triple-fault")
+    assert (status, err) == (0, "") and "CPU 0  triple-fault, as predicted" in out
+    assert call("prove", IMAGES / "grub.core", "--on", "bochs")[0] == 1
+
+
+@bochscpu
+def test_the_command_in_json() -> None:
+    status, out, err = call(
+        "prove", IMAGES / "linux.core", "--on", "bochs", "--cpu", "1", "--scenario", "syscall-gap", "--format", "json"
+    )
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    (cpu,) = document["cpus"]
+    assert (document["schema"], cpu["cpu"], cpu["verdict"], cpu["agrees"]) == (1, 1, "survives", True)
+    (scenario,) = cpu["scenarios"]
+    assert scenario["name"] == "syscall-gap"
+    raised, entered = scenario["ways"][-1]["events"]
+    assert (raised["what"], raised["vector"], raised["error_code"]) == ("raised", 18, 0)
+    assert entered["cs"] == 0x10 and len(entered["frame"]) == 80
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bochs, "find_spec", lambda name: None)
+    said = refused("prove", IMAGES / "linux.core", "--on", "bochs")
+    assert "pip install 'x86tables[bochs]'" in said
+
+
+def test_a_scenario_that_is_ours_alone() -> None:
+    said = refused("prove", IMAGES / "linux.core", "--on", "bochs", "--scenario", "double-fault-questions")
+    assert "handlers away" in said
