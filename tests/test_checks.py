@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cli import IMAGES, call, output, refused
 
-from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss, scenarios
 from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
 from x86tables.checks.selection import find, read_baseline, select, without
 from x86tables.declared import Area, declare
@@ -553,6 +553,22 @@ def test_damaged_machines_are_judged(seed: int) -> None:
         for line in findings.lines(report):
             assert line.isprintable()
         assert json.loads(json.dumps(findings.data(report)))
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_what_does_not_survive_has_an_error(seed: int) -> None:
+    """A bit or two wrong in a table: where the simulation of a stack overflow ends badly, some rule says why."""
+    draw = random.Random(seed)
+    kernel = Kernel()
+    gdt, idt, tss = bytearray(bytes(kernel.gdt[0])), bytearray(bytes(kernel.idt)), bytearray(bytes(kernel.tss[0]))
+    for _ in range(draw.randrange(1, 3)):
+        table, places = draw.choice([(gdt, range(len(gdt))), (idt, range(8 * 16, 15 * 16)), (tss, range(104))])
+        table[draw.choice(places)] ^= 1 << draw.randrange(8)
+    kernel.gdt[0], kernel.idt, kernel.tss[0] = Gdt.parse(gdt), Idt.parse(idt), Tss.parse(tss)
+    kernel.registers[0]["tr"] = tr()
+    image = kernel.image()
+    (report,) = judge(image)
+    assert report.failed or scenarios.judge(image.machines[0]).verdict == "survives"
 
 
 # Selection
