@@ -1,0 +1,94 @@
+"""Patch the tables of a configuration into a linked kernel, in place.
+
+The kernel is linked once, with space reserved for each table: a symbol, or a section of its own, in a part of the file
+that has contents. Handlers, stacks and tables are looked up in the linked kernel, and just the reserved bytes change.
+What is about to be written is checked before; status 1 when the checks refuse it, and nothing is written. With --verify
+nothing is written either: every address is looked up again, and what is stale is named, with status 1.
+"""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..readers import number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ..link import Plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `link`."""
+    parser.add_argument("kernel", metavar="KERNEL", help="a linked ELF file with symbols, before strip")
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file; `x86tables schema` says what is in it")
+    parser.add_argument("-o", "--output", metavar="OUT", help="where the patched kernel goes (default: KERNEL itself)")
+    parser.add_argument("--base", metavar="ADDR", help="where a position-independent kernel will be loaded")
+    parser.add_argument("--verify", action="store_true", help="write nothing, name what is not as declared")
+    parser.add_argument("--no-check", action="store_true", help="write whatever the checks say")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, then write; or verify what was written."""
+    from .. import link
+    from ..config import load
+    from ..render.text import output
+
+    if args.verify and (args.output is not None or args.no_check):
+        raise UsageError("--verify writes nothing: -o and --no-check do not go with it")
+    base = None if args.base is None else number(args.base, "--base")
+    plan = link.plan(link.read(args.kernel, base), load(args.config))
+    if args.verify:
+        stale = link.stale(plan)
+        output(_verified(plan, stale))
+        return 1 if stale else 0
+    if refused := [] if args.no_check else _refused(plan):
+        output(
+            [*(f"refused: {reason}" for reason in refused), "nothing was written; --no-check writes it all the same"]
+        )
+        return 1
+    out = args.output if args.output is not None else args.kernel
+    lines = list(_written(plan, out))
+    link.write(plan, out)
+    output(lines)
+    return 0
+
+
+def _refused(plan: Plan) -> list[str]:
+    """Why the checks refuse what is about to be written; printed is what they say."""
+    from ..config import image
+    from ..link import assumptions, problems
+    from ..render.text import output
+    from .build import judged
+
+    shown = image(plan.tables, plan.find, plan.kernel.segments)
+    lines: list[str] = []
+    reason = judged(plan.tables, shown.replace(remarks=(*shown.remarks, *plan.remarks, *assumptions(plan))), lines)
+    output(lines)
+    return [*problems(plan), *([reason] if reason else [])]
+
+
+def _places(plan: Plan) -> Iterator[str]:
+    width = max(len(patch.table.name) for patch in plan.patches)
+    for patch in plan.patches:
+        where = f"{len(patch.data):5,} bytes at offset {patch.offset:#x} of the file"
+        yield f"  {patch.table.name:<{width}}  {patch.address:#x}  {where}"
+
+
+def _written(plan: Plan, out: str) -> Iterator[str]:
+    found = (plan.kernel.data[patch.offset : patch.offset + len(patch.data)] for patch in plan.patches)
+    changed = sum(
+        a != b for old, patch in zip(found, plan.patches, strict=True) for a, b in zip(old, patch.data, strict=True)
+    )
+    yield f"{out}: {len(plan.patches)} tables patched, {changed:,} bytes changed"
+    yield from _places(plan)
+
+
+def _verified(plan: Plan, stale: list[str]) -> Iterator[str]:
+    if stale:
+        yield f"{plan.kernel.path}: not as {plan.tables.source.path} declares it"
+        yield from (f"  {line}" for line in stale)
+    else:
+        yield f"{plan.kernel.path}: as {plan.tables.source.path} declares it"
+        yield from _places(plan)

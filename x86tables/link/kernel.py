@@ -1,0 +1,180 @@
+"""A linked ELF file as far as patching it needs: segments, sections, symbols, relocations."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+
+from ..config.placing import Segment
+from ..errors import ImageError, UsageError
+from ..memory import PAGE
+from ..memory import load as load_file
+from ..readers.elf import _guarded, _open, matches
+from ..records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from ..memory import Data
+
+ALLOCATED, LOCAL_STORAGE = 1 << 1, 1 << 10  # sh_flags
+
+
+class Load(Record):
+    """A loadable segment: linear addresses, letters of r, w and x; `held` bytes of it lie at `offset` of the file."""
+
+    start: int
+    stop: int
+    permissions: str
+    held: int
+    offset: int
+
+
+class Section(Record):
+    """A section that the running kernel has: where it is, and whether the file has its contents."""
+
+    name: str
+    start: int
+    stop: int
+    filled: bool
+
+
+class Relocations(Record):
+    """What a relocation table will write when the kernel is loaded or moved; `target` is a section, None for any.
+
+    `entries` are (address, size, type), read when they are asked for: a large kernel has a million.
+    """
+
+    target: Section | None
+    entries: Callable[[], Iterator[tuple[int, int, str]]]
+
+
+class Kernel(Record):
+    """A linked ELF file as far as patching it needs. `names` gives (address, size) of each symbol of a name."""
+
+    path: str
+    data: Data
+    loads: tuple[Load, ...]
+    sections: tuple[Section, ...]
+    names: dict[str, set[tuple[int, int]]]
+    relocations: tuple[Relocations, ...]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """What is mapped, for `config.image`."""
+        return [Segment(load.start, load.stop, load.permissions) for load in self.loads]
+
+
+def read(path: str, base: int | None = None) -> Kernel:
+    """The kernel in a file. A position-independent one needs `base`: the linear address of its first byte."""
+    data = load_file(path)
+    if matches(data) and len(data) != os.path.getsize(path):
+        raise ImageError(f"{path}: compressed: the tables are linked in before the kernel is compressed")
+    elf = _open(path, data)
+    kind = elf["e_type"]
+    if kind not in ("ET_EXEC", "ET_DYN"):
+        what = {"ET_REL": "an object file, not linked yet", "ET_CORE": "a memory dump"}.get(kind, f"an ELF file {kind}")
+        raise ImageError(f"{path}: {what}: a linked kernel expected (ET_EXEC at offset 0x10)")
+    heads = f"program headers at offset {elf['e_phoff']:#x}"
+    loads = tuple(_guarded(path, heads, _loads(elf)))
+    if not loads:
+        raise ImageError(f"{path}: no loadable segment: a linked kernel expected")
+    slide = 0
+    if kind == "ET_DYN":
+        if base is None:
+            raise ImageError(f"{path}: position-independent (ET_DYN): --base ADDR says where it will be loaded")
+        slide = base - (min(load.start for load in loads) & -PAGE)
+        if base % PAGE:
+            raise UsageError(f"--base {base:#x}: a multiple of {PAGE} expected")
+    elif base is not None:
+        raise UsageError(f"--base is for position-independent files: {path} is linked for fixed addresses (ET_EXEC)")
+    for load in loads:
+        if load.offset + load.held > len(data):
+            raise ImageError(f"{path}: the segment at {load.start:#x} reaches beyond the end of the file")
+    tables = f"symbols or section headers at offset {elf['e_shoff']:#x}"
+    sections = tuple(_guarded(path, tables, _sections(elf)))
+    names: dict[str, set[tuple[int, int]]] = {}
+    for name, address, size in _guarded(path, tables, _symbols(elf)):
+        names.setdefault(name, set()).add(((address + slide) % (1 << 64), size))
+    return Kernel(
+        path,
+        data,
+        tuple(load.replace(start=load.start + slide, stop=load.stop + slide) for load in loads),
+        tuple(section.replace(start=section.start + slide, stop=section.stop + slide) for section in sections),
+        names,
+        tuple(_guarded(path, "relocations", _relocations(path, elf, slide))),
+    )
+
+
+def _loads(elf: Any) -> Iterator[Load]:
+    for header in elf.iter_segments("PT_LOAD"):
+        letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if header["p_flags"] & bit)
+        start = header["p_vaddr"]
+        if header["p_memsz"]:
+            held = min(header["p_filesz"], header["p_memsz"])
+            yield Load(start, start + header["p_memsz"], letters, held, header["p_offset"])
+
+
+def _section(section: Any) -> Section:
+    start = section["sh_addr"]
+    return Section(section.name, start, start + section["sh_size"], section["sh_type"] != "SHT_NOBITS")
+
+
+def _sections(elf: Any) -> Iterator[Section]:
+    for section in elf.iter_sections():  # thread-local ones have addresses that others have too
+        if section["sh_flags"] & (ALLOCATED | LOCAL_STORAGE) == ALLOCATED and section["sh_size"]:
+            yield _section(section)
+
+
+def _symbols(elf: Any) -> Iterator[tuple[str, int, int]]:
+    """Name, address and size of each symbol; a global one hides local ones of its name, as in linking."""
+    from elftools.elf.sections import SymbolTableSection
+
+    local, outside = [], set()
+    for section in elf.iter_sections():
+        if isinstance(section, SymbolTableSection):
+            for symbol in section.iter_symbols():
+                told = symbol["st_info"]
+                if not symbol.name or symbol["st_shndx"] == "SHN_UNDEF" or told["type"] in ("STT_FILE", "STT_TLS"):
+                    continue
+                if told["bind"] == "STB_LOCAL":
+                    local.append((symbol.name, symbol["st_value"], symbol["st_size"]))
+                else:
+                    outside.add(symbol.name)
+                    yield symbol.name, symbol["st_value"], symbol["st_size"]
+    yield from (row for row in local if row[0] not in outside)
+
+
+def _relocations(path: str, elf: Any, slide: int) -> Iterator[Relocations]:
+    """The tables for the running kernel: those that `ld --emit-relocs` keeps, and those of the dynamic linker."""
+    from elftools.elf.dynamic import DynamicSegment
+    from elftools.elf.relocation import RelocationSection, RelrRelocationSection
+
+    for section in elf.iter_sections():
+        if isinstance(section, RelocationSection | RelrRelocationSection):
+            number = section["sh_info"]
+            aimed = elf.get_section(number) if number and number < elf.num_sections() else None
+            if aimed is None or section["sh_flags"] & ALLOCATED:  # .rela.plt names the section of its slots
+                yield Relocations(None, partial(_entries, path, section, slide))
+            elif aimed["sh_flags"] & ALLOCATED:
+                target = _section(aimed)
+                target = target.replace(start=target.start + slide, stop=target.stop + slide)
+                yield Relocations(target, partial(_entries, path, section, slide))
+    for segment in elf.iter_segments("PT_DYNAMIC"):
+        if isinstance(segment, DynamicSegment) and not elf.num_sections():
+            for table in segment.get_relocation_tables().values():
+                yield Relocations(None, partial(_entries, path, table, slide))
+
+
+def _entries(path: str, table: Any, slide: int) -> Iterator[tuple[int, int, str]]:
+    from elftools.elf.enums import ENUM_RELOC_TYPE_x64
+
+    kinds = {number: name for name, number in ENUM_RELOC_TYPE_x64.items()}
+    for entry in _guarded(path, "relocations", table.iter_relocations()):
+        kind = kinds.get(entry["r_info_type"], "of unknown type") if "r_info" in entry.entry else "R_X86_64_RELATIVE"
+        bits = re.search(r"(8|16|32)S?$", kind)
+        if kind != "R_X86_64_NONE":
+            yield entry["r_offset"] + slide, int(bits[1]) // 8 if bits else 8, kind

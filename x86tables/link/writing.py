@@ -1,0 +1,75 @@
+"""The patched file, written all at once; and a finished one read again."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import UsageError
+from ..symbols import Symbols
+from .places import entry_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .places import Patch, Plan
+
+
+def patched(plan: Plan) -> bytes:
+    """The file with the tables in it; every other byte is as it was."""
+    data = bytearray(plan.kernel.data[:])
+    for patch in plan.patches:
+        data[patch.offset : patch.offset + len(patch.data)] = patch.data
+    return bytes(data)
+
+
+def write(plan: Plan, out: str) -> None:
+    """Write the patched kernel, with the mode of the original: a new file takes the name when it is complete."""
+    import tempfile
+
+    out = os.path.realpath(out)
+    if os.path.exists(out) and not os.path.isfile(out):
+        raise UsageError(f"{out}: not a file")
+    mode = os.stat(plan.kernel.path).st_mode & 0o7777
+    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(out)}.", dir=os.path.dirname(out))
+    try:
+        with open(handle, "wb") as file:
+            file.write(patched(plan))
+            os.fchmod(file.fileno(), mode)
+        os.replace(temporary, out)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def stale(plan: Plan) -> list[str]:
+    """What the file holds that is not as declared and resolved now: a sentence for each entry of a table."""
+    return [line for patch in plan.patches for line in _stale(plan, patch)]
+
+
+def _stale(plan: Plan, patch: Patch) -> Iterator[str]:
+    found = plan.kernel.data[patch.offset : patch.offset + len(patch.data)]
+    if found == patch.data:
+        return
+    if not any(found):
+        yield f"{patch.table.name} at {patch.address:#x} is empty: `x86tables link` has not filled it in"
+        return
+    names = Symbols((place, name) for name, places in plan.kernel.names.items() for place, _ in places)
+    for item in patch.table.items:
+        kind = type(item.value)
+        old = kind.parse(found[item.offset : item.offset + kind.size])
+        wanted = kind.parse(patch.data[item.offset : item.offset + kind.size])
+        if not any(old) and any(wanted):
+            yield f"{entry_name(patch.table, item)} is empty"
+            continue
+        for field in kind.fields:
+            was, now = old[field.name], wanted[field.name]
+            if was != now and field.name in item.addresses:
+                place = names.name(was)
+                lies = f" ({place})" if place else ""
+                yield (
+                    f"{entry_name(patch.table, item)} is stale: {field.name} is {was:#x}{lies}, "
+                    f"but {item.addresses[field.name]} is {now:#x}"
+                )
+            elif was != now:
+                yield f"{entry_name(patch.table, item)}: {field.name} is {int(was):#x}, declared is {int(now):#x}"
