@@ -43,7 +43,8 @@ class Way(Record):
 
 
 class Scenario(Record):
-    """A scenario with all its ways; verdict and reason are those of the `worst`, which is None without any way.
+    """A scenario with all its ways; verdict and reason are those of the `worst`, which is None without any way (and in
+    `current-stack` those of the stack, if no way is bad).
 
     `remarks` are sentences for a person.
     """
@@ -118,7 +119,11 @@ def play(name: str, machine: Machine, options: Options = Options()) -> Scenario:
         return Scenario(name, NOT_APPLICABLE, remarks[-1] if remarks else "nothing to try", (), None, remarks)
     worst = max(ways, key=lambda way: ORDER.index(way.verdict))
     reason = worst.reason if len({way.verdict for way in ways}) == 1 else f"{worst.name}: {worst.reason}"
-    return Scenario(name, worst.verdict, reason, tuple(ways), worst, remarks)
+    scenario = Scenario(name, worst.verdict, reason, tuple(ways), worst, remarks)
+    if name == "current-stack" and worst.verdict == SURVIVES:
+        stack = stack_in_use(machine, options.stack, options.frame)
+        return scenario.replace(verdict=stack.verdict, reason=stack.reason)
+    return scenario
 
 
 def _told(name: str, story: Story) -> Way:
@@ -179,15 +184,16 @@ def _interrupt(machine: Machine) -> int | None:
 
 
 def current_stack(machine: Machine, registers: Registers, options: Options) -> tuple[list[Way], tuple[str, ...]]:
-    """An NMI, an interrupt and an exception on the stack as it is; the page below it is judged by `stack_in_use`."""
+    """An exception, an NMI and an interrupt on the stack as it is. When they fare well, the scenario's verdict is the
+    stack's: whether it has a guard page, and what an overflow runs over when it has none."""
     events = [Event.exception("#UD"), Event.nmi()]
     vector = _interrupt(machine)
     if vector is not None:
         events.append(Event.interrupt(vector))
     stack = stack_in_use(machine, options.stack, options.frame)
-    remarks = [f"{stack.verdict}: {stack.reason}"] + ([stack.beyond] if stack.beyond else [])
+    remarks = (stack.beyond,) if stack.beyond else ()
     ways = [_told(event.label, run(State(machine, registers), event, options.handler_stack)) for event in events]
-    return ways, tuple(remarks)
+    return ways, remarks
 
 
 # The four questions that texts on double faults ask

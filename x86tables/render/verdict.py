@@ -63,7 +63,7 @@ def _judgement(judgement: Judgement, symbols: Symbols, all_steps: bool) -> Itera
             yield ""
             yield from wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
             yield from _ways(scenario)
-            if scenario.verdict != SURVIVES:
+            if scenario.worst is not None and scenario.worst.verdict != SURVIVES:
                 yield from _scenario(scenario, symbols, all_steps)
     if judgement.rooms:
         yield ""

@@ -72,7 +72,7 @@ def _stack(stack: StackInUse) -> dict[str, Any]:
         "verdict": stack.verdict,
         "reason": stack.reason,
         "rsp": hexadecimal(stack.rsp),
-        "guard": None if guard is None else hexadecimal((guard.top - 1) & ~0xFFF),
+        "guard": None if guard is None else hexadecimal((guard.top - 1) % (1 << 64) & ~0xFFF),
         "kind": None if guard is None else guard.kind,
         "distance": stack.distance,
         "beyond": stack.beyond,
