@@ -137,12 +137,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _progress(done: int, count: int, seconds: float, differ: int) -> None:
+    """A bar on a terminal, elsewhere a line now and then."""
+    said = f"{done}/{count} {done / seconds:.0f}/s, {differ} differ"
     if sys.stderr.isatty():
-        bar = "#" * (40 * done // count)
         end = "\n" if done == count else ""
-        print(
-            f"\r[{bar:40}] {done}/{count} {done / seconds:.0f}/s, {differ} differ", end=end, file=sys.stderr, flush=True
-        )
+        print(f"\r[{'#' * (40 * done // count):40}] {said}", end=end, file=sys.stderr, flush=True)
+    elif done % 10_000 == 0:
+        print(said, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
