@@ -145,6 +145,15 @@ def test_all_scenarios() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("name", ["linux", "ovmf"])
+def test_an_extract_is_judged_as_the_original(name: str, tmp_path: Path) -> None:
+    small = tmp_path / f"{name}.core"
+    output("extract", IMAGES / f"{name}.core", "-o", small)
+    theirs, ours = (checked(path, "--scenario", "all") for path in (IMAGES / f"{name}.core", small))
+    assert theirs.pop("image") != ours.pop("image")
+    assert theirs == ours
+
+
 def test_options() -> None:
     document = checked(LINUX, "--cpu", "0", "--handler-stack", "8192")
     assert document["cpus"][0]["verdict"] == "loops"

@@ -67,7 +67,9 @@ def _judgement(judgement: Judgement, symbols: Symbols, all_steps: bool) -> Itera
                 yield from _scenario(scenario, symbols, all_steps)
     if judgement.rooms:
         yield ""
-        yield f"  room on the interrupt stacks ({HANDLER_STACK} bytes prove entry, not that a panic printer fits)"
+        yield from wrap(
+            f"  room on the interrupt stacks ({HANDLER_STACK} bytes prove entry, not that a panic printer fits)", "    "
+        )
         yield from (f"    {line}" for line in map(_room, judgement.rooms))
 
 
