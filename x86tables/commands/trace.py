@@ -7,6 +7,7 @@ too: whether the handler's first instruction can be fetched, and whether it has 
 from __future__ import annotations
 
 from .. import vectors
+from ..errors import UsageError
 from ..events import (
     EXCEPTION,
     INT,
@@ -17,7 +18,6 @@ from ..events import (
     TRAP,
     Event,
 )
-from ..errors import UsageError
 from ..readers import number
 from ..stacks import in_ring0, in_ring3
 from ..state import State
