@@ -7,6 +7,7 @@ import pickle
 import selectors
 import signal
 import traceback
+import warnings
 
 from ..records import Record
 
@@ -74,7 +75,10 @@ class _Child:
 
 def _start(selector: selectors.BaseSelector, prepare: Callable[[], Callable[[Any], Any]], items: list[Any]) -> None:
     read, write = os.pipe()
-    process = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads that the child will not have: it needs none, and leaves by _exit
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = os.fork()
     if process == 0:
         os.close(read)
         _work(prepare, items, write)
