@@ -22,7 +22,10 @@ start:  cli
         add     $0x1000, %eax
         add     $8, %edi
         loop    1b
-        mov     $kernel_stack, %eax             # but for the guard page
+        mov     $kernel_stack, %eax             # but for the guard pages below the stacks
+        shr     $12, %eax
+        movl    $0, page_table - 8(, %eax, 8)
+        mov     $double_fault_stack, %eax
         shr     $12, %eax
         movl    $0, page_table - 8(, %eax, 8)
         movl    $page_table + 3, page_directory
@@ -83,9 +86,10 @@ pdpt:           .skip 4096
 page_directory: .skip 4096
 page_table:     .skip 4096
 .globl kernel_stack, kernel_stack_top, double_fault_stack
-                .skip 4096                      # the guard page
+                .skip 4096                      # a guard page
 kernel_stack:   .skip 16 * 1024
 kernel_stack_top:
+                .skip 4096                      # a guard page
 double_fault_stack:
                 .skip 20 * 1024
 

@@ -4,9 +4,9 @@ On Bochs the machine is run as it was caught: its registers, its memory, a real 
 private copy of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is
 what `--expect` says and each event went as predicted.
 
-On QEMU a configuration (*.toml) becomes a boot image that loads its tables and overflows its stack by recursion. An ELF
-kernel, or with `-- QEMU-ARGUMENTS` any guest, is run as it is and judged by QEMU's log: `survives` when a double fault's
-handler is entered, or a page fault's for an address next to the stack pointer, and no triple fault comes.
+On QEMU a configuration (*.toml) becomes a boot image that loads its tables and overflows its stack by recursion. An
+ELF kernel, or with `-- QEMU-ARGUMENTS` any guest, is run as it is and judged by QEMU's log: it `survives` when a double
+fault's handler is entered, or a page fault's for an address next to the stack pointer, and no triple fault comes.
 """
 
 from __future__ import annotations

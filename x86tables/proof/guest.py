@@ -105,8 +105,9 @@ def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
         errors.seek(0)
         told = errors.read(1 << 16).decode(errors="replace").strip()
         status = process.returncode if watched.ended else None
-        if status == 1 and not watched.reader.resets:
-            raise UsageError(f"QEMU does not run this: {told.splitlines()[-1] if told else 'it does not say why'}")
+        complaint = next((line for line in reversed(told.splitlines()) if line.startswith("qemu")), "")
+        if status == 1 and complaint and not watched.reader.counts:  # a guest may end with status 1 too
+            raise UsageError(f"QEMU does not run this: {complaint.partition(': ')[2]}")
         return watched.ending(status, output.read(MOST_OUTPUT), told, seconds)
 
 
@@ -161,8 +162,10 @@ class _Watched:
         if account.outcome == TRIPLE_FAULT:
             chain = next(c for c in account.chains if c.outcome == chains.SHUTDOWN and not c.deliberate)
             end = chain.attempts[-1]
-            why = f": {end.failure.why}" if end.failure else ""
-            return TRIPLE_FAULT, f"{label(end.event.vector)} cannot be delivered{why}", None
+            # QEMU does not log the CR2 of a page fault that ends in a shutdown
+            why = f": {end.failure.why}" if end.failure and (end.failure.fault, end.failure.cr2) != (PF, None) else ""
+            first = f" after {label(chain.first.vector)} at {chain.first.rip:#x}" if len(chain.attempts) > 1 else ""
+            return TRIPLE_FAULT, f"{label(end.event.vector)}{first} cannot be delivered{why}", None
         if event := self._round():
             return LOOPS, f"{label(event.vector)} at {event.rip:#x} again and again", None
         for chain in account.chains:

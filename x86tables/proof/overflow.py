@@ -83,7 +83,7 @@ def overflow(machine: Machine, options: Options = Options(), seconds: float = SE
     found = nothing.replace(
         predicted=way.verdict, start=registers.rsp, guard=(guard.top - PAGE, guard.top), verdict=ending.verdict
     )
-    return _judged(_seen(found, ending, image), way, image.loop)
+    return judged(_seen(found, ending, image), way, image.loop)
 
 
 def _seen(found: Overflow, ending: guest.Ending, image: BootImage) -> Overflow:
@@ -113,7 +113,7 @@ def _stack(machine: Machine, vector: int) -> str:
     return f"IST{ist}" if ist else "current"
 
 
-def _judged(found: Overflow, way: Way, loop: int) -> Overflow:
+def judged(found: Overflow, way: Way, loop: int) -> Overflow:
     """With what is not as it should be: no overflow at all, or another one than predicted."""
     if found.verdict == UNKNOWN or found.guard is None:
         return found

@@ -1,0 +1,103 @@
+"""`prove --on qemu`: a configuration's tables in a boot image, or a whole guest, judged by QEMU's log."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..readers import number
+from ._image import chosen, image_from
+from .check import options_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ..proof.guest import Ending
+    from ..symbols import Symbols
+
+
+def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that only QEMU has a use for."""
+    group = parser.add_argument_group("with --on qemu")
+    group.add_argument("--append", metavar="TEXT", help="the command line of an ELF kernel")
+    group.add_argument("--as-elf32", action="store_true", help="run a copy of the kernel as ELF32")
+    group.add_argument("--seconds", metavar="N", help="how long it may run (default 30)")
+    group.add_argument("guest", nargs="*", metavar="-- QEMU-ARGUMENT", help="in the place of IMAGE: any other guest")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it in QEMU; 1 unless it ends as expected, and for a configuration as predicted."""
+    from ..proof import guest
+
+    seconds = float(number(args.seconds, "--seconds", 86400)) if args.seconds is not None else guest.SECONDS
+    guest.program()
+    if args.image.endswith(".toml"):
+        return _configuration(args, seconds)
+    if args.image.startswith("-"):  # the first of QEMU's arguments
+        command = [args.image, *args.guest]
+        return _guest(args, "qemu " + " ".join(command), guest.watch(command, seconds))
+    if args.guest:
+        raise UsageError("IMAGE or QEMU's arguments behind --, not both: -- -kernel KERNEL ...")
+    import os
+    import tempfile
+
+    from ..proof import kernel
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = kernel.arguments(args.image, args.append, os.path.join(folder, "kernel") if args.as_elf32 else None)
+        ending = guest.watch([*command, "-display", "none", *kernel.DEVICES], seconds)
+    return _guest(args, args.image, ending)
+
+
+def _configuration(args: argparse.Namespace, seconds: float) -> int:
+    from ..proof import guest
+    from ..proof.overflow import overflow
+
+    image = image_from(args)
+    names, options = options_from(args, image)
+    if names != ("stack-overflow",):
+        raise UsageError("--on qemu runs a stack overflow and no other scenario: --on bochs runs the rest")
+    found = [overflow(machine, options, seconds) for machine in chosen(image, args)]
+    from ..render import qemu
+
+    _print(args, qemu.text(image, found, guest.version()), lambda: qemu.data(image, found, guest.version()))
+    return 0 if found and all(one.verdict == args.expect and not one.differs for one in found) else 1
+
+
+def _guest(args: argparse.Namespace, title: str, ending: Ending) -> int:
+    from ..proof import guest
+    from ..render import qemu
+
+    symbols = _symbols(args)
+    _print(
+        args,
+        qemu.guest_text(title, ending, symbols, guest.version()),
+        lambda: qemu.guest_data(title, ending, symbols, guest.version()),
+    )
+    return 0 if ending.verdict == args.expect else 1
+
+
+def _symbols(args: argparse.Namespace) -> Symbols:
+    """Names from `--symbols`, or from the kernel itself where it has some and they can be read."""
+    from ..errors import ImageError
+    from ..readers import read_symbols
+    from ..symbols import Symbols
+
+    if args.symbols is not None:
+        return read_symbols(args.symbols)
+    try:
+        return Symbols() if args.image.startswith("-") else read_symbols(args.image)
+    except ImageError:
+        return Symbols()
+
+
+def _print(args: argparse.Namespace, lines: Iterable[str], values: Any) -> None:
+    if args.format == "json":
+        import json
+
+        print(json.dumps(values(), indent=1))
+    else:
+        from ..render import text
+
+        text.output(lines)

@@ -1,0 +1,88 @@
+"""What QEMU did: a configuration's stack overflow, or a whole guest; as text, and as plain values for JSON."""
+
+from __future__ import annotations
+
+from ..vectors import label
+from . import log
+from .data import SCHEMA, hexadecimal
+from .trace import wrap
+from .verdict import coloured
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from ..image import Image
+    from ..proof.guest import Ending
+    from ..proof.overflow import Overflow
+    from ..symbols import Symbols
+
+OUTPUT = 12  # lines of a guest's own output that are shown, the last ones
+
+
+def text(image: Image, found: Sequence[Overflow], cpu: str) -> Iterator[str]:
+    """A stack overflow on each CPU of a configuration."""
+    yield f"{image.path}: {image.format}, a stack overflow on {cpu} (TCG)"
+    for remark in image.remarks:
+        yield from wrap(f"  note: {remark}", "    ")
+    for one in found:
+        agree = f", NOT AS PREDICTED: {one.differs}" if one.differs else ", as predicted"
+        yield ""
+        yield f"CPU {one.machine.cpu}  {coloured(one.verdict)}{agree if one.guard else ''}"
+        yield from wrap(f"  {one.reason}", "    ")
+        if one.guard is None or one.start is None:
+            continue
+        yield f"  recursion from RSP {one.start:#x} down to the guard [{one.guard[0]:#x}, {one.guard[1]:#x})"
+        if one.cr2 is not None:
+            inside = one.guard[0] <= one.cr2 < one.guard[1]
+            yield f"  the first page fault: CR2 {one.cr2:#x}{', in the guard' if inside else ', NOT in the guard'}"
+        if one.vector is not None:
+            code = "" if one.error_code is None else f", error code {one.error_code:#x}"
+            where = "the current stack" if one.stack == "current" else one.stack
+            yield f"  the handler of {label(one.vector)}: on {where}, RSP {one.rsp or 0:#x}{code}"
+
+
+def data(image: Image, found: Sequence[Overflow], cpu: str) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "schema": SCHEMA,
+        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
+        "on": cpu,
+        "cpus": [_cpu(one) for one in found],
+    }
+
+
+def _cpu(one: Overflow) -> dict[str, Any]:
+    numbers = {name: hexadecimal(one[name]) for name in ("start", "cr2", "rsp", "rip")}
+    return {
+        "cpu": one.machine.cpu, "verdict": one.verdict, "predicted": one.predicted, "reason": one.reason,
+        "agrees": one.verdict == one.predicted and not one.differs, "differs": one.differs or None,
+        "guard": None if one.guard is None else [hexadecimal(end) for end in one.guard],
+        "vector": one.vector, "error_code": hexadecimal(one.error_code), "stack": one.stack, **numbers,
+    }  # fmt: skip
+
+
+def guest_text(title: str, ending: Ending, symbols: Symbols, cpu: str) -> Iterator[str]:
+    """A guest's end, and the story that its log tells."""
+    yield f"{title}: on {cpu} (TCG)"
+    yield ""
+    yield coloured(ending.verdict)
+    yield from wrap(f"  {ending.reason}", "    ")
+    yield f"  {'stopped by x86tables' if ending.status is None else f'QEMU ended with status {ending.status}'}"
+    lines = ending.output.decode(errors="replace").splitlines()
+    if lines:
+        yield ""
+        yield "its output" + (f", the last {OUTPUT} lines" if len(lines) > OUTPUT else "")
+        yield from (f"  {''.join(c if c.isprintable() else ' ' for c in line)[:96]}" for line in lines[-OUTPUT:])
+    yield ""
+    yield from log.text("its log", log.Teller(ending.account, symbols, None))
+
+
+def guest_data(title: str, ending: Ending, symbols: Symbols, cpu: str) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "schema": SCHEMA, "guest": title, "on": cpu, "verdict": ending.verdict, "reason": ending.reason,
+        "status": ending.status, "output": ending.output.decode(errors="replace"),
+        "log": log.data("log", log.Teller(ending.account, symbols, None)),
+    }  # fmt: skip
