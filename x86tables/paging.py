@@ -11,12 +11,14 @@ from .records import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import NoReturn
+    from typing import NoReturn, TypeAlias
 
+    Step: TypeAlias = tuple[str, int, int, bool, int, int]
+    Entries: TypeAlias = list[tuple[int, bool, int, bool, bool, bool]]
+
+KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
 P, RW, US, PS, NX = 1, 2, 4, 1 << 7, 1 << 63
 _ADDRESS = 0x000F_FFFF_FFFF_F000
-_u64 = struct.Struct("<Q").unpack
-_u32 = struct.Struct("<I").unpack
 
 # Per mode: (name of the entry, shift of its index, bits of the index, whether PS may make it a page), top level first.
 # "none" is a CPU with paging off; "flat" an image whose addresses are taken as they are.
@@ -38,8 +40,7 @@ LEVELS = {
 
 def canonical(address: int, levels: int = 4) -> bool:
     """Whether the unused high bits of a linear address repeat the highest used one (bit 47, or 56 with LA57)."""
-    top = 47 if levels == 4 else 56
-    return address >> top in (0, (1 << 64 - top) - 1)
+    return address >> 47 in (0, 0x1FFFF) if levels == 4 else address >> 56 in (0, 0xFF)
 
 
 def sign_extend(address: int, bits: int) -> int:
@@ -134,10 +135,33 @@ class AddressSpace:
         self.memory, self.paging, self.declared = memory, paging, declared
         self.levels = 5 if paging.mode == "5-level" else 4
         self._wide = paging.mode in ("4-level", "5-level")
+        self._narrow = paging.mode == "32-bit"
+        self._entry = struct.Struct("<I" if self._narrow else "<Q")
+        self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
+        self._steps = [self._step(*level) for level in LEVELS[paging.mode]]
+        self._last = self._steps[-1:]
         self._pages: dict[int, Page] = {}
-        self._steps = LEVELS[paging.mode]
-        reserved = _ADDRESS & ~((1 << paging.maxphyaddr) - 1)
-        self._reserved = reserved | (0 if paging.nxe else NX)
+        self._tables: dict[int, bytes] = {}
+        self._frames: dict[int, int] = {}  # where reading is allowed
+        # What walks found for a place that one page directory entry covers: a large page, or where the last table is
+        # and the permissions down to it
+        self._directory_shift = 22 if self._narrow else 21
+        self._large: dict[int, Page] = {}
+        self._directories: dict[int, tuple[int, int]] = {}
+
+    def _step(self, name: str, shift: int, width: int, large: bool) -> Step:
+        """A level of the walk: name, shift and mask of its index, whether PS may make an entry a page, and the bits
+        that must be 0 in a present entry that names a table, and in one that maps a page."""
+        paging = self.paging
+        if self._narrow:
+            return name, shift, (1 << width) - 1, large and paging.pse, 0, 1 << 21 if shift == 22 else 0
+        reserved = _ADDRESS & ~((1 << paging.maxphyaddr) - 1) | (0 if paging.nxe else NX)
+        if self._wide:
+            reserved |= PS if name in ("PML4E", "PML5E") else 0
+        else:  # PAE's four top entries are checked when CR3 is loaded, not by a walk
+            reserved = 0 if name == "PDPTE" else reserved | 0x7FF0_0000_0000_0000
+        page = reserved | ((1 << shift) - 1 & ~0x1FFF if shift > 12 else 0)
+        return name, shift, (1 << width) - 1, large, reserved, page
 
     def walk(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Page:
         """The page that holds `linear`, by the tables alone.
@@ -155,71 +179,87 @@ class AddressSpace:
             return Page(linear & -PAGE, linear & -PAGE, PAGE, True, False, True)
         if self.declared is not None and not any(linear in known for known in self.declared):
             raise Undeclared(linear)
-        read, table = self.memory.read, self.paging.root
-        narrow = self.paging.mode == "32-bit"
-        writable = user = executable = True
-        for name, shift, width, large in self._steps:
-            index = linear >> shift & (1 << width) - 1
-            if narrow:
-                address = table + index * 4
-                value = _u32(read(address, 4))[0]
-            else:
-                address = table + index * 8
-                value = _u64(read(address, 8))[0]
+        return self._walk(linear, self._steps, self.paging.root, -1, note)
+
+    def _walk(
+        self,
+        linear: int,
+        steps: list[Step],
+        table: int,
+        allowed: int,
+        note: Callable[[PageEntry], None] | None = None,
+    ) -> Page:
+        """The walk from `table` on. `allowed` has RW and US where all levels above have them, NX where none has it."""
+        tables, unpack, width = self._tables, self._entry.unpack_from, self._entry.size
+        for name, shift, mask, large, as_table, as_page in steps:
+            data = tables.get(table) or self._read(table, (mask + 1) * width)
+            at = (linear >> shift & mask) * width
+            value = unpack(data, at)[0] if data else unpack(self.memory.read(table + at, width))[0]
             if note is not None:
-                note(PageEntry(name, address, value))
+                note(PageEntry(name, table + at, value))
             if not value & P:
-                raise PageFault(linear, 0, f"{name} not present", PageEntry(name, address, value))
-            page = shift == 12 or (large and value & PS != 0 and (not narrow or self.paging.pse))
-            if wrong := self._reserved_bits(name, value, shift, page):
+                raise PageFault(linear, 0, f"{name} not present", PageEntry(name, table + at, value))
+            page = shift == 12 or (large and value & PS)
+            if wrong := value & (as_page if page else as_table):
                 why = f"{name} has reserved bits {wrong:#x} set"
-                raise PageFault(linear, 1 | 8, why, PageEntry(name, address, value))
+                raise PageFault(linear, 1 | 8, why, PageEntry(name, table + at, value))
             if name != "PDPTE" or self._wide:  # PAE's four top entries have no permissions
-                writable = writable and value & RW != 0
-                user = user and value & US != 0
-                executable = executable and (narrow or value & NX == 0)
+                allowed &= value ^ NX
             if page:
                 size = 1 << shift
-                start = value & _ADDRESS & -size
-                if narrow:
-                    start = (value & 0xFFFF_F000 & -size) | ((value >> 13 & 0xFF) << 32 if shift == 22 else 0)
-                return Page(linear & -size, start, size, writable, user, executable)
-            table = value & (0xFFFF_F000 if narrow else _ADDRESS)
+                start = value & self._table if shift == 12 else self._frame(value, shift)
+                found = Page(linear & -size, start, size, allowed & RW != 0, allowed & US != 0, allowed & NX != 0)
+                if shift > 12 and self.declared is None:
+                    self._large[linear >> self._directory_shift] = found
+                return found
+            table = value & self._table
+            if shift == self._directory_shift and self.declared is None:
+                self._directories[linear >> shift] = table, allowed
         raise AssertionError("the last level always ends the walk")
 
-    def _reserved_bits(self, name: str, value: int, shift: int, page: bool) -> int:
-        """The bits of a present entry that must be 0 and are not."""
-        if self.paging.mode == "32-bit":
-            return value & 1 << 21 if page and shift == 22 else 0
-        if self.paging.mode == "PAE":
-            if name == "PDPTE":
-                return 0  # checked when CR3 is loaded, not by a walk
-            reserved = self._reserved | 0x7FF0_0000_0000_0000
-        else:
-            reserved = self._reserved | (PS if name in ("PML4E", "PML5E") else 0)
-        if page and shift > 12:
-            reserved |= (1 << shift) - 1 & ~0x1FFF
-        return value & reserved
+    def _read(self, table: int, size: int) -> bytes:
+        """The bytes of a table, kept; none when the image does not hold all of them."""
+        try:
+            data = self._tables[table] = self.memory.read(table, size)
+        except Absent:
+            return b""
+        return data
+
+    def _frame(self, value: int, shift: int) -> int:
+        """The physical address of the page that an entry maps; that of 4 MiB has bits 39:32 in bits 20:13."""
+        frame: int = value & self._table & -1 << shift
+        return frame | (value >> 13 & 0xFF) << 32 if shift == 22 else frame
 
     def page(self, linear: int) -> Page:
-        """`walk`, remembered: a page that was found once is not looked up again."""
+        """`walk`, remembered: a page that was found once is not looked up again, nor is the way to its neighbours.
+
+        That is what a processor does too. Source: SDM Vol. 3A, "Caching Translation Information".
+        """
         found = self._pages.get(linear >> 12)
         if found is None:
-            found = self._pages[linear >> 12] = self.walk(linear)
+            place = linear >> self._directory_shift
+            found = self._large.get(place)
+            if found is None:
+                known = self._directories.get(place)
+                found = self._walk(linear, self._last, *known) if known is not None else self.walk(linear)
+            self._pages[linear >> 12] = found
         return found
 
     def translate(self, linear: int, access: Access = READ) -> int:
         """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
-        page = self._pages.get(linear >> 12)
-        if page is None:
-            try:
-                page = self.page(linear)
-            except PageFault as fault:
-                fault.error_code |= self._cause(access)
-                raise
+        if access is READ and (frame := self._frames.get(linear >> 12)) is not None:
+            return frame + (linear & PAGE - 1)
+        try:
+            page = self.page(linear)
+        except PageFault as fault:
+            fault.error_code |= self._cause(access)
+            raise
         if access is not READ or self.paging.smap:
             self._check(linear, page, access)
-        return page.physical + (linear & page.size - 1)
+        physical = page.physical + (linear & page.size - 1)
+        if access is READ:
+            self._frames[linear >> 12] = physical & -PAGE
+        return physical
 
     def _cause(self, access: Access) -> int:
         """The bits of a page-fault error code that tell of the access: W/R, U/S, I/D."""
@@ -269,37 +309,61 @@ class AddressSpace:
         seen enough.
         """
         if self._steps:
-            yield from self._list(0, self.paging.root, 0, True, True, True)
+            for pages in self._list(0, self.paging.root, 0, True, True, True, {}):
+                yield from pages
 
-    def _list(self, depth: int, table: int, base: int, writable: bool, user: bool, executable: bool) -> Iterator[Page]:
-        name, shift, width, large = self._steps[depth]
-        narrow = self.paging.mode == "32-bit"
-        count = 1 << width
+    def _list(
+        self,
+        depth: int,
+        table: int,
+        base: int,
+        writable: bool,
+        user: bool,
+        executable: bool,
+        seen: dict[tuple[int, int], Entries],
+    ) -> Iterator[list[Page]]:
+        """The pages below one table, in lists as they come; `seen` are tables decoded before, by depth and address."""
+        entries = seen.get((depth, table))
+        if entries is None:
+            if len(seen) >= KEPT:
+                seen.clear()
+            entries = seen[depth, table] = list(self._entries(depth, table))
+        size = 1 << self._steps[depth][1]
+        if depth == len(self._steps) - 1:
+            yield [
+                Page(base + offset, start, size, writable and w, user and u, executable and x)
+                for offset, _, start, w, u, x in entries
+            ]
+            return
+        for offset, page, start, w, u, x in entries:
+            w, u, x = writable and w, user and u, executable and x
+            if page:
+                yield [Page(base + offset, start, size, w, u, x)]
+            else:
+                yield from self._list(depth + 1, start, base + offset, w, u, x, seen)
+
+    def _entries(self, depth: int, table: int) -> Iterator[tuple[int, bool, int, bool, bool, bool]]:
+        """The present entries of a table without reserved bits: what they add to the linear address, whether they map
+        a page, where it or the next table is, and their permissions."""
+        name, shift, mask, large, as_table, as_page = self._steps[depth]
+        plain = name == "PDPTE" and not self._wide  # PAE's four top entries have no permissions
+        upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
         try:
-            data = self.memory.read(table, count * (4 if narrow else 8))
+            data = self.memory.read(table, (mask + 1) * self._entry.size)
         except Absent:
             return
-        size, bits = 1 << shift, 57 if self.levels == 5 else 48
-        plain = name == "PDPTE" and not self._wide
-        for index, value in enumerate(struct.unpack(f"<{count}{'I' if narrow else 'Q'}", data)):
+        for index, (value,) in enumerate(self._entry.iter_unpack(data)):
             if not value & P:
                 continue
-            page = shift == 12 or (large and value & PS != 0 and (not narrow or self.paging.pse))
-            if self._reserved_bits(name, value, shift, page):
+            page = shift == 12 or (large and value & PS != 0)
+            if value & (as_page if page else as_table):
                 continue
-            linear = base + (index << shift)
-            if depth == 0 and self._wide:
-                linear = sign_extend(linear, bits)
-            w = plain or (writable and value & RW != 0)
-            u = plain or (user and value & US != 0)
-            x = plain or (executable and (narrow or value & NX == 0))
-            if not page:
-                yield from self._list(depth + 1, value & (0xFFFF_F000 if narrow else _ADDRESS), linear, w, u, x)
-                continue
-            start = value & _ADDRESS & -size
-            if narrow:
-                start = (value & 0xFFFF_F000 & -size) | ((value >> 13 & 0xFF) << 32 if shift == 22 else 0)
-            yield Page(linear, start, size, w, u, x)
+            offset = index << shift
+            if upper is not None and offset & upper:
+                offset += (1 << 64) - 2 * upper
+            start = self._frame(value, shift) if page else value & self._table
+            no_execute = not self._narrow and value & NX != 0
+            yield offset, page, start, plain or value & RW != 0, plain or value & US != 0, plain or not no_execute
 
 
 class Region(Record):

@@ -57,7 +57,7 @@ def matches(data: Data) -> bool:
     return data[:4] == b"\x7fELF"
 
 
-def _open(path: str, data: Data) -> Any:
+def _open(path: str, data: Any) -> Any:
     try:
         from elftools.elf.elffile import ELFFile
     except ImportError:
