@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from functools import partial
 
 from ..config.placing import Segment
@@ -12,6 +13,7 @@ from ..memory import PAGE
 from ..memory import load as load_file
 from ..readers.elf import _guarded, _open, matches
 from ..records import Record
+from ..symbols import Symbols
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ..memory import Data
 
 ALLOCATED, LOCAL_STORAGE = 1 << 1, 1 << 10  # sh_flags
+FILE, THREAD_LOCAL = 4, 6  # types of symbols whose values are no addresses
+UNDEFINED, RESERVED = 0, 0xFF00  # st_shndx: none; from here on no section (SHN_ABS is 0xfff1)
 
 
 class Load(Record):
@@ -53,13 +57,17 @@ class Relocations(Record):
 
 
 class Kernel(Record):
-    """A linked ELF file as far as patching it needs. `names` gives (address, size) of each symbol of a name."""
+    """A linked ELF file as far as patching it needs.
+
+    `names` gives (address, size) of each symbol of a name; `labels` are those that mark a place in a section.
+    """
 
     path: str
     data: Data
     loads: tuple[Load, ...]
     sections: tuple[Section, ...]
     names: dict[str, set[tuple[int, int]]]
+    labels: Symbols
     relocations: tuple[Relocations, ...]
 
     @property
@@ -97,14 +105,19 @@ def read(path: str, base: int | None = None) -> Kernel:
     tables = f"symbols or section headers at offset {elf['e_shoff']:#x}"
     sections = tuple(_guarded(path, tables, _sections(elf)))
     names: dict[str, set[tuple[int, int]]] = {}
-    for name, address, size in _guarded(path, tables, _symbols(elf)):
-        names.setdefault(name, set()).add(((address + slide) % (1 << 64), size))
+    labels = []
+    for name, address, size, placed in _guarded(path, tables, _symbols(elf)):
+        if placed:
+            address = (address + slide) % (1 << 64)
+            labels.append((address, name))
+        names.setdefault(name, set()).add((address, size))
     return Kernel(
         path,
         data,
         tuple(load.replace(start=load.start + slide, stop=load.stop + slide) for load in loads),
         tuple(section.replace(start=section.start + slide, stop=section.stop + slide) for section in sections),
         names,
+        Symbols(labels),
         tuple(_guarded(path, "relocations", _relocations(path, elf, slide))),
     )
 
@@ -129,22 +142,28 @@ def _sections(elf: Any) -> Iterator[Section]:
             yield _section(section)
 
 
-def _symbols(elf: Any) -> Iterator[tuple[str, int, int]]:
-    """Name, address and size of each symbol; a global one hides local ones of its name, as in linking."""
-    from elftools.elf.sections import SymbolTableSection
+def _symbols(elf: Any) -> Iterator[tuple[str, int, int, bool]]:
+    """Name, value, size of each symbol, and whether it marks a place in a section.
 
+    A global one hides local ones of its name, as it does for the linker. Read without pyelftools' `iter_symbols`, which
+    takes ten seconds for the symbols of a large kernel.
+    """
     local, outside = [], set()
     for section in elf.iter_sections():
-        if isinstance(section, SymbolTableSection):
-            for symbol in section.iter_symbols():
-                told = symbol["st_info"]
-                if not symbol.name or symbol["st_shndx"] == "SHN_UNDEF" or told["type"] in ("STT_FILE", "STT_TLS"):
-                    continue
-                if told["bind"] == "STB_LOCAL":
-                    local.append((symbol.name, symbol["st_value"], symbol["st_size"]))
-                else:
-                    outside.add(symbol.name)
-                    yield symbol.name, symbol["st_value"], symbol["st_size"]
+        if section["sh_type"] not in ("SHT_SYMTAB", "SHT_DYNSYM"):
+            continue
+        data, strings = section.data(), elf.get_section(section["sh_link"]).data()
+        form = struct.Struct("<IBBHQQ" if elf.elfclass == 64 else "<IIIBBH")
+        for row in form.iter_unpack(data[: len(data) // form.size * form.size]):
+            name, info, _, place, value, size = row if elf.elfclass == 64 else (row[0], *row[3:], row[1], row[2])
+            if not name or place == UNDEFINED or info & 15 in (FILE, THREAD_LOCAL):
+                continue
+            text = strings[name : strings.index(0, name)].decode("utf-8", "backslashreplace")
+            if info >> 4 == 0:
+                local.append((text, value, size, place < RESERVED))
+            else:
+                outside.add(text)
+                yield text, value, size, place < RESERVED
     yield from (row for row in local if row[0] not in outside)
 
 

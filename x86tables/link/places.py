@@ -154,8 +154,7 @@ def _room(kernel: Kernel, table: Table, address: int, end: int) -> tuple[int, st
     size = max((size for _, size in kernel.names.get(table.place.symbol or "", ())), default=0)
     if size:
         return size, f"the size of {table.place.symbol}"
-    rest = ((place, name) for name, found in kernel.names.items() for place, _ in found if address < place < end)
-    place, name = min(rest, default=(end, ""))
+    place, name = min(((at, name) for at, name in kernel.labels.pairs if address < at < end), default=(end, ""))
     return place - address, f"{name} follows" if name else "then its section ends"
 
 

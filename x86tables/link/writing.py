@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from ..errors import UsageError
-from ..symbols import Symbols
 from .places import entry_name
 
 TYPE_CHECKING = False
@@ -54,7 +53,6 @@ def _stale(plan: Plan, patch: Patch) -> Iterator[str]:
     if not any(found):
         yield f"{patch.table.name} at {patch.address:#x} is empty: `x86tables link` has not filled it in"
         return
-    names = Symbols((place, name) for name, places in plan.kernel.names.items() for place, _ in places)
     for item in patch.table.items:
         kind = type(item.value)
         old = kind.parse(found[item.offset : item.offset + kind.size])
@@ -65,7 +63,7 @@ def _stale(plan: Plan, patch: Patch) -> Iterator[str]:
         for field in kind.fields:
             was, now = old[field.name], wanted[field.name]
             if was != now and field.name in item.addresses:
-                place = names.name(was)
+                place = plan.kernel.labels.name(was)
                 lies = f" ({place})" if place else ""
                 yield (
                     f"{entry_name(patch.table, item)} is stale: {field.name} is {was:#x}{lies}, "
