@@ -2,14 +2,11 @@
 
 import json
 import re
-import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from linking import ASSEMBLERS, Linked, outside, run, written
 
 from x86tables import Gate, Layout, SegmentDescriptor, SystemDescriptor, Tss, UsageError, config
 from x86tables.config.tables import Tables
@@ -56,61 +53,6 @@ def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return config.load(str(path))
 
 
-def written(folder: Path, tables: Tables, *languages: str) -> None:
-    for language in languages:
-        for name, contents in emit(language, tables, config.lookup(tables)).items():
-            (folder / name).write_bytes(contents)
-
-
-def run(folder: Path, *words: str) -> bytes:
-    done = subprocess.run(words, cwd=folder, capture_output=True, timeout=120)
-    assert (done.returncode, done.stderr.decode()) == (0, "")
-    return done.stdout
-
-
-def outside(tables: Tables, *, handlers: bool) -> str:
-    """An assembler source of what the tables refer to and do not have themselves: code and stacks."""
-    own = {table.name for table in tables.all}
-    stubs = {e.handler.symbol for e in tables.entries if e.stub}
-    symbols = {address.symbol for address in tables.addresses if address.symbol} - own
-    if handlers:
-        symbols |= {tables.config.stubs.common}
-    else:
-        symbols -= stubs
-    lines = [".text", f".globl {tables.config.stubs.common}", f"{tables.config.stubs.common}: hlt", ".bss"]
-    for symbol in sorted(symbols - {tables.config.stubs.common}):
-        lines += [f".globl {symbol}", ".skip 0x1238", f"{symbol}: .skip 0x6000"]
-    return "\n".join([*lines, '.section .note.GNU-stack, "", @progbits', ""])
-
-
-class Linked:
-    """A linked file: its symbols, and its bytes by address."""
-
-    def __init__(self, path: Path) -> None:
-        self.symbols: dict[str, int] = {}
-        self.pieces: list[tuple[int, bytes]] = []
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            for section in elf.iter_sections():
-                if isinstance(section, SymbolTableSection):
-                    self.symbols |= {symbol.name: symbol["st_value"] for symbol in section.iter_symbols()}
-                elif section["sh_flags"] & 2 and section["sh_type"] == "SHT_PROGBITS":
-                    self.pieces.append((section["sh_addr"], section.data()))
-
-    def read(self, address: int, size: int) -> bytes:
-        start, data = next((s, d) for s, d in self.pieces if s <= address < s + len(d))
-        return data[address - start : address - start + size]
-
-    def check(self, tables: Tables, contents: Mapping[str, bytes] | None = None) -> None:
-        """Every table, in the file or as a program printed it, is the one at this file's addresses."""
-        for table in tables.all:
-            at = self.symbols[table.name]
-            found = self.read(at, table.size) if contents is None else contents[table.name]
-            assert found.hex(" ", 8) == table.build(self.symbols.__getitem__).hex(" ", 8), table.name
-            assert at % 16 == 0
-            assert table.kind != "tss" or at % 4096 + table.size <= 4096
-
-
 def test_words_cover_every_byte_once() -> None:
     layouts: list[type[Layout]] = [Gate, SegmentDescriptor, SystemDescriptor, Tss]
     for layout in layouts:
@@ -122,13 +64,6 @@ def test_words_cover_every_byte_once() -> None:
     assert cut == [("offset_0", 0, 2, 0), ("offset_16", 6, 2, 16), ("offset_32", 8, 4, 32)]
 
 
-ASSEMBLERS = {
-    "gas": (["as", "--fatal-warnings", "-o", "tables.o", "tables.s"], ["as", "-o", "stubs.o", "stubs.s"]),
-    "nasm": (
-        ["nasm", "-Werror", "-f", "elf64", "-o", "tables.o", "tables.asm"],
-        ["nasm", "-Werror", "-f", "elf64", "-o", "stubs.o", "stubs.asm"],
-    ),
-}
 SCRIPT = (
     "SECTIONS { . = 0xffffffff80123000; .text : { *(.text) } . = ALIGN(4096); .data : { *(.data) } .bss : { *(.bss) } }"
 )

@@ -46,21 +46,19 @@ def run(args: argparse.Namespace) -> int:
     files = _files(tables, find, args.emit.split(","))
     from ..render.text import output
 
+    told: list[str] = []
     if not args.no_check:
-        lines: list[str] = []
-        refused = judged(tables, image(tables, find, segments), lines)
-        output(lines)
+        refused = judged(tables, image(tables, find, segments), told)
         if refused:
-            print(f"nothing was written: {refused}; --no-check writes it all the same")
+            output([*told, f"nothing was written: {refused}; --no-check writes it all the same"])
             return 1
     os.makedirs(args.output, exist_ok=True)
-    written = []
     for name, contents in files.items():
         path = os.path.join(args.output, name)
         with open(path, "wb") as file:
             file.write(contents)
-        written.append(f"{path}: {len(contents):,} bytes")
-    output(written)
+        told.append(f"{path}: {len(contents):,} bytes")
+    output(told)
     return 0
 
 

@@ -1,9 +1,11 @@
 """A kernel's tables as declared in TOML or Python: read, checked, and made into tables with symbols or addresses.
 
-tables = config.load("kernel.toml")              # or config.declare(config.Config(...)): Tables with symbols
-find = config.lookup(tables, symbols)            # where the symbols are
-tables.idt.build(find)                           # bytes
-config.image(tables, find)                       # machines, for the checks
+    tables = config.load("kernel.toml")  # or config.declare(config.Config(...))
+    find, segments = config.beside(tables, "kernel.elf")  # where the symbols are; None: where [symbols] says
+    tables.idt.build(find)  # bytes
+    config.image(tables, find, segments)  # machines, for the checks
+
+Until then every address is a symbol, and the emitters need no more.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ except ImportError:
     raise UsageError("a configuration needs the package msgspec: pip install 'x86tables[config]'") from None
 
 from .declaring import declare as _declare
+from .kernel import beside
 from .keys import Check, Config, Cpu, Gate, Gdt, Machine, Memory, Segment, Stack, Strided, Stubs, Syscall
 from .keys import Tables as TableNames
 from .placing import image, lookup
@@ -39,6 +42,7 @@ __all__ = [
     "Syscall",
     "TableNames",
     "Tables",
+    "beside",
     "declare",
     "image",
     "load",

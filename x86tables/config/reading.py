@@ -40,10 +40,15 @@ class Source:
 def read(path: str) -> tuple[Config, Source]:
     """The configuration in a TOML file."""
     try:
-        text = bytes(load_file(path)[:MOST]).decode()
+        content = load_file(path)
+        if len(content) > MOST:
+            raise UsageError(f"{path}: {len(content):,} bytes are no configuration: at most {MOST:,}")
+        text = bytes(content[:]).decode()
         data = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: no TOML: the byte at offset {error.start:#x} is no UTF-8") from None
+    except RecursionError:
+        raise UsageError(f"{path}: no configuration: its values are nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         where = re.search(r" \(at line (\d+), column \d+\)| \(at end of document\)", str(error))
         line = f":{where[1]}" if where and where[1] else ""

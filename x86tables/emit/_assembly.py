@@ -23,13 +23,14 @@ class Dialect(Record):
     outside: str
     section: str
     constant: str
-    end: str
+    note: str
 
 
 def tables_source(tables: Tables, dialect: Dialect) -> str:
     """All tables in a writable section: LTR marks the TSS busy in the GDT."""
     note = dialect.comment
-    lines = [f"{note} {HEADLINE.format(tables.source.path)}", f"{note} {MAP}", dialect.section.format("data")]
+    lines = [f"{note} {HEADLINE.format(tables.source.path)}", f"{note} {MAP}"]
+    lines += [dialect.note, dialect.section.format("data")]
     outside = {symbol for table in tables.all for symbol in table.symbols} - {table.name for table in tables.all}
     cut = {found.name for found in pieces(tables)}
     whole = {
@@ -44,7 +45,7 @@ def tables_source(tables: Tables, dialect: Dialect) -> str:
     for table in tables.all:
         lines += ["", dialect.public.format(table.name), dialect.align.format(ALIGN[table.kind]), f"{table.name}:"]
         lines += contents(table, dialect)
-    return "\n".join([*lines, *([dialect.end] if dialect.end else [])]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def contents(table: Table, dialect: Dialect) -> Iterator[str]:

@@ -31,7 +31,7 @@ GAS = Dialect(
     outside="",
     section="    .{}",
     constant=".set {}, {}",
-    end='    .section .note.GNU-stack, "", @progbits',
+    note='    .section .note.GNU-stack, "", @progbits',
 )
 
 

@@ -31,7 +31,7 @@ NASM = Dialect(
     outside="    extern {}",
     section="    section .{}",
     constant="{} equ {}",
-    end="    section .note.GNU-stack noalloc noexec nowrite progbits",
+    note="    section .note.GNU-stack noalloc noexec nowrite progbits",
 )
 
 

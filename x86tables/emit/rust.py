@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ..config.tables import Address, Item, Lookup, Table, Tables
     from ..layout import Layout
 
+# item by item, because a file that is included must not begin with an attribute of its own
+UNUSED = "#[allow(dead_code)]\n"
+
 
 def emit(tables: Tables, find: Lookup) -> dict[str, str]:
     """One module."""
@@ -39,17 +42,16 @@ def emit(tables: Tables, find: Lookup) -> dict[str, str]:
 
 def _module(tables: Tables) -> Iterator[str]:
     yield f"// {HEADLINE.format(tables.source.path)}"
-    yield "#![allow(dead_code, non_upper_case_globals)]\n"
     yield "use core::arch::global_asm;\nuse core::ptr::{addr_of, addr_of_mut};\n"
     for name, value in tables.constants.items():
-        yield f"pub const {name}: u{64 if name == 'STAR' else 16} = {value:#x};"
+        yield f"{UNUSED}pub const {name}: u{64 if name == 'STAR' else 16} = {value:#x};"
     for layout in layouts(tables):
         yield f"\n/// {layout.cite}"
-        yield f"#[repr(C, packed)]\n#[derive(Clone, Copy)]\npub struct {layout.__name__} {{"
+        yield f"{UNUSED}#[repr(C, packed)]\n#[derive(Clone, Copy)]\npub struct {layout.__name__} {{"
         yield from (f"    pub {m.name}: u{m.size * 8}," for m in members(layout))
         yield f"}}\n{_assert(layout.__name__, layout.size)}"
         zeros = ", ".join(f"{m.name}: 0" for m in members(layout))
-        yield f"const NO_{layout.__name__.upper()}: {layout.__name__} = {layout.__name__} {{ {zeros} }};"
+        yield f"{UNUSED}const NO_{layout.__name__.upper()}: {layout.__name__} = {layout.__name__} {{ {zeros} }};"
     fills: list[tuple[type[Layout], str, str, Address]] = []
     yield from _gdt(tables.gdt, fills)
     yield from _idt(tables.idt, fills)
@@ -62,9 +64,9 @@ def _module(tables: Tables) -> Iterator[str]:
     for line in [*lines, ".popsection"]:
         yield '    "{}",'.format(line.replace('"', '\\"'))
     yield ");"
-    yield 'extern "C" {'
+    yield '#[allow(non_upper_case_globals)]\nextern "C" {'
     for table in linked:
-        yield f"    pub static mut {table.name}: {type(table.items[0].value).__name__};"
+        yield f"    {UNUSED}    pub static mut {table.name}: {type(table.items[0].value).__name__};"
     own = {table.name for table in tables.all}
     for symbol in sorted({address.symbol for _, _, _, address in fills if address.symbol} - own):
         yield f"    static {symbol}: u8;"
@@ -77,13 +79,13 @@ def _module(tables: Tables) -> Iterator[str]:
         yield "}"
     yield "\n/// Fills in the addresses that the GDT and the IDT keep in pieces: to call before they are loaded."
     yield "///\n/// # Safety\n/// Nothing else may use the tables at the same time."
-    yield "pub unsafe fn fill_tables() {"
+    yield f"{UNUSED}pub unsafe fn fill_tables() {{"
     yield from (f"    {_setter(layout, f)}({to}, {_value(address)});" for layout, f, to, address in fills)
     yield "}"
 
 
 def _gdt(table: Table, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
-    yield "\n#[repr(C, packed)]\npub struct Descriptors {"
+    yield f"\n{UNUSED}#[repr(C, packed)]\npub struct Descriptors {{"
     yield from (f"    pub {slot_name(table, item)}: {type(item.value).__name__}," for item in table.items)
     yield f"}}\n#[repr(C, align({ALIGN['gdt']}))]\npub struct Gdt(pub Descriptors);"
     yield _assert("Descriptors", table.size)

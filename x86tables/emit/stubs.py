@@ -39,7 +39,7 @@ class Dialect(Record):
     at: str
     load: str
     which: tuple[str, str]
-    end: str
+    note: str
 
 
 GAS = Dialect(
@@ -69,7 +69,7 @@ GAS = Dialect(
     lidt {idtr}(%rip)
     ret""",
     which=("    movl ${:#x}, %eax", "    movl %edi, %eax\n    shll $4, %eax\n    addl ${:#x}, %eax"),
-    end='    .section .note.GNU-stack, "", @progbits',
+    note='    .section .note.GNU-stack, "", @progbits',
 )
 NASM = Dialect(
     comment=";",
@@ -99,7 +99,7 @@ NASM = Dialect(
     lidt [rel {idtr}]
     ret""",
     which=("    mov eax, {:#x}", "    mov eax, edi\n    shl eax, 4\n    add eax, {:#x}"),
-    end="    section .note.GNU-stack noalloc noexec nowrite progbits",
+    note="    section .note.GNU-stack noalloc noexec nowrite progbits",
 )
 
 
@@ -111,6 +111,7 @@ def emit(tables: Tables, find: Lookup) -> dict[str, str]:
 def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
     names, note = tables.config.stubs, dialect.comment
     yield f"{note} {HEADLINE.format(tables.source.path)}"
+    yield dialect.note
     yield dialect.start
     if dialect.outside:
         yield from (dialect.outside.format(name) for name in (names.common, tables.gdtr.name, tables.idtr.name))
@@ -136,7 +137,6 @@ def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
     yield f"{names.load}:"
     names_of = {"gdtr": tables.gdtr.name, "idtr": tables.idtr.name, "code": tables.code, "data": tables.data}
     yield dialect.load.format(which=which, **names_of)
-    yield dialect.end
 
 
 def _stubs(tables: Tables) -> list[Entry]:

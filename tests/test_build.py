@@ -1,0 +1,169 @@
+"""`x86tables build`: checked before it is written, and the same bytes whoever links them."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from cli import call, output, refused
+from linking import ASSEMBLERS, Linked, outside, run, written
+
+from x86tables import config
+from x86tables.emit import names
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+DOUBLE_FAULT = EXAMPLES / "double_fault.toml"
+FILES = {
+    "gdt.bin", "idt.bin", "tss.bin", "gdtr.bin", "idtr.bin", "tables.ld", "tables.h", "tables.c", "tables.s",
+    "constants.inc", "tables.asm", "constants.asm", "tables.rs", "stubs.s", "stubs.asm", "tables.json",
+}  # fmt: skip
+
+
+def test_everything(tmp_path: Path) -> None:
+    """All forms in one run, into a folder that is made; each file is told with its size."""
+    out = tmp_path / "a" / "b"
+    text = output("build", DOUBLE_FAULT, "-o", out, "--emit", "bin,ld,c,gas,nasm,rust,stubs,json")
+    assert {path.name for path in out.iterdir()} == FILES
+    assert all(f"{path}: {path.stat().st_size:,} bytes\n" in text for path in out.iterdir())
+    assert names() == ["bin", "c", "gas", "json", "ld", "nasm", "rust", "stubs"]
+
+
+def test_what_is_assumed_is_said(tmp_path: Path) -> None:
+    text = " ".join(output("build", DOUBLE_FAULT, "-o", tmp_path, "--emit", "json").split())
+    assert (
+        "assumes that the boot code unmaps [0xffffffff80210000, 0xffffffff80211000), "
+        "[0xffffffff80220000, 0xffffffff80221000); confirm with check on a dump CPU 0 survives: " in text
+    )
+
+
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "kernel.toml"
+    path.write_text(DOUBLE_FAULT.read_text().replace(', ist = "double_fault"', ""))
+    return path
+
+
+def test_refused(tmp_path: Path) -> None:
+    """A kernel that would triple-fault is not written."""
+    status, out, err = call("build", broken(tmp_path), "-o", tmp_path / "out", "--emit", "bin")
+    assert (status, err) == (1, "")
+    assert "CPU 0  triple-fault: " in out
+    last = (
+        "nothing was written: CPU 0 does not survive a stack overflow (triple-fault); IDT004 is an error; --no-check "
+    )
+    assert out.splitlines()[-1] == last + "writes it all the same"
+    assert not (tmp_path / "out").exists()
+
+
+def test_refused_for_a_rule_alone(tmp_path: Path) -> None:
+    """It survives, but SYSRET would load the wrong segments; a rule that is ignored refuses nothing."""
+    path = tmp_path / "kernel.toml"
+    text = (EXAMPLES / "two_cpus.toml").read_text().replace('"user_data", "user_code"', '"kernel_data_2", "user_code"')
+    text = text.replace('"kernel_data_2"', '{ name = "user_data", kind = "code32" }')
+    path.write_text(text)
+    status, out, _ = call("build", path, "-o", tmp_path / "out", "--emit", "ld")
+    assert status == 1
+    assert "CPU 0  survives: " in out
+    assert out.splitlines()[-1] == "nothing was written: SYS002 is an error; --no-check writes it all the same"
+    path.write_text(text + '\n[check]\nignore = ["SYS002"]\n')
+    output("build", path, "-o", tmp_path / "out", "--emit", "ld")
+
+
+def test_no_check(tmp_path: Path) -> None:
+    text = output("build", broken(tmp_path), "-o", tmp_path / "out", "--emit", "bin", "--no-check")
+    assert len(text.splitlines()) == 5
+    assert (tmp_path / "out/idt.bin").stat().st_size == 4096
+
+
+def test_what_cannot_be_written_is_refused_before(tmp_path: Path) -> None:
+    """A missing address, a language that there is not: status 2, and nothing is written."""
+    two = EXAMPLES / "two_cpus.toml"
+    assert refused("build", two, "-o", tmp_path / "out", "--emit", "ld,bin") == (
+        "--emit bin: no address for tss0: give it in [symbols], or --symbols KERNEL.elf"
+    )
+    assert refused("build", two, "-o", tmp_path / "out", "--emit", "ld,pascal") == (
+        f"--emit pascal: one of {', '.join(names())}"
+    )
+    assert not (tmp_path / "out").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    assert refused("build", two, "-o", file, "--emit", "ld") == f"{file}: File exists"
+
+
+# With a linked kernel
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    """Two CPUs' tables linked into a kernel in the upper half, text read-only, by ld's own script."""
+    tables = config.load(str(EXAMPLES / "two_cpus.toml"))
+    written(tmp_path, tables, "gas", "ld", "stubs")
+    (tmp_path / "outside.s").write_text(outside(tables, handlers=False, align=4096))
+    run(tmp_path, "as", "-o", "outside.o", "outside.s")
+    for words in ASSEMBLERS["gas"]:
+        run(tmp_path, *words)
+    objects = ["tables.o", "stubs.o", "outside.o", "tables.ld"]
+    run(tmp_path, "ld", "-static", "-o", "kernel.elf", "-e", "0", "-Ttext-segment=0xffffffff80000000", *objects)
+    return tmp_path / "kernel.elf"
+
+
+@pytest.mark.needs("as")
+def test_bytes_at_a_kernels_addresses(kernel: Path) -> None:
+    """With --symbols, `bin` is what the linker has put into the kernel."""
+    out = kernel.parent / "out"
+    output("build", EXAMPLES / "two_cpus.toml", "-o", out, "--emit", "bin,json", "--symbols", kernel)
+    linked = Linked(kernel)
+    for name in ("gdt", "idt", "tss0", "tss1", "gdtr", "idtr"):
+        contents = (out / f"{name}.bin").read_bytes()
+        assert contents == linked.read(linked.symbols[name], len(contents)), name
+
+
+@pytest.mark.needs("as")
+def test_a_kernels_segments_are_memory(kernel: Path) -> None:
+    """What the program headers do not let ring 0 write is no stack, and a handler in data cannot run."""
+    two = EXAMPLES / "two_cpus.toml"
+    path = kernel.parent / "kernel.toml"
+    path.write_text(two.read_text().replace('bottom = "nmi_stack_1", size = "8 KiB", guard = "8 KiB"', 'top = "isr_9"'))
+    status, out, _ = call("check", path, "--symbols", kernel, "--cpu", "1")
+    assert status == 1
+    assert "STK001  tss.ist2" in out
+    path.write_text(two.read_text().replace('handler = "isr_8"', 'handler = "debug_stack_0", stub = false'))
+    status, out, _ = call("check", path, "--symbols", kernel, "--cpu", "0")
+    assert status == 1
+    assert "IDT007  idt[8]" in out
+
+
+@pytest.mark.needs("as")
+def test_a_kernel_without_the_symbol(kernel: Path) -> None:
+    path = kernel.parent / "kernel.toml"
+    path.write_text((EXAMPLES / "two_cpus.toml").read_text().replace("int80_entry", "int_80_entry"))
+    assert refused("build", path, "-o", kernel.parent / "out", "--emit", "bin", "--symbols", kernel) == (
+        f"--emit bin: {kernel}: no symbol 'int_80_entry'"
+    )
+
+
+# Other people's builds
+
+
+@pytest.mark.needs("rustc", "as")
+def test_the_rust_kernel(tmp_path: Path) -> None:
+    """The example as cargo builds it: its build script first, then the library, then a link in the upper half."""
+    folder = EXAMPLES / "rust_kernel"
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin/x86tables"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m x86tables "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "OUT_DIR": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    rustc = ["rustc", "--edition", "2021", "-D", "warnings"]
+    run(folder, *rustc, "-o", str(tmp_path / "build-script"), "build.rs")
+    told = run(folder, str(tmp_path / "build-script"), env=environment).decode()
+    assert "CPU 0  survives: the #DF handler runs on IST1\n" in told
+    options = ["--crate-type", "lib", "--emit", "obj", "-C", "panic=abort", "-C", "opt-level=1"]
+    run(folder, *rustc, *options, "-o", str(tmp_path / "kernel.o"), "src/lib.rs", env=environment)
+    run(tmp_path, "ld", "-static", "-o", "kernel.elf", "-e", "0", "-Ttext-segment=0xffffffff80000000", "kernel.o")
+    linked = Linked(tmp_path / "kernel.elf")
+    tables = config.load(str(folder / "kernel.toml"))
+    for table in (*tables.tss, tables.gdtr, tables.idtr):
+        assert linked.read(linked.symbols[table.name], table.size) == table.build(linked.symbols.__getitem__)
+    image = config.image(tables, *config.beside(tables, str(tmp_path / "kernel.elf")))
+    assert "made-up" not in str(image.remarks)
