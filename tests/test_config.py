@@ -406,6 +406,15 @@ def test_a_guard_is_whole_pages(tmp_path: Path) -> None:
         config.image(tables, config.lookup(tables))
 
 
+def test_cpus_that_share_a_stack(tmp_path: Path) -> None:
+    """The machines of one configuration lie in one physical memory, so that rules about several CPUs see it."""
+    two = next(path for path in EXAMPLES if path.name == "two_cpus.toml")
+    tables = loaded(tmp_path, two.read_text().replace("nmi_stack_1", "nmi_stack_0"))
+    reports = checks.judge(config.image(tables, config.lookup(tables)))
+    found = [[(f.rule, f.where) for f in report.findings if f.severity == "error"] for report in reports]
+    assert found == [[], [("STK006", "tss.ist2")]]
+
+
 # The schema
 
 
