@@ -7,17 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 REQUIRE_ALL = os.environ.get("X86TABLES_REQUIRE_ALL", "") not in ("", "0")
 
-# A red build must be red again at home: CI draws the same examples every time, and a slow machine is no failure.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
-if REQUIRE_ALL or os.environ.get("CI"):
-    settings.load_profile("ci")
-else:
-    settings.load_profile("default")
+# A slow machine is no failure. CI draws the same examples every time, so that a red build is red again at home.
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("local", deadline=None, suppress_health_check=SLOW)
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if REQUIRE_ALL or os.environ.get("CI") else "local")
 
 # Tests feed lies about sizes to every reader: one that believes them shall fail, not take the machine down with it.
 MEMORY = 6 << 30
