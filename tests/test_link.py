@@ -188,6 +188,8 @@ def test_a_failed_write_leaves_nothing(build: Build, monkeypatch: pytest.MonkeyP
     assert sorted(set(build.folder.iterdir()) - set(there)) == [build.folder / "kernel.toml"]
     with pytest.raises(UsageError, match="not a file"):
         link.write(plan, os.devnull)
+    with pytest.raises(UsageError, match="no such directory"):
+        link.write(plan, str(build.folder / "none/kernel.elf"))
 
 
 def test_what_is_assumed_is_said(build: Build) -> None:

@@ -29,8 +29,10 @@ def write(plan: Plan, out: str) -> None:
     out = os.path.realpath(out)
     if os.path.exists(out) and not os.path.isfile(out):
         raise UsageError(f"{out}: not a file")
+    if not os.path.isdir(os.path.dirname(out)):
+        raise UsageError(f"{out}: there is no such directory")
     mode = os.stat(plan.kernel.path).st_mode & 0o7777
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(out)}.", dir=os.path.dirname(out))
+    handle, temporary = tempfile.mkstemp(prefix=".x86tables-", dir=os.path.dirname(out))
     try:
         with open(handle, "wb") as file:
             file.write(patched(plan))
