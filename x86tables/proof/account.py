@@ -143,9 +143,10 @@ def _raised(event: Event) -> Seen:
 
 def differences(ours: Account, theirs: Account) -> list[str]:
     """Where two accounts part, in words; empty when they agree. What is not known is not compared."""
-    if ours.outcome == UNKNOWN:  # as far as we know
+    if ours.outcome == UNKNOWN:  # as far as we know, and to where rounds are left out
+        ours = ours.replace(seen=ours.seen[: ours.gap])
         theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN)
-    if ours.gap is not None:
+    elif ours.gap is not None:
         end = len(ours.seen) - ours.gap
         tail = theirs.seen[-end:] if end else ()
         theirs = theirs.replace(seen=theirs.seen[: ours.gap] + tail)
