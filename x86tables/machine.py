@@ -361,6 +361,20 @@ class Machine:
         return (name == "tss" and self.registers.tr is not None) or (name == "ldt" and self.registers.ldtr is not None)
 
     @cached_property
+    def table_pages(self) -> set[int]:
+        """The numbers of the physical pages that hold the tables, as far as these are mapped; a null TR counts too."""
+        pages, r = set(), self.registers
+        for register in (r.gdtr, r.idtr, r.tr, r.ldtr):
+            if register is None:
+                continue
+            for linear in range(register.base & -PAGE, register.base + min(register.limit, 0x11000) + 1, PAGE):
+                try:
+                    pages.add(self.translate(linear) >> 12)
+                except (PageFault, Absent, NonCanonical):
+                    continue
+        return pages
+
+    @cached_property
     def gdt(self) -> Gdt:
         """The GDT, holes read as zero (see `table("gdt").holes`); NotThere when nothing of it can be read."""
         return Gdt.parse(self._data("gdt")).freeze()

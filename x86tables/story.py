@@ -21,7 +21,7 @@ SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "u
 HANDLER_STACK = 128  # the 15 general registers and a return address
 FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
 MOST_EVENTS = 10_000
-SHORT = 4 * PAGE  # a stack that is eaten up round by round, with none left out
+SHORT = PAGE  # a stack that is eaten up round by round, with none left out
 FARTHEST = 1 << 30  # how far down a stack that is eaten up is followed
 
 
@@ -213,7 +213,7 @@ class Rounds:
 
     def _obstacle(self, rsp: int) -> int:
         """The end of the highest page below that a push cannot enter, or that holds a part of a table."""
-        space, tables = self.state.machine.space, self._table_pages()
+        space, tables = self.state.machine.space, self.state.machine.table_pages
         access = PUSHES[self.state.registers.cpl == 3][0]
         at = rsp & -PAGE
         while rsp - at < FARTHEST and at > 0:
@@ -227,18 +227,6 @@ class Rounds:
             first, last = page.physical >> 12, page.physical + page.size - 1 >> 12
             at -= PAGE if any(first <= table <= last for table in tables) else PAGE + at - page.linear
         return at
-
-    def _table_pages(self) -> set[int]:
-        """The physical pages of the tables that delivery reads."""
-        registers, pages = self.state.machine.registers, set()
-        for table in (registers.gdtr, registers.idtr, registers.tr, registers.ldtr):
-            if table is not None:
-                for linear in range(table.base & -PAGE, table.base + min(table.limit, 0x11000) + 1, PAGE):
-                    try:
-                        pages.add(self.state.machine.translate(linear) >> 12)
-                    except (PageFault, Absent, NonCanonical):
-                        continue
-        return pages
 
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
         """The loop that there was; its like rounds are taken out of the story."""
