@@ -60,9 +60,9 @@ def plain(value: Any) -> Any:
 
 
 def test_the_set_is_complete() -> None:
-    assert NAMES == ["grub", "linux", "linux32", "ovmf", "seabios"]
-    assert PAGED == ["linux", "linux32", "ovmf"]
-    assert LISTED == ["linux", "ovmf"]
+    assert NAMES == ["grub", "linux", "linux32", "memtest", "ovmf", "seabios"]
+    assert PAGED == ["linux", "linux32", "memtest", "ovmf"]
+    assert LISTED == ["linux", "memtest", "ovmf"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,7 +99,8 @@ def test_what_is_assumed_is_so(name: str) -> None:
         said = " ".join(cpu["assumed"])
         paged = cr0 >> 31
         assert ("EFER.LME=1" in said) == (paged and efer >> 8 & 1), "the mode was not told by the image"
-        assert "EFER.NXE=1" not in said or efer & 1 << 11
+        # where nothing tells, it decides nothing but bit I/D of a fetch's error code: memtest has it clear
+        assert "EFER.NXE=1" not in said or efer & 1 << 11 or "EFER.NXE=1 (no entry on the walks" in said
 
 
 @pytest.mark.parametrize("name", NAMES)

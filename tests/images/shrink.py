@@ -49,6 +49,7 @@ def x86tables(*argv: str | Path) -> str:
 
 def page_tables(core: Path) -> bytes:
     """A core with every page table that a CPU's CR3 leads to; empty when paging is off."""
+    sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
     from x86tables.image import Options
     from x86tables.memory import Memory, Recording
     from x86tables.readers import elfcore, open_image
@@ -69,7 +70,6 @@ def page_tables(core: Path) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("captures", type=Path, nargs="?", metavar="DIR")
-    sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
     captures: Path | None = parser.parse_args().captures
     for facts in sorted(captures.absolute().rglob("*.json") if captures else ()):
         if facts.with_suffix(".core").exists():
