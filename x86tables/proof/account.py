@@ -12,7 +12,9 @@ from .start import first_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..delivery import Enter
+    from itertools import pairwise
+
+from ..delivery import Enter
     from ..events import Delivery, Event
     from ..state import State
     from ..story import Story
@@ -84,23 +86,39 @@ def predict(state: State, start: Start, handler_stack: int, enter: Enter | None 
         return Account((), UNKNOWN)
     if event is None:
         return Account((), NOTHING)
-    return _of_story(run(state, event, handler_stack, enter), state)
+    return _of_story(run(state, event, handler_stack, enter), state, handler_stack)
 
 
-def _of_story(story: Story, state: State) -> Account:
+def _of_story(story: Story, state: State, handler_stack: int) -> Account:
     """The account that a story gives, told in `state`."""
     parts = [_of(delivery) for delivery in story.deliveries]
-    seen = tuple(one for part in parts for one in part)
     ends = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}
     outcome, loop = ends.get(story.outcome, story.outcome), story.loop
     if loop is None:
-        return Account(seen, outcome, None if outcome == UNKNOWN else _changed(state), None, len(parts) + 1)
-    left_out = MORE if loop.rounds is None else loop.rounds * len(loop.vectors)
-    gap = sum(map(len, parts[: loop.at]))
-    return Account(seen, outcome, None, gap, min(len(parts) + left_out + (outcome != GOES_ON), MOST))
+        memory = None if outcome == UNKNOWN else changed(state)
+        return Account(_joined(parts), outcome, memory, None, len(parts) + 1)
+    breaks = _breaks(story, handler_stack) or [len(parts)]
+    before = _joined(parts[: breaks[0]])
+    if outcome == GOES_ON:
+        return Account(before, outcome, None, len(before), breaks[0] + MORE)
+    return Account(before + _joined(parts[breaks[-1] :]), outcome, None, len(before), MOST)
 
 
-def _changed(state: State) -> dict[int, int | None]:
+def _joined(parts: list[list[Seen]]) -> tuple[Seen, ...]:
+    return tuple(one for part in parts for one in part)
+
+
+def _breaks(story: Story, handler_stack: int) -> list[int]:
+    """The deliveries before which like ones were left out: by the loop, or seen from RSP, which is further down."""
+    found = {story.loop.at} if story.loop is not None and story.loop.rounds is not None else set[int]()
+    for number, (one, other) in enumerate(pairwise(story.deliveries), 1):
+        pushed, rsp = other.pushed, one.registers.rsp
+        if pushed is not None and rsp is not None and (rsp - pushed.rsp) % (1 << 64) > handler_stack:
+            found.add(number)
+    return sorted(number for number in found if number < len(story.deliveries))
+
+
+def changed(state: State) -> dict[int, int | None]:
     """The bytes that differ from what the machine's memory held, or may."""
     before: dict[int, bytes | None] = {}
     changed: dict[int, int | None] = {}
@@ -147,9 +165,8 @@ def differences(ours: Account, theirs: Account) -> list[str]:
         ours = ours.replace(seen=ours.seen[: ours.gap])
         theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN)
     elif ours.gap is not None:
-        end = len(ours.seen) - ours.gap
-        tail = theirs.seen[-end:] if end else ()
-        theirs = theirs.replace(seen=theirs.seen[: ours.gap] + tail)
+        left_out = max(0, len(theirs.seen) - len(ours.seen))
+        theirs = theirs.replace(seen=theirs.seen[: ours.gap] + theirs.seen[ours.gap + left_out :])
     found = []
     for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=False)):
         for name in COMPARED:

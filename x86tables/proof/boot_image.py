@@ -64,7 +64,7 @@ def boot_image(machine: Machine, registers: Registers, handler_stack: int) -> Bo
     for address, data in (boot_tables | tables | {own: bytes(page)}).items():
         memory.overlay(address, data)
     pieces = [(known.start, memory.read(known.start, len(known))) for known in memory.ranges]
-    return BootImage(_elf(pieces, own), (memory.ranges[-1].stop >> 20) + ROOM, linear + LABELS["recurse"], handlers)
+    return BootImage(elf(pieces, own), (memory.ranges[-1].stop >> 20) + ROOM, linear + LABELS["recurse"], handlers)
 
 
 def _fill_in(page: bytearray, r: Registers, own: int, linear: int, roots: tuple[int, int], handler_stack: int) -> None:
@@ -110,7 +110,7 @@ def _handlers(machine: Machine) -> dict[int, list[int]]:
     return found
 
 
-def _elf(pieces: list[tuple[int, bytes]], entry: int) -> bytes:
+def elf(pieces: list[tuple[int, bytes]], entry: int) -> bytes:
     """An ELF64 executable with these contents by physical address, and the PVH note that QEMU enters by."""
     note = struct.pack("<III4sI", 4, 4, PVH_ENTRY, b"Xen", entry)
     at = 64 + 56 * (1 + len(pieces))

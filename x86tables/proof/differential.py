@@ -131,12 +131,12 @@ def main(arguments: Sequence[str]) -> int:
     for number, result in workers.run(lambda: prepare(args.seed), numbers, args.workers):
         tally.add(number, result)
         if tally.total % 50 == 0 or tally.total == args.count:
-            _progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
+            progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
     print(*tally.report(), sep="\n")
     return 1 if tally.differ else 0
 
 
-def _progress(done: int, count: int, seconds: float, differ: int) -> None:
+def progress(done: int, count: int, seconds: float, differ: int) -> None:
     """A bar on a terminal, elsewhere a line now and then."""
     said = f"{done}/{count} {done / seconds:.0f}/s, {differ} differ"
     if sys.stderr.isatty():

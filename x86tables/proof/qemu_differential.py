@@ -1,0 +1,134 @@
+"""Compare our deliveries with QEMU's on many machines: `python -m x86tables.proof.qemu_differential 5000`.
+
+The machines are those of the comparison with Bochs. Seen are the handlers that are entered, with registers and frame,
+how it ends, and the memory after it; each case has to agree in all of it, or to differ exactly by QEMU's habits as
+docs/deviations.md lists them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from ..errors import Absent
+from ..paging import canonical
+from ..state import State
+from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Story
+from ..story import run as tell
+from ..vectors import label
+from .account import ENTERED, GOES_ON, MORE, NOTHING, RUNS, SHUTDOWN, Account, Seen, changed, differences
+from .differential import Result, Tally, progress
+from .machines import Case, case
+from .qemu_cpu import Cpu, Prepared, prepare
+from .qemu_habits import QemuState, enter_handler, first
+from .start import first_event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST = 300  # handlers entered in one case: each costs a round trip
+LEFT_OUT = "left out"
+
+
+def left_out(case: Case) -> str:
+    """Why a case cannot be brought about in QEMU; "" when it can."""
+    if case.start.kind == "exception":
+        return "an exception that no instruction raises: injected ones count for no double fault"
+    r, levels = case.machine.registers, case.machine.space.levels
+    if any(table is not None and not canonical(table.base or 0, levels) for table in (r.gdtr, r.idtr, r.tr, r.ldtr)):
+        return "a table's base that is not canonical: VMRUN makes it so"
+    return ""
+
+
+def predict(prepared: Prepared, state: State) -> Account:
+    """What is to be seen: by the manuals, or of a QemuState by QEMU's habits."""
+    qemu = isinstance(state, QemuState)
+    try:
+        event = first(state, prepared.start) if isinstance(state, QemuState) else first_event(state, prepared.start)
+    except Absent:
+        return Account((), UNKNOWN)
+    if event is None:
+        return Account((), NOTHING)
+    story = tell(state, event, prepared.handler_stack, enter_handler if qemu else None)
+    return _account(story, state)
+
+
+def _account(story: Story, state: State) -> Account:
+    """The handlers whose first instruction is fetched."""
+    seen: list[Seen] = []
+    gap = None
+    for number, (delivery, handler) in enumerate(zip(story.deliveries, story.handlers, strict=False)):
+        if story.loop is not None and number == story.loop.at:
+            gap = len(seen)
+        if len(handler.steps) > 1:  # behind its fetch, it touches its stack
+            r = delivery.registers
+            cs, ss = (segment.selector if segment is not None else None for segment in (r.cs, r.ss))
+            seen.append(Seen(ENTERED, 0, 0, delivery.cr2, r.rip, r.rsp, r.rflags, cs, ss, delivery.frame))
+    outcome = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}.get(story.outcome, story.outcome)
+    if story.loop is None:
+        return Account(tuple(seen), outcome, None if outcome == UNKNOWN else changed(state), None, len(seen) + 1)
+    if gap is None:
+        gap = len(seen)
+    rounds = MORE if story.loop.rounds is None else story.loop.rounds * len(story.loop.vectors)
+    return Account(tuple(seen), outcome, None, gap, len(seen) + rounds + (outcome != GOES_ON))
+
+
+def compare(number: int, case: Case, cpu: Cpu) -> Result:
+    """Run one case on both."""
+    kinds = tuple(change.split(":")[0] for change in case.changes)
+    nothing = Result(number, LEFT_OUT, (), (), (), case.start.kind, kinds)
+    if left_out(case):
+        return nothing
+    prepared = prepare(case.machine, case.start, case.handler_stack)
+    ours = predict(prepared, State(prepared.machine))
+    there = QemuState(prepared.machine)
+    likely = predict(prepared, there)
+    if max(ours.most, likely.most) > MOST:
+        return nothing
+    theirs = cpu.run(prepared, likely.most)
+    found, habits = _differences(ours, theirs), list[str]()
+    if found and there.habits and not (found := _differences(likely, theirs)):
+        habits = sorted(there.habits)
+    entered = tuple(label((one.rip or 0) >> 4 & 0xFF) for one in ours.seen)
+    return Result(number, ours.outcome, (), (), entered, case.start.kind, kinds, tuple(habits), "; ".join(found))
+
+
+def _differences(ours: Account, theirs: Account) -> list[str]:
+    """As `differences`; the frame is as long as predicted, RSP having been compared."""
+    seen = list(theirs.seen)
+    for number, one in enumerate(ours.seen[: len(seen)]):
+        if ours.gap is None or number < ours.gap:
+            seen[number] = _cut(seen[number], one)
+    if ours.gap is not None:
+        for number in range(1, len(ours.seen) - ours.gap + 1):
+            if number <= len(seen):
+                seen[-number] = _cut(seen[-number], ours.seen[-number])
+    return differences(ours, theirs.replace(seen=tuple(seen)))
+
+
+def _cut(theirs: Seen, ours: Seen) -> Seen:
+    return theirs.replace(frame=theirs.frame[: len(ours.frame)] if theirs.frame and ours.frame else theirs.frame)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare; 1 when anything differs that is not explained."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m x86tables.proof.qemu_differential", description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=5000, help="how many cases")
+    parser.add_argument("--seed", type=int, default=1, help="of the series")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    args = parser.parse_args(arguments)
+    tally, began = Tally(), time.monotonic()
+    with Cpu() as cpu:
+        for number in range(args.first, args.first + args.count):
+            tally.add(number, compare(number, case(args.seed, number), cpu))
+            if tally.total % 50 == 0 or tally.total == args.count:
+                progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
+    print(*tally.report(), sep="\n")
+    return 1 if tally.differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
