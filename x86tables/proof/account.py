@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..errors import Absent
 from ..events import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..memory import PAGE
@@ -12,9 +14,7 @@ from .start import first_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from itertools import pairwise
-
-from ..delivery import Enter
+    from ..delivery import Enter
     from ..events import Delivery, Event
     from ..state import State
     from ..story import Story
