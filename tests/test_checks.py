@@ -19,7 +19,7 @@ from x86tables.checks.selection import find, read_baseline, select, without
 from x86tables.declared import Area, declare
 from x86tables.errors import UsageError
 from x86tables.image import Image, Options
-from x86tables.machine import Machine, Registers, Segment, TableRegister
+from x86tables.machine import MCE, PAE, Machine, Registers, Segment, TableRegister
 from x86tables.readers import open_image
 from x86tables.render import findings
 from x86tables.symbols import Symbols
@@ -168,6 +168,11 @@ def fault_stack(k: Kernel) -> None:
     k.pointers(ist5=stack(5))
 
 
+def machine_checks(k: Kernel) -> None:
+    """CR4.MCE, without which no #MC is raised."""
+    k.registers[0]["cr4"] = PAE | MCE
+
+
 def bitmap(k: Kernel) -> None:
     """An I/O permission bitmap of 32 zero bytes."""
     k.descriptor(limit=0x87)
@@ -207,6 +212,8 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT007", lambda k: k.gate(14, offset=IDT), "idt[14].offset", "", 1),
     ("IDT007", lambda k: k.gate(40, offset=IDT), "idt[40].offset", "warning", 1),
     ("IDT007", lambda k: k.gate(22, offset=IDT), "idt[22].offset", "note", 1),
+    ("IDT007", lambda k: k.gate(18, offset=IDT), "idt[18].offset", "note", 1),
+    ("IDT007", both(machine_checks, lambda k: k.gate(18, offset=IDT)), "idt[18].offset", "", 1),
     ("IDT008", lambda k: k.gate(14, dpl=3), "idt[14].dpl", "", 1),
     ("IDT009", lambda k: k.gate(3, dpl=0), "idt[3].dpl", "", 1),
     ("IDT010", set_register(idtr=TableRegister(IDT, 0xFFE)), "idtr.limit", "", 1),
@@ -214,6 +221,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT012", lambda k: k.area("IDT", ""), "idt", "", 1),
     ("IDT013", lambda k: k.area("IDT", "rwu"), "idt", "", 1),
     ("IDT014", lambda k: k.gate(2, ist=0), "idt[2].ist", "", 1),
+    ("IDT014", both(machine_checks, lambda k: k.gate(18, ist=0)), "idt[18].ist", "", 1),
     ("IDT015", both(lambda k: k.gate(6, ist=5, type=0xF), lambda k: k.gate(48, ist=5), lambda k: k.pointers(ist5=stack(5))), "idt[6].type", "", 1),  # noqa: E501
     ("IDT016", lambda k: k.gate(0, offset=handler(14)), "idt[0,14].offset", "", 1),
     ("IDT017", lambda k: k.symbols.update({handler(8): "timer_irq"}), "idt[8].offset", "", 1),
@@ -244,6 +252,8 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("TSS015", lambda k: k.pointers(ist1=stack(1) & (1 << 48) - 1), "tss.ist1", "", 1),
     ("STK001", lambda k: k.pointers(ist1=stack(1) - 0x4000), "tss.ist1", "", 1),
     ("STK001", lambda k: k.area("stack1", "r"), "tss.ist1", "", 1),
+    ("STK001", lambda k: k.area("stack4", "r"), "tss.ist4", "note", 1),
+    ("STK001", both(machine_checks, lambda k: k.area("stack4", "r")), "tss.ist4", "", 1),
     ("STK001", both(lambda k: k.gate(29, ist=5), lambda k: k.pointers(ist5=CODE)), "tss.ist5", "note", 1),
     ("STK001", both(fault_stack, lambda k: k.area("stack1", "")), "tss.ist1", "warning", 1),
     ("STK002", lambda k: k.area("guard2", "rw"), "tss.ist2", "", 1),
@@ -283,6 +293,15 @@ def test_clean_configuration() -> None:
     kernel = Kernel()
     declared(kernel)
     assert found(judge(kernel.image())) == []
+
+
+def test_pages_of_a_large_gdt_that_nobody_names_are_not_judged() -> None:
+    kernel = Kernel()
+    kernel.areas["other"] = Area("other", K + 0x3000, 0x1000, data=b"\xff" * 0x1000)
+    set_register(gdtr=TableRegister(GDT, 0x3FFF))(kernel)
+    assert found(judge(kernel.image())) == []
+    kernel.code(d_b=True)
+    assert {(rule, where) for _, rule, _, where in found(judge(kernel.image()))} == {("GDT008", "gdt[1].d_b")}
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ def plain(value: Any) -> Any:
 
 
 def test_the_set_is_complete() -> None:
-    assert NAMES == ["grub", "linux", "linux32", "memtest", "ovmf", "seabios"]
-    assert PAGED == ["linux", "linux32", "memtest", "ovmf"]
-    assert LISTED == ["linux", "memtest", "ovmf"]
+    assert NAMES == ["cloud", "grub", "linux", "linux32", "memtest", "ovmf", "seabios"]
+    assert PAGED == ["cloud", "linux", "linux32", "memtest", "ovmf"]
+    assert LISTED == ["cloud", "linux", "memtest", "ovmf"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,10 +112,9 @@ def test_every_byte_of_every_table(name: str) -> None:
                 continue
             held = cpu[table]
             assert (held["base"], held["limit"]) == (said["base"], said["limit"])
-            raw = bytes.fromhex(said["raw"])
             size = {"gdt": 8, "idt": 16 if cpu["mode"] == "long64" else 8, "ldt": 8}[table]
-            raw = raw[: len(raw) // size * size]
-            assert "".join(row["raw"] for row in held[rows]) == raw.hex()
+            whole_rows = len(said["raw"]) // (2 * size) * 2 * size
+            assert "".join(row["raw"] for row in held[rows]) == said["raw"][:whole_rows].replace("??", "")
         if fact["tss"] is not None:
             assert (cpu["tss"]["base"], cpu["tss"]["limit"]) == (fact["tss"]["base"], fact["tss"]["limit"])
             assert cpu["tss"]["raw"] == fact["tss"]["raw"][:208]

@@ -22,7 +22,7 @@ all files of one capture agree:
 
     NAME.core         dump-guest-memory: physical memory and the registers
     NAME-paging.core  dump-guest-memory -p (64-bit systems)
-    NAME.json         what QEMU's monitor says of that machine: the expected facts
+    NAME.json         what QEMU's monitor says of that machine: the expected facts ("??": a byte that cannot be read)
     NAME.tlb.xz       `info tlb` of every CPU, one after the other (64-bit systems)
     NAME.map          symbols at their run-time addresses (linux, cloud, xen)
     NAME-gdt.bin ...  the pages of one table (ovmf); "flat" in NAME.json says where they lie
@@ -41,7 +41,7 @@ from shrink import HERE, shrink
 from systems import PAGE, SYSTEMS, System, command, installed
 
 # The monitor's name for each table; at most so many bytes of it are kept.
-TABLES = {"gdt": ("GDT", 0x1000), "idt": ("IDT", 0x1000), "tss": ("TR", 0x4100), "ldt": ("LDT", 0x1000)}
+TABLES = {"gdt": ("GDT", 0x10000), "idt": ("IDT", 0x1000), "tss": ("TR", 0x4100), "ldt": ("LDT", 0x1000)}
 DEEPEST = 32  # pages looked at below a stack's top when no guard page comes
 # Asked of every CPU: low memory, devices, both halves of the address space, vsyscall, last page.
 EVERYWHERE = """0 1000 b8000 200000 8048000 40000000 80000000 c0000000 c1000000 fee00000 fffc0000 100000000 1c0000000
@@ -77,8 +77,9 @@ async def facts(monitor: Monitor, cpus: int, spread: Iterable[int]) -> list[dict
             one[key] = None
             if table := registers.table(name):
                 base, limit = table
-                raw[key] = await monitor.read(base, min(limit + 1, most), cpu)
-                one[key] = {"base": hex(base), "limit": limit, "raw": raw[key].hex()}
+                text = await monitor.hex(base, min(limit + 1, most), cpu)
+                raw[key] = bytes.fromhex(text.replace("?", "0"))
+                one[key] = {"base": hex(base), "limit": limit, "raw": text}
                 wanted.update(pages(base, limit + 1))
         if registers.cr(0) & 1:
             wanted.update(address & -PAGE for address in handlers(raw["idt"], registers.long))

@@ -56,6 +56,14 @@ class Monitor(QMPClient):
         text = await self.text(f"x /{size}xb {address:#x}", cpu)
         return bytes(int(byte, 16) for byte in re.findall(r" 0x(\w\w)", text))
 
+    async def hex(self, address: int, size: int, cpu: int = 0) -> str:
+        """Linear memory in hex; `??` for each byte of a page that cannot be read."""
+        text = ""
+        for start in (address, *range((address & -0x1000) + 0x1000, address + size, 0x1000)):
+            count = min((start & -0x1000) + 0x1000, address + size) - start
+            text += (await self.read(start, count, cpu)).hex().ljust(2 * count, "?")
+        return text
+
     async def physical(self, address: int, cpu: int = 0) -> int | None:
         answer = (await self.text(f"gva2gpa {address:#x}", cpu)).strip()
         return None if answer == "Unmapped" else int(answer.removeprefix("gpa: "), 16)

@@ -49,15 +49,16 @@ def installed(*names: str) -> dict[str, str]:
 
 
 def fetched(packages: Path, name: str, architecture: str = "amd64") -> tuple[Path, dict[str, str]]:
-    """Debian's package, or the first that it depends on where it is empty: unpacked where, and which version."""
+    """Debian's package, for a name without a version the one with it: unpacked where, and which version."""
     state = packages / f"apt-{architecture}"  # lists of our own: the machine's APT stays as it is
     for place in ("lists/partial", "archives/partial"):
         (state / place).mkdir(parents=True, exist_ok=True)
     options = [f"-oDir::State={state}", f"-oDir::Cache={state}", "-oDir::State::status=/dev/null",
                f"-oAPT::Architecture={architecture}", f"-oAPT::Architectures={architecture}"]  # fmt: skip
     command("apt-get", *options, "update", check=False)  # one list of several may fail
-    depends = re.search(r"Depends: (\S+-\d\S+)", command("apt-cache", *options, "depends", name))
-    name = depends[1] if depends else name
+    current = re.search(r"Depends: (\S+-\d\S+)", command("apt-cache", *options, "depends", name))
+    if current and not re.search(r"-\d", name):
+        name = current[1]
     if not list(packages.glob(f"{name}_*.deb")):
         command("apt-get", *options, "download", name, cwd=packages)
     deb = max(packages.glob(f"{name}_*.deb"))
@@ -126,7 +127,7 @@ def xen(work: Path, packages: Path) -> System:
     debug, _ = fetched(packages, next(iter(version)) + "-dbg")
     (work / "xen").write_bytes(gzip.decompress(next((package / "boot").glob("xen-*.gz")).read_bytes()))
     lines = next((debug / "usr/lib/debug/boot").glob("xen-syms-*.map")).read_text().splitlines()
-    wanted = re.compile(r" (x86_64/entry\.S#|exn|handle_|(do|entry)_|per_cpu__|_[a-z]*text|cpu0_stack|__image_base__)")
+    wanted = re.compile(r"ffff82d04020[0-2]... [tT] | (cpu0_stack|default_idle|idle_loop|__image_base__|_[es]text)$")
     (work / "symbols").write_text("\n".join(line.removeprefix("0x") for line in lines if wanted.search(line)))
     versions = version | kernel(work, packages, "linux-image-amd64") | scripted(work, "xen.sh")
     return System(XEN, versions, ("console", b"dom0 is up"), 2, True, in_dom0, XEN_PLACES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import vectors
 from ..gdt import TSS_AVAILABLE, TSS_BUSY, SystemDescriptor
+from ..machine import MCE
 from ..memory import PAGE
 from ..paging import PUSH
 from ..records import Record
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
 ROOM = FRAME + HANDLER_STACK
 GUARD_SEARCH = 1 << 20
+MC = 18
 FEATURE = (28, 29, 30)  # raised only where a hypervisor's or AMD's feature is on, which no table tells
 
 
@@ -31,16 +33,12 @@ class Slot(Record):
     field: str
     top: int
     vectors: tuple[int, ...]
+    optional: bool  # only exceptions of features that are off, or may be, use it
 
     @property
     def name(self) -> str:
         """`IST1`, `RSP0`."""
         return self.field.upper()
-
-    @property
-    def optional(self) -> bool:
-        """Whether only exceptions of features that may be off use it."""
-        return bool(self.vectors) and all(vector in FEATURE for vector in self.vectors)
 
 
 class UsedStack(Record):
@@ -122,6 +120,16 @@ class Cpu(Tables):
         return {code.dpl for code in codes if code is not None and code.s and code.type & 0xC == 8}
 
     @property
+    def machine_checks(self) -> bool:
+        """Whether #MC may be raised: a CPU that runs with CR4.MCE clear shuts down at a machine check instead."""
+        cr4 = self.registers.cr4
+        return self.declared or cr4 is None or cr4 & MCE != 0
+
+    def off(self, vector: int) -> bool:
+        """Whether only a feature that is or may be off raises an exception."""
+        return vector in FEATURE or (vector == MC and not self.machine_checks)
+
+    @property
     def tss(self) -> Table | None:
         """The TSS that TR names; None when TR is null or not known."""
         return self.table("tss")
@@ -136,7 +144,8 @@ class Cpu(Tables):
         for field, users in self.reachable():
             start = Tss.field(field).offset
             if start + 7 <= table.limit and self.readable(table, start, 8):
-                found.append(Slot(field, int.from_bytes(table.data[start : start + 8], "little"), users))
+                top = int.from_bytes(table.data[start : start + 8], "little")
+                found.append(Slot(field, top, users, bool(users) and all(map(self.off, users))))
         return found
 
     @remembered

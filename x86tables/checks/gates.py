@@ -82,7 +82,8 @@ def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
         not executable. Where that is the #PF handler itself, it comes again and again, deeper into the stack each
         time (SDM Vol. 3A, text on #DF: faults while prefetching the handler are outside of the double-fault table;
         "Determination of Access Rights": fetches). A warning for vectors from 32; a note for 9, 15 and 20 to 31, which
-        the processor does not raise unless a feature is on: kernels leave those at start-up code that they have freed.
+        the processor does not raise unless a feature is on, and for #MC with CR4.MCE=0: kernels leave those at start-up
+        code that they have freed.
     Fix: keep handlers in memory that is mapped and executable for as long as the IDT names them.
     Bad: idt[14] leads into .init.text, which is freed after the boot
     Good: idt[14] leads into .text
@@ -94,7 +95,7 @@ def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
     for page, users in pages.items():
         why = cpu.trouble(page, FETCH) if cpu.canonical(page) else ""
         for vector in users if why else ():
-            severity = NOTE if vector in UNLIKELY else WARNING if vector > 31 else ""
+            severity = NOTE if vector in UNLIKELY or cpu.off(vector) else WARNING if vector > 31 else ""
             groups.setdefault((severity, str(why)), []).append(vector)
     for (severity, why), found in sorted(groups.items()):
         yield Finding(f"idt[{runs(found)}].offset", f"{_handlers(cpu, found)}: {why}", severity)
@@ -143,11 +144,13 @@ def no_ist_with_syscall(image: Image, cpu: Cpu) -> Iterator[Finding]:
         a #DB may follow a MOV SS or POP SS that a program put before SYSCALL. Without IST the frame is pushed, with
         ring 0's rights, to an address that the program chose (SDM Vol. 2B, SYSCALL: does not save or load RSP; Vol. 3A,
         "Interrupt Stack Table"). This was a hole in many kernels at once.
+        #MC does not count where CR4.MCE=0: a machine check is then a shutdown by itself.
     Fix: give vectors 1, 2 and 18 an IST stack each.
     Bad: idt[2] = Gate.interrupt(nmi, KERNEL_CS)
     Good: idt[2] = Gate.interrupt(nmi, KERNEL_CS, ist=2)
     """
-    bad = [vector for vector in (1, 2, 18) if vector in cpu.present and not cpu.present[vector].ist]
+    gates = {vector: cpu.present[vector] for vector in (1, 2, 18) if vector in cpu.present and not cpu.off(vector)}
+    bad = [vector for vector, gate in gates.items() if not gate.ist]
     if not bad:
         return
     efer = cpu.registers.efer

@@ -27,7 +27,7 @@ def not_writable(image: Image, cpu: Cpu) -> Iterator[Finding]:
         (SDM Vol. 3A, "Interrupt Stack Table"; "Determination of Access Rights": supervisor-mode writes). Usual causes:
         the pointer is the stack's lowest address instead of its end, the stack was never mapped on this CPU, or its
         memory was given away. A warning for #DF where #PF has a good stack of its own; a note where only vectors 28 to
-        30 use it, which are raised under certain hypervisors only.
+        30 use it, which are raised under certain hypervisors only, or #MC with CR4.MCE=0.
     Fix: map the stack writable for ring 0, and write the address of its end (base + size) into the slot.
     Bad: tss.ist1 = stack
     Good: tss.ist1 = stack + sizeof(stack)

@@ -183,14 +183,21 @@ class Tables:
 
     @remembered
     def descriptors(self) -> dict[int, Code]:
-        """The descriptors of the GDT by selector, as far as it can be read."""
+        """The descriptors of the GDT by selector, as far as it can be read.
+
+        Of a large one the pages that somebody names: Xen's base lies 14 pages below its first descriptor, in a guest's
+        table or in memory that is none.
+        """
         table = self.table("gdt")
         if table is None or table.error:
             return {}
+        pages = {(table.base + selector) % TOP & -PAGE for selector in self.users if not selector & 4}
+        small = table.limit < PAGE
         return {
             entry.selector: entry.descriptor
             for entry in self.machine.gdt.entries()
             if entry.kind != "null" and isinstance(entry.descriptor, SegmentDescriptor | SystemDescriptor)
+            if small or (table.base + entry.selector) % TOP & -PAGE in pages
         }
 
     @remembered

@@ -282,7 +282,7 @@ def zero_pointer(image: Image, cpu: Cpu) -> Iterator[Finding]:
         is nothing, and the page fault on the way makes #DF, then shutdown (SDM Vol. 3A, "Interrupt Stack Table", and
         figure "64-Bit TSS Format"). Often the number is off by one: libraries that count the seven slots from 0 mean
         IST1 by index 0. A warning for #DF where #PF has a good stack of its own, and for RSP0 before ring 3 has run; a
-        note where only vectors 28 to 30 use it.
+        note where only vectors 28 to 30 use it, or #MC with CR4.MCE=0.
     Fix: fill the slot that the gate names, counted from 1 as the manual does.
     Bad: tss.ist1 = top; idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=2)
     Good: tss.ist1 = top; idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)

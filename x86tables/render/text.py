@@ -8,6 +8,7 @@ from .. import vectors
 from ..errors import NotThere
 from ..gdt import Gdt, SegmentDescriptor
 from ..machine import Stack
+from ..memory import PAGE
 from ..selector import Selector
 from . import words
 from .data import entries, stacks
@@ -118,7 +119,7 @@ def _table(machine: Machine, image: Image, name: str, table: Table | None, every
     if table.error:
         return
     if name in ("gdt", "ldt"):
-        yield from _descriptors(machine, table, machine.gdt if name == "gdt" else machine.ldt)
+        yield from _descriptors(machine, table, machine.gdt if name == "gdt" else machine.ldt, everything)
     elif name == "tss":
         yield from _tss(machine, image, table)
     elif machine.mode == "real":
@@ -140,18 +141,39 @@ def _count(machine: Machine, table: Table) -> str:
     return f": {count} {'vectors' if entry == 4 else 'gates'}{beyond}" + (f" and {words.size(rest)}" if rest else "")
 
 
-def _descriptors(machine: Machine, table: Table, gdt: Gdt) -> Iterator[str]:
+def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> Iterator[str]:
     found = entries(gdt, machine, table)
-    empty = 0
+    empty = foreign = 0
+    pages = _named_pages(machine, table) if table.limit >= PAGE and not everything else None
     for entry in found:
+        if pages is not None and (table.base + entry.selector) & -PAGE not in pages:
+            foreign += entry.slots
+            continue
         if entry.kind == "null" and entry.index and not any(entry.raw):
             empty += 1
             continue
         yield f"  {entry.index:>4}  {entry.selector:#06x}  {_descriptor(entry)}"
     if empty:
         yield f"  {empty} empty slot{'s' if empty != 1 else ''} not shown"
+    if foreign:
+        yield f"  {foreign} slots not shown, in pages that no register and no gate points into (--all shows them)"
     if gdt.tail:
         yield f"  {words.size(len(gdt.tail))} behind the last slot: {gdt.tail.hex()}"
+
+
+def _named_pages(machine: Machine, table: Table) -> set[int]:
+    """The pages of a large GDT or LDT in which segment registers, TR, LDTR and gates have their descriptors.
+
+    Xen's GDTR has its base 14 pages below Xen's own descriptors: what lies there is a guest's, or no table at all.
+    """
+    r = machine.registers
+    registers = (r.cs, r.ss, r.ds, r.es, r.fs, r.gs, r.tr, r.ldtr)
+    selectors = [segment.selector for segment in registers if segment is not None]
+    idt = machine.table("idt")
+    if idt is not None and not idt.error:
+        selectors += {gate.selector for gate in machine.gates if gate.p}
+    ti = 4 if table.name == "ldt" else 0
+    return {(table.base + (s & ~7)) & -PAGE for s in selectors if s & ~3 and s & 4 == ti and s & ~7 <= table.limit}
 
 
 def _descriptor(entry: Entry) -> str:
@@ -292,7 +314,8 @@ def _stack(name: str, stack: Stack, image: Image) -> Iterator[str]:
     """`IST1 0x...: 8 KiB down to 0x..., then PTE not present; above: ...`, in one or two lines."""
     named = _named(image, stack.top)
     if stack.size == 0:
-        yield f"  {name:<5} {stack.top:#x}{named}: no stack: {stack.below}"
+        why = "not canonical" if "is not canonical" in (stack.below or "") else stack.below
+        yield f"  {name:<5} {stack.top:#x}{named}: no stack: {why}"
         return
     depth = words.size(stack.size) if stack.below else f"more than {words.size(1 << 20)}"
     yield f"  {name:<5} {stack.top:#x}{named}: {depth} down to {stack.bottom:#x}"

@@ -131,6 +131,8 @@ def _room(room: Room) -> str:
     names = ", ".join(label(vector) for vector in room.vectors[:4]) + (", ..." if len(room.vectors) > 4 else "")
     size = f"{room.size:,} bytes" if room.below is not None else f"at least {room.size:,} bytes"
     below = f", then {room.below}" if room.below is not None else ""
+    if not room.size and "is not canonical" in below:
+        below = ": not canonical"
     return f"{room.name}  {room.top:#018x}  {size}{below}{f'  ({names})' if names else '  (no gate)'}"
 
 
