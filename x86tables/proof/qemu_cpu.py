@@ -17,12 +17,13 @@ import struct
 import subprocess
 import tempfile
 
-from ..delivery import SHUTDOWN
 from ..errors import NotThere
-from ..machine import NXE, SCE, LMA, LME
+from ..events import SHUTDOWN
+from ..machine import LMA, LME, NXE, SCE
 from ..memory import PAGE
-from ..paging import READ, NonCanonical, PageFault, Region
+from ..paging import READ, NonCanonical, PageFault
 from ..records import Record
+from ..story import FETCHES
 from . import guest
 from .account import ENTERED, GOES_ON, NOTHING, RUNS, Account, Seen
 from .batch_code import BASE, CODE, MAILBOX, PML4, STAGED, VMCB
@@ -46,7 +47,9 @@ SVME = 1 << 12
 INTERCEPTS, ASID, TLB, V_INTR, EXIT_CODE, EVENT = 0x0C, 0x58, 0x5C, 0x60, 0x70, 0xA8
 SEGMENTS = {"es": 0x400, "cs": 0x410, "ss": 0x420, "ds": 0x430, "fs": 0x440, "gs": 0x450, "ldtr": 0x470, "tr": 0x490}
 TABLES = {"gdtr": 0x460, "idtr": 0x480}
-QUADS = {"efer": 0x4D0, "cr4": 0x548, "cr3": 0x550, "cr0": 0x558, "rflags": 0x570, "rip": 0x578, "rsp": 0x5D8, "cr2": 0x640}  # fmt: skip
+QUADS = {
+    "efer": 0x4D0, "cr4": 0x548, "cr3": 0x550, "cr0": 0x558, "rflags": 0x570, "rip": 0x578, "rsp": 0x5D8, "cr2": 0x640,
+}  # fmt: skip
 CPL, DR7, DR6, RAX = 0x4CB, 0x560, 0x568, 0x5F8
 INTERCEPT_NMI, INTERCEPT_SHUTDOWN, INTERCEPT_VMRUN, INTERCEPT_VMMCALL = 1 << 1, 1 << 31, 1 << 0, 1 << 1
 V_INTR_MASKING = 1 << 24
@@ -74,7 +77,7 @@ def prepare(machine: Machine, start: Start, handler_stack: int) -> Prepared:
                 memory.overlay(at, page.replace(PUSH_LOOP.ljust(len(HANDLER), b"\x90"), HANDLER))
     after = (machine.registers.rip or 0) + len(start.code)
     with contextlib.suppress(PageFault, NonCanonical):
-        memory.overlay(machine.translate(after, READ), EXIT)
+        memory.overlay(machine.translate(after, FETCHES[machine.registers.cpl == 3]), EXIT)
     return Prepared(machine.variant(machine.registers, memory), start, handler_stack, after)
 
 
@@ -203,7 +206,9 @@ class Cpu:
         """The VMCB of a machine, with what comes first."""
         r = machine.registers
         self._put(0, bytes(PAGE))
-        self._put(INTERCEPTS, struct.pack("<II", INTERCEPT_NMI | INTERCEPT_SHUTDOWN, INTERCEPT_VMRUN | INTERCEPT_VMMCALL))
+        self._put(
+            INTERCEPTS, struct.pack("<II", INTERCEPT_NMI | INTERCEPT_SHUTDOWN, INTERCEPT_VMRUN | INTERCEPT_VMMCALL)
+        )
         self._put(ASID, struct.pack("<IB", 1, 1))
         self._put(V_INTR, struct.pack("<I", V_INTR_MASKING))
         if start.kind in ("interrupt", "nmi"):
@@ -224,14 +229,14 @@ class Cpu:
         self._put(RAX, struct.pack("<Q", r.general.get("rax", 0)))
 
     def _entered(self, machine: Machine) -> Seen:
-        values = {name: self._quad(QUADS[name]) for name in ("rip", "rsp", "rflags", "cr2")}
+        rip, rsp, rflags, cr2 = (self._quad(QUADS[name]) for name in ("rip", "rsp", "rflags", "cr2"))
         cs, ss = (int.from_bytes(self.ram[VMCB + SEGMENTS[n] : VMCB + SEGMENTS[n] + 2], "little") for n in ("cs", "ss"))
         frame = b""
         with contextlib.suppress(PageFault, NonCanonical):
-            for at in range(values["rsp"], values["rsp"] + 48, 8):
+            for at in range(rsp, rsp + 48, 8):
                 physical = machine.translate(at % (1 << 64), READ.replace(ac=True, implicit=False))
                 frame += self.ram[physical : physical + 8]
-        return Seen(ENTERED, 0, cs=cs, ss=ss, frame=frame, **values)
+        return Seen(ENTERED, 0, 0, cr2, rip, rsp, rflags, cs, ss, frame)
 
     def _changes(self, machine: Machine) -> dict[int, int | None]:
         """The bytes that are not as the machine had them, but for accessed and dirty bits of page tables."""

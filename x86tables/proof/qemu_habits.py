@@ -150,7 +150,7 @@ def _read_gate(this: QemuChecks) -> Gate:
 
 
 def _choose_stack(this: QemuChecks, ist: int, cpl: int) -> tuple[str, int]:
-    """The stack: whether its pointer is canonical shows when it is used."""
+    """The stack that the gate or the new privilege level asks for."""
     tr = this.state.registers.tr
     if not ist and cpl >= (this.cpl or 0):
         return "current", this.state.registers.rsp or 0
@@ -160,7 +160,10 @@ def _choose_stack(this: QemuChecks, ist: int, cpl: int) -> tuple[str, int]:
     if offset + 7 > tr.limit:
         code = this.selector_code(Selector.from_int(tr.selector))
         this.refuse("TSS limit", None, f"limit {tr.limit:#x}", "pointer beyond the limit", TS, code)
-    return name, int.from_bytes(this.read(f"TSS {name}", (tr.base + offset) % TOP, 8), "little")
+    rsp = int.from_bytes(this.read(f"TSS {name}", (tr.base + offset) % TOP, 8), "little")
+    if not canonical(rsp, this.state.machine.space.levels):
+        this.refuse(f"TSS {name}", None, f"{rsp:#x}", "not canonical", SS, this.null_code())
+    return name, rsp
 
 
 def _push_frame(this: QemuChecks, rsp: int, cpl: int) -> tuple[int, bytes]:
@@ -191,14 +194,33 @@ def _push_frame(this: QemuChecks, rsp: int, cpl: int) -> tuple[int, bytes]:
 def first(state: QemuState, start: Start) -> Event | None:
     """The event that a start leads to in QEMU."""
     event = first_event(state, start)
-    if event is not None and event.kind == INT1:
+    if event is None or event.kind not in (EXCEPTION, INT1):
+        return event
+    if event.kind == INT1:
         state.habits.add("int1_ud")
         return Event.exception("#UD")
-    if event is None or event.kind != EXCEPTION:
-        return event
+    if event.vector in (SS, GP):
+        event = _lower_page(state, start) or event
     if event.vector == SS:
         state.habits.add("noncanon_gp")
         return Event.exception(GP, 0)
-    if event.vector == PF:
-        return event.replace(error_code=state.code(event.error_code or 0))
-    return event
+    return event.replace(error_code=state.code(event.error_code or 0)) if event.vector == PF else event
+
+
+def _lower_page(state: QemuState, start: Start) -> Event | None:
+    """The page fault of an access whose first bytes are canonical and its last ones not: they are asked one by one."""
+    registers, user = state.registers, state.registers.cpl == 3
+    ac = (registers.rflags or 0) & AC != 0
+    linear = registers.general.get("rax", 0)
+    if start.kind in ("push", "call"):
+        linear = ((registers.rsp or 0) - 8) % TOP
+    elif start.kind not in ("read", "write"):
+        return None
+    try:
+        state.machine.translate(linear, Access(write=start.kind != "read", user=user, ac=ac))
+    except NonCanonical:
+        return None
+    except PageFault as fault:
+        state.habits.add("canonical_by_page")
+        return Event(PF, error_code=fault.error_code, cr2=linear)
+    return None
