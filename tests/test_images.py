@@ -60,9 +60,9 @@ def plain(value: Any) -> Any:
 
 
 def test_the_set_is_complete() -> None:
-    assert NAMES == ["cloud", "grub", "linux", "linux32", "memtest", "ovmf", "seabios"]
-    assert PAGED == ["cloud", "linux", "linux32", "memtest", "ovmf"]
-    assert LISTED == ["cloud", "linux", "memtest", "ovmf"]
+    assert NAMES == ["cloud", "grub", "linux", "linux32", "memtest", "ovmf", "seabios", "xen"]
+    assert PAGED == ["cloud", "linux", "linux32", "memtest", "ovmf", "xen"]
+    assert LISTED == ["cloud", "linux", "memtest", "ovmf", "xen"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,6 +131,10 @@ def test_every_field_of_every_descriptor(name: str) -> None:
         index = 0
         for row in cpu["gdt"]["entries"]:
             raw = bytes.fromhex(row["raw"])
+            if row["kind"] in ("refused", "call-gate"):  # below Xen's own descriptors is memory that is no table
+                assert name == "xen" and row["selector"] < 0xE000
+                index += len(raw) // 8
+                continue
             system = not raw[5] & 0x10 and any(raw) and index > 0
             layout = "SegmentDescriptor" if not system else "SystemDescriptor" if wide else "LegacySystemDescriptor"
             fields = whole(layout, raw)
@@ -212,12 +216,15 @@ def test_stacks_end_where_the_monitor_has_no_mapping(name: str) -> None:
         for stack in (cpu.get("tss") or {}).get("stacks", ()):
             if not stack["name"].startswith("IST"):
                 continue
+            if "not canonical" in stack["below"]:
+                assert (int(stack["top"], 16) >> 47) + 1 not in (1, 1 << 17)
+                continue
             mapped = fact["gva2gpa"]
             pages = {page: mapped[page] for page in mapped if page.endswith("000")}
             top, bottom = int(stack["top"], 16), int(stack["bottom"], 16)
             assert all(pages[hex(page)] for page in range(bottom, top, 0x1000)), stack
-            assert pages[hex(bottom - 0x1000)] is None, stack
-            assert (stack["size"] == 0) == (pages[hex(top - 0x1000)] is None)
+            assert (pages[hex(bottom - 0x1000)] is None) != ("read-only" in stack["below"]), stack
+            assert (stack["size"] == 0) == (pages[hex(top - 1 & -0x1000)] is None)
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -227,7 +234,7 @@ def test_all_mappings(name: str) -> None:
     for block, machine in zip(blocks, tables(name).machines, strict=True):
         lines = [line.split() for line in block.splitlines()]
         pages = {page.linear: page for page in machine.space.mappings()}
-        assert list(pages) == sorted(pages) and len(pages) > 2000
+        assert list(pages) == sorted(pages) and len(pages) > 400
         assert [(f"{linear:016x}:", f"{page.physical:016x}") for linear, page in pages.items()] == [
             (linear, physical) for linear, physical, _ in lines
         ]

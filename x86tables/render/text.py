@@ -30,6 +30,7 @@ MODES = {
     "protected16": "16-bit protected mode",
     "real": "real mode",
 }
+WIDTH = 100
 RUN = 4  # so many gates in a row that differ by a constant stride alone are shown as one line
 
 
@@ -201,7 +202,7 @@ def _gates(machine: Machine, image: Image, table: Table, everything: bool) -> It
         name = "name" if image.symbols else ""
         yield f"  {'vector':<12}{'type':<11}{'handler':<26}{'IST':<5}{'DPL':<5}{name}".rstrip()
     for run in _runs(shown):
-        yield _gate_line(machine, image, run)
+        yield from _gate_lines(machine, image, run)
     hidden = len(known) - len(shown)
     if hidden:
         yield f"  {hidden} absent gate{'s' if hidden != 1 else ''} not shown (--all shows them)"
@@ -228,7 +229,8 @@ def _follows(one: tuple[int, Gate | LegacyGate], other: tuple[int, Gate | Legacy
     return near and other[1] == one[1].replace(offset=other[1].offset)
 
 
-def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | LegacyGate]]) -> str:
+def _gate_lines(machine: Machine, image: Image, run: list[tuple[int, Gate | LegacyGate]]) -> Iterator[str]:
+    """One line, and more where a long name leaves no room for the rest."""
     (vector, gate), last = run[0], run[-1][0]
     if len(run) > 1:
         label = f"{vector}..{last}"
@@ -239,7 +241,8 @@ def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | Legac
     kind = gate.kind.removesuffix("-gate32").replace("-gate16", "16") if gate.kind != "absent" else "-"
     text = f"  {label:<12}{kind:<11}"
     if gate.kind == "absent":
-        return text.rstrip()
+        yield text.rstrip()
+        return
     handler = f"{gate.selector:#x}" if gate.kind == "task-gate" else f"{gate.selector:#x}:{gate.offset:#x}"
     ist = getattr(gate, "ist", 0)
     text += f"{handler:<26}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
@@ -253,7 +256,13 @@ def _gate_line(machine: Machine, image: Image, run: list[tuple[int, Gate | Legac
         remarks.append("not present")
     upper = _upper_half(machine, gate.selector) if gate.kind != "task-gate" else None
     remarks += [upper] if upper else []
-    return (text + "; ".join(remarks)).rstrip()
+    for remark in remarks[1:]:
+        if len(text) + len(remarks[0]) + len(remark) + 3 > WIDTH:
+            yield f"{text}{remarks[0]};"
+            text, remarks[0] = " " * len(text), remark
+        else:
+            remarks[0] += f"; {remark}"
+    yield (text + (remarks[0] if remarks else "")).rstrip()
 
 
 def _upper_half(machine: Machine, selector: int) -> str | None:
