@@ -7,7 +7,8 @@ for double faults. Everything here is declared in Python; `x86tables check` does
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.declared import Area, declare
 from x86tables.events import Event
-from x86tables.machine import Machine, Registers
+from x86tables.machine import Machine
+from x86tables.registers import Registers
 from x86tables.scenarios import Scenario, play
 from x86tables.story import run
 from x86tables.vectors import label

@@ -4,7 +4,8 @@ from typing import Any
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.declared import Area, declare, load
-from x86tables.machine import Machine, Registers, Segment
+from x86tables.machine import Machine
+from x86tables.registers import Registers, Segment
 
 K = 0xFFFF_FFFF_8000_0000
 GDT, IDT, TSS, LDT = K, K + 0x1000, K + 0x3000, K + 0x4000  # each in a page of its own

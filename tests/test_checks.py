@@ -19,8 +19,9 @@ from x86tables.checks.selection import find, read_baseline, select, without
 from x86tables.declared import Area, declare
 from x86tables.errors import UsageError
 from x86tables.image import Image, Options
-from x86tables.machine import MCE, PAE, Machine, Registers, Segment, TableRegister
+from x86tables.machine import Machine
 from x86tables.readers import open_image
+from x86tables.registers import MCE, PAE, Registers, Segment, TableRegister
 from x86tables.render import findings
 from x86tables.symbols import Symbols
 

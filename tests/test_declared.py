@@ -6,8 +6,8 @@ from kernels import AREAS, CODE, CS, DS, GDT, GUARD, IDT, STACK, TR, TSS, K, gdt
 from x86tables import Tss
 from x86tables.declared import Area, declare
 from x86tables.errors import UsageError
-from x86tables.machine import LA57, PAE, Registers
 from x86tables.paging import Access, PageFault, Undeclared
+from x86tables.registers import LA57, PAE, Registers
 
 
 def test_tables_are_where_they_were_put() -> None:

@@ -33,7 +33,8 @@ from x86tables import ErrorFrame, Frame, Gate, Gdt, SegmentDescriptor, Tss
 from x86tables.declared import Area
 from x86tables.delivery import deliver
 from x86tables.events import Delivery, Event
-from x86tables.machine import AC, CET, FRED, PAE, SMAP, Machine, Registers, Segment, TableRegister
+from x86tables.machine import Machine
+from x86tables.registers import AC, CET, FRED, PAE, SMAP, Registers, Segment, TableRegister
 from x86tables.state import State
 
 PF, GP, DF, INT = Event.exception(14, 2, 0x1234), Event.exception(13, 0x10), Event.exception(8), Event.software(0x80)

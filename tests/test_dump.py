@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 from specimens import BASE, FRAME, TABLES, TSS
 
 from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.machine import Registers, Segment, TableRegister
 from x86tables.memory import Memory
 from x86tables.readers import elfcore
+from x86tables.registers import Registers, Segment, TableRegister
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in IMAGES.glob("*.txt"))

@@ -7,7 +7,10 @@ import specimens
 from specimens import BASE, FRAME, TABLES, registers
 
 from x86tables.errors import NotThere
-from x86tables.machine import (
+from x86tables.machine import Machine
+from x86tables.memory import Memory
+from x86tables.paging import NX, P
+from x86tables.registers import (
     CET,
     LA57,
     LMA,
@@ -20,13 +23,10 @@ from x86tables.machine import (
     SMAP,
     SMEP,
     WP,
-    Machine,
     Registers,
     Segment,
     TableRegister,
 )
-from x86tables.memory import Memory
-from x86tables.paging import NX, P
 
 CODE64, CODE32, CODE16 = 0x00AF_9B00, 0x00CF_9B00, 0x008F_9B00
 PAGED = PE | PG

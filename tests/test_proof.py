@@ -12,11 +12,12 @@ from cli import IMAGES, call, refused
 from kernels import AREAS, GUARD, IST, TOP, gate, kernel
 
 from x86tables import Tss
-from x86tables.machine import LA57, Machine
+from x86tables.machine import Machine
 from x86tables.proof import bochs, workers
 from x86tables.proof.account import COMPARED, Account, Seen, differences
 from x86tables.proof.prove import Proved, prove
 from x86tables.readers import open_image
+from x86tables.registers import LA57
 from x86tables.scenarios import Options, play
 
 bochscpu = pytest.mark.needs("bochscpu")

@@ -13,8 +13,9 @@ from cli import call, refused
 from x86tables import Gate, Idt
 from x86tables.errors import ImageError, NotThere, UsageError
 from x86tables.idt import Gate as IdtGate
-from x86tables.machine import LA57, PAE, SMAP, SMEP, Machine
+from x86tables.machine import Machine
 from x86tables.proof import boot_image, guest, kernel, overflow
+from x86tables.registers import LA57, PAE, SMAP, SMEP
 from x86tables.scenarios import play
 
 ROOT = Path(__file__).parent.parent

@@ -14,9 +14,9 @@ from cli import dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
 from x86tables.image import Options
-from x86tables.machine import Registers, Segment, TableRegister
 from x86tables.memory import Memory
 from x86tables.readers import elfcore, monitor, open_image
+from x86tables.registers import Registers, Segment, TableRegister
 
 LINK = 0xFFFF_FFFF_8000_0000
 

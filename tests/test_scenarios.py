@@ -6,8 +6,9 @@ from kernels import AREAS, CODE, GUARD, IST, STACK, TOP, gate, kernel
 from x86tables import Tss
 from x86tables.declared import Area
 from x86tables.errors import UsageError
-from x86tables.machine import CET, PAE, SMAP, Machine, Registers, Segment, TableRegister
+from x86tables.machine import Machine
 from x86tables.memory import Memory
+from x86tables.registers import CET, PAE, SMAP, Registers, Segment, TableRegister
 from x86tables.scenarios import SCENARIOS, Options, Scenario, judge, play
 from x86tables.stacks import guard_below, in_ring0, rooms, stack_in_use
 

@@ -6,7 +6,8 @@ from kernels import AREAS, CODE, IST, STACK, TOP, gate, handler, kernel
 from x86tables import Tss
 from x86tables.declared import Area
 from x86tables.events import Event
-from x86tables.machine import AC, PAE, SMAP, SMEP, Machine
+from x86tables.machine import Machine
+from x86tables.registers import AC, PAE, SMAP, SMEP
 from x86tables.state import State
 from x86tables.story import run
 

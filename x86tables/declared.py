@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from .errors import UsageError
 from .gdt import SegmentDescriptor, SystemDescriptor
-from .machine import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Machine, Registers, Segment, TableRegister
+from .machine import Machine
 from .memory import PAGE, Memory
 from .paging import Region, build
 from .records import Record
+from .registers import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

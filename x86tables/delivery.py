@@ -34,9 +34,10 @@ from .gdt import SegmentDescriptor
 from .idt import INTERRUPT as INTERRUPT_GATE
 from .idt import TRAP as TRAP_GATE
 from .idt import Gate
-from .machine import AC, CET, FRED, IF, NT, RF, TF, VM, Machine, Segment
+from .machine import Machine
 from .memory import PAGE
 from .paging import WRITE, Access, NonCanonical, PageFault, canonical
+from .registers import AC, CET, FRED, IF, NT, RF, TF, VM, Segment
 from .selector import Selector, SelectorErrorCode
 from .state import TOP, State
 from .tss import Tss

@@ -8,7 +8,7 @@ from .records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .machine import Registers
+    from .registers import Registers
 
 EXCEPTION, TRAP, INT, INT1, INTERRUPT, NMI = "exception", "trap", "int", "int1", "interrupt", "nmi"
 DELIVERED, SHUTDOWN, UNKNOWN = "delivered", "shutdown", "unknown"

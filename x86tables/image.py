@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .machine import Machine, Registers
+from .machine import Machine
 from .memory import Memory
 from .records import Record
+from .registers import Registers
 from .symbols import Symbols
 
 TYPE_CHECKING = False
@@ -31,8 +32,8 @@ class Image(Record):
 class Options(Record):
     """What the command line says of an image that the image does not say itself; None where it says nothing.
 
-    `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`, ADDR a number, a symbol, or `phys:` and one of them. `registers` stand for
-    those of the image; `changes` are single registers by name. `memory` wraps the memory (to record what is read).
+    `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`, ADDR a number, a symbol, or `phys:` and one of them. `registers` stand
+    for those of the image; `changes` are single registers by name. `memory` wraps the memory (to record what is read).
     """
 
     format: str | None = None

@@ -6,10 +6,11 @@ from .delivery import PUSHES
 from .errors import NotThere, UsageError
 from .events import NMI, PF, SS, Event
 from .gdt import SegmentDescriptor
-from .machine import AC, SCE, Machine, Segment
+from .machine import Machine
 from .memory import PAGE
 from .paging import NonCanonical, PageFault
 from .records import Record
+from .registers import AC, SCE, Segment
 from .stacks import FAR_PAGES, NEAR, NOT_JUDGED, Room, StackInUse, guard_below, in_ring0, in_ring3, rooms, stack_in_use
 from .state import TOP, State
 from .story import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Story, run
@@ -18,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .machine import Registers
+    from .registers import Registers
 
 NOT_APPLICABLE = "not-applicable"
 ORDER = (NOT_APPLICABLE, SURVIVES, UNKNOWN, LOOPS, TRIPLE_FAULT)  # the better first

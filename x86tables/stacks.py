@@ -5,16 +5,17 @@ from __future__ import annotations
 from .delivery import PUSHES
 from .errors import Absent, NotThere
 from .gdt import SegmentDescriptor
-from .machine import AC, Machine, Segment
+from .machine import Machine
 from .memory import PAGE
 from .paging import NonCanonical, PageFault
 from .records import Record
+from .registers import AC, Segment
 from .selector import Selector
 from .state import TOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .machine import Registers
+    from .registers import Registers
 
 NEAR = 1 << 20  # a guard page is looked for so far below a stack pointer
 FAR_PAGES = 1 << 20  # how many pages are asked for one that cannot be pushed to, when none is near

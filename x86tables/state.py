@@ -11,8 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .machine import Machine, Registers
+    from .machine import Machine
     from .paging import Access
+    from .registers import Registers
 
 TOP = 1 << 64
 

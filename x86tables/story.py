@@ -6,16 +6,17 @@ from . import vectors
 from .delivery import PUSHES, deliver
 from .errors import Absent
 from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
-from .machine import AC, Machine
+from .machine import Machine
 from .memory import PAGE
 from .paging import Access, NonCanonical, PageFault
 from .records import Record
+from .registers import AC
 from .state import TOP, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .delivery import Enter
-    from .machine import Registers
+    from .registers import Registers
 
 SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
 HANDLER_STACK = 128  # the 15 general registers and a return address

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..machine import FRED
 from ..records import Record
+from ..registers import FRED
 from . import gates, gdt, idt, segments, stacks, tss
 from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
 from .cpu import Cpu

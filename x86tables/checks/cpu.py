@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .. import vectors
 from ..gdt import TSS_AVAILABLE, TSS_BUSY, SystemDescriptor
-from ..machine import MCE
 from ..memory import PAGE
 from ..paging import PUSH
 from ..records import Record
+from ..registers import MCE
 from ..story import HANDLER_STACK
 from ..tss import Tss
 from .tables import Tables, remembered

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from ..image import Image
-    from ..machine import Machine, Segment, Table
+    from ..machine import Machine, Table
     from ..paging import Access
+    from ..registers import Segment
 
     Code: TypeAlias = "SegmentDescriptor | SystemDescriptor"
     remembered = cached_property

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ..machine import Machine, Registers
+    from ..machine import Machine
     from ..memory import Memory
+    from ..registers import Registers
 
 MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import argparse
 
     from ..image import Image
-    from ..machine import Machine, Registers
+    from ..machine import Machine
+    from ..registers import Registers
 
 KINDS = (EXCEPTION, TRAP, INTERRUPT, NMI, INT, INT1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..memory import load as load_file
 from ..readers import read_symbols
-from ..readers.elf import _guarded, _open, matches
+from ..readers.elf import guarded, matches, open_elf
 from .declaring import declare
 from .placing import Segment, image, lookup
 from .reading import read
@@ -20,9 +20,9 @@ def segments(path: str) -> list[Segment]:
     data = load_file(path)
     if not matches(data):
         return []
-    elf = _open(path, data)
+    elf = open_elf(path, data)
     found = []
-    for header in _guarded(path, f"program headers at offset {elf['e_phoff']:#x}", elf.iter_segments("PT_LOAD")):
+    for header in guarded(path, f"program headers at offset {elf['e_phoff']:#x}", elf.iter_segments("PT_LOAD")):
         letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if header["p_flags"] & bit)
         if header["p_memsz"]:
             found.append(Segment(header["p_vaddr"], header["p_vaddr"] + header["p_memsz"], letters))

@@ -9,10 +9,10 @@ from ..errors import NotThere
 from ..gdt import Gdt
 from ..idt import Idt
 from ..image import Image
-from ..machine import LA57, LMA, LME, NXE, PAE, SCE, SMAP, SMEP, Registers
 from ..memory import PAGE
 from ..paging import canonical
 from ..records import Record
+from ..registers import LA57, LMA, LME, NXE, PAE, SCE, SMAP, SMEP, Registers
 from ..symbols import Symbols
 from ..tss import Tss
 from .tables import Tables

@@ -11,7 +11,7 @@ from ..config.placing import Segment
 from ..errors import ImageError, UsageError
 from ..memory import PAGE
 from ..memory import load as load_file
-from ..readers.elf import _guarded, _open, matches
+from ..readers.elf import guarded, matches, open_elf
 from ..records import Record
 from ..symbols import Symbols
 
@@ -81,13 +81,13 @@ def read(path: str, base: int | None = None) -> Kernel:
     data = load_file(path)
     if matches(data) and len(data) != os.path.getsize(path):
         raise ImageError(f"{path}: compressed: the tables are linked in before the kernel is compressed")
-    elf = _open(path, data)
+    elf = open_elf(path, data)
     kind = elf["e_type"]
     if kind not in ("ET_EXEC", "ET_DYN"):
         what = {"ET_REL": "an object file, not linked yet", "ET_CORE": "a memory dump"}.get(kind, f"an ELF file {kind}")
         raise ImageError(f"{path}: {what}: a linked kernel expected (ET_EXEC at offset 0x10)")
     heads = f"program headers at offset {elf['e_phoff']:#x}"
-    loads = tuple(_guarded(path, heads, _loads(elf)))
+    loads = tuple(guarded(path, heads, _loads(elf)))
     if not loads:
         raise ImageError(f"{path}: no loadable segment: a linked kernel expected")
     slide = 0
@@ -103,10 +103,10 @@ def read(path: str, base: int | None = None) -> Kernel:
         if load.offset + load.held > len(data):
             raise ImageError(f"{path}: the segment at {load.start:#x} reaches beyond the end of the file")
     tables = f"symbols or section headers at offset {elf['e_shoff']:#x}"
-    sections = tuple(_guarded(path, tables, _sections(elf)))
+    sections = tuple(guarded(path, tables, _sections(elf)))
     names: dict[str, set[tuple[int, int]]] = {}
     labels = []
-    for name, address, size, placed in _guarded(path, tables, _symbols(elf)):
+    for name, address, size, placed in guarded(path, tables, _symbols(elf)):
         if placed:
             address = (address + slide) % (1 << 64)
             labels.append((address, name))
@@ -118,7 +118,7 @@ def read(path: str, base: int | None = None) -> Kernel:
         tuple(section.replace(start=section.start + slide, stop=section.stop + slide) for section in sections),
         names,
         Symbols(labels),
-        tuple(_guarded(path, "relocations", _relocations(path, elf, slide))),
+        tuple(guarded(path, "relocations", _relocations(path, elf, slide))),
     )
 
 
@@ -192,7 +192,7 @@ def _entries(path: str, table: Any, slide: int) -> Iterator[tuple[int, int, str]
     from elftools.elf.enums import ENUM_RELOC_TYPE_x64
 
     kinds = {number: name for name, number in ENUM_RELOC_TYPE_x64.items()}
-    for entry in _guarded(path, "relocations", table.iter_relocations()):
+    for entry in guarded(path, "relocations", table.iter_relocations()):
         kind = kinds.get(entry["r_info_type"], "of unknown type") if "r_info" in entry.entry else "R_X86_64_RELATIVE"
         bits = re.search(r"(8|16|32)S?$", kind)
         if kind != "R_X86_64_NONE":

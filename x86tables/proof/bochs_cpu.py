@@ -13,8 +13,8 @@ import itertools
 import bochscpu
 
 from ..events import DF, PF, SHUTDOWN
-from ..machine import LA57, LMA, LME, NXE, SCE, TF, Segment
 from ..records import Record
+from ..registers import LA57, LMA, LME, NXE, SCE, TF, Segment
 from .account import ENTERED, GOES_ON, NOTHING, RAISED, RUNS, TAKEN, Account, Seen
 from .bochs_memory import Pages
 from .bochs_pins import Pins

@@ -19,8 +19,8 @@ from ..delivery import (
     read_gate,
 )
 from ..events import GP, NMI, SS, Event
-from ..machine import AC
 from ..paging import READ, WRITE, Access, canonical
+from ..registers import AC
 from ..selector import Selector, SelectorErrorCode
 from ..state import State
 from .account import Account, predict

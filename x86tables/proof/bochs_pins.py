@@ -8,7 +8,7 @@ import re
 import bochscpu
 
 from ..errors import NotThere
-from ..machine import LA57, PAE
+from ..registers import LA57, PAE
 
 MODELS = {"intel": 28, "amd": 20}  # Sapphire Rapids (with LA57) and Ryzen, by their places in Bochs' own list
 _MODEL_PARAMETER, _SET_MODEL = b"cpu.model", "_ZN15bx_param_enum_c3setEl"

@@ -6,11 +6,11 @@ import itertools
 import struct
 
 from ..errors import Absent, NotThere
-from ..machine import LMA
 from ..memory import PAGE
 from ..paging import NonCanonical, PageFault, Region, build
 from ..pseudo import PseudoDescriptor
 from ..records import Record
+from ..registers import LMA
 from ..story import FETCHES
 from ..vectors import label
 from .overflow_code import CODE, LABELS
@@ -19,7 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..machine import Machine, Registers
+    from ..machine import Machine
+    from ..registers import Registers
 
 CALL = struct.Struct("<BBBI")  # call [absolute address], which is sign-extended from 32 bits
 PARAMETERS = struct.Struct("<6sIH4IQQ10s10s3HQI")  # as overflow.S lists them

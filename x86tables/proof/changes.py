@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..idt import Gate
-from ..machine import Segment
 from ..memory import PAGE
 from ..paging import NX, PS, RW, US, P
+from ..registers import Segment
 from ..tss import Tss
 from .sketch import (
     CODE_PAGE,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 
-from ..machine import AC, NT, NXE, RF, SMAP, SMEP, TF, WP, Machine
+from ..machine import Machine
 from ..records import Record
+from ..registers import AC, NT, NXE, RF, SMAP, SMEP, TF, WP
 from .changes import CHANGES, operand, rsp
 from .sketch import Sketch
 from .start import CODE, PINS, Start

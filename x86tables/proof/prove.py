@@ -15,10 +15,11 @@ from ..events import (
     Event,
 )
 from ..idt import Gate
-from ..machine import IF, Machine
+from ..machine import Machine
 from ..memory import PAGE
 from ..paging import NonCanonical, PageFault
 from ..records import Record
+from ..registers import IF
 from ..scenarios import NOT_APPLICABLE, ORDER
 from ..state import State
 from ..story import FETCHES, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
@@ -29,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ..machine import Registers
+    from ..registers import Registers
     from ..scenarios import Options, Scenario, Way
 
 MAXPHYADDR = 40  # of every CPU model that Bochs has

@@ -19,10 +19,10 @@ import tempfile
 
 from ..errors import NotThere
 from ..events import SHUTDOWN
-from ..machine import LMA, LME, NXE, SCE
 from ..memory import PAGE
 from ..paging import READ, NonCanonical, PageFault
 from ..records import Record
+from ..registers import LMA, LME, NXE, SCE
 from ..story import FETCHES
 from . import guest
 from .account import ENTERED, GOES_ON, NOTHING, RUNS, Account, Seen
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ..machine import Machine, Segment
+    from ..machine import Machine
+    from ..registers import Segment
 
 MEBIBYTES = 32
 EXIT = b"\x0f\x01\xd9"  # VMMCALL

@@ -10,9 +10,9 @@ from ..delivery import Checks, check_code_segment, check_gate, commit, read_code
 from ..errors import Absent, NotThere
 from ..events import EXCEPTION, GP, INT1, PF, SS, TS, Event
 from ..idt import Gate
-from ..machine import AC, Segment
 from ..memory import PAGE
 from ..paging import READ, WRITE, Access, NonCanonical, PageFault, canonical
+from ..registers import AC, Segment
 from ..selector import Selector
 from ..state import TOP, State
 from ..tss import Tss

@@ -7,8 +7,9 @@ import random
 from ..declared import Area, declare, load
 from ..gdt import Gdt, SegmentDescriptor, SystemDescriptor
 from ..idt import Gate, Idt
-from ..machine import IF, LA57, Machine, Registers
+from ..machine import Machine
 from ..memory import PAGE, Memory
+from ..registers import IF, LA57, Registers
 from ..tss import Tss
 from .start import PUSH_LOOP, Start
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from ..delivery import PUSHES
 from ..events import GP, PF, SS, Event
-from ..machine import AC, RF
 from ..memory import PAGE
 from ..paging import Access, NonCanonical, PageFault, canonical
 from ..records import Record
+from ..registers import AC, RF
 from ..state import TOP, State
 from ..story import FETCHES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..machine import Machine, Registers
+    from ..machine import Machine
+    from ..registers import Registers
 
 PUSH_LOOP = b"\x50\xeb\xfd"  # push rax; jmp to it: touches a stack push by push
 CODE = {

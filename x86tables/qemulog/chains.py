@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..machine import Registers
+    from ..registers import Registers
     from .entries import Entry
 
 DF, GP, PF = (vectors.number(name) for name in ("#DF", "#GP", "#PF"))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from .. import vectors
-from ..machine import LMA
 from ..pseudo import ErrorFrame
 from ..records import Record
+from ..registers import LMA
 from ..selector import SelectorErrorCode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..machine import Registers
+    from ..registers import Registers
     from .entries import Delivering
 
 NP, TS, PF = (vectors.number(name) for name in ("#NP", "#TS", "#PF"))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, TypeAlias
 
-    from ..machine import Registers
     from ..memory import Data
+    from ..registers import Registers
 
     Entry: TypeAlias = "Raised | Serviced | Delivering | Shutdown | Reset | End"
 

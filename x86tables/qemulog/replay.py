@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import delivery, events
-from ..machine import Registers
+from ..registers import Registers
 from .chains import EXCEPTION, INT, INTERRUPT, SHUTDOWN
 
 TYPE_CHECKING = False

@@ -10,9 +10,10 @@ import sys
 
 from ..errors import NotThere, UsageError
 from ..image import Image, Options
-from ..machine import Machine, Registers, Segment, TableRegister
+from ..machine import Machine
 from ..memory import Memory, load
 from ..records import Record
+from ..registers import Registers, Segment, TableRegister
 from ..symbols import Symbols, parse_map
 
 TYPE_CHECKING = False

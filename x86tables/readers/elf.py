@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from ..errors import Absent, ImageError, NotThere
-from ..machine import Registers, Segment, TableRegister
 from ..memory import Memory
+from ..registers import Registers, Segment, TableRegister
 from ..symbols import Symbols
 from . import Contents
 from .dwarf import Lines
@@ -57,20 +57,21 @@ def matches(data: Data) -> bool:
     return data[:4] == b"\x7fELF"
 
 
-def _open(path: str, data: Any) -> Any:
+def open_elf(path: str, data: Any) -> Any:
+    """The file as pyelftools has it; ImageError when it is no ELF file for x86 or its header is damaged."""
     try:
         from elftools.elf.elffile import ELFFile
     except ImportError:
         raise ImageError(f"{path}: an ELF file needs the package pyelftools: pip install 'x86tables[elf]'") from None
     if not matches(data):
         raise ImageError(f"{path}: no ELF file: it begins with {data[:4].hex(' ')}, 7f 45 4c 46 expected")
-    (elf,) = _guarded(path, "header at offset 0x0", (ELFFile(file) for file in (data,)))
+    (elf,) = guarded(path, "header at offset 0x0", (ELFFile(file) for file in (data,)))
     if elf["e_machine"] not in ("EM_X86_64", "EM_386"):
         raise ImageError(f"{path}: an ELF file for {elf['e_machine']}: EM_X86_64 or EM_386 expected at offset 0x12")
     return elf
 
 
-def _guarded(path: str, what: str, found: Iterable[Any]) -> Iterator[Any]:
+def guarded(path: str, what: str, found: Iterable[Any]) -> Iterator[Any]:
     """What pyelftools yields, its many kinds of trouble with damaged files turned into one sentence."""
     try:
         yield from found
@@ -80,12 +81,12 @@ def _guarded(path: str, what: str, found: Iterable[Any]) -> Iterator[Any]:
 
 def symbol_table(path: str, data: Data) -> Symbols:
     """Every named symbol that has a place, with source lines where the file has debugging information."""
-    triples = _all_symbols(path, _open(path, data))
+    triples = _all_symbols(path, open_elf(path, data))
     return Symbols(((address, name) for address, name, _ in triples), lines=Lines(data))
 
 
 def _all_symbols(path: str, elf: Any) -> list[tuple[int, str, int]]:
-    return list(_guarded(path, f"symbols or section headers at offset {elf['e_shoff']:#x}", _symbols(elf)))
+    return list(guarded(path, f"symbols or section headers at offset {elf['e_shoff']:#x}", _symbols(elf)))
 
 
 def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
@@ -100,10 +101,10 @@ def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
 
 def read(path: str, data: Data, options: Options) -> Contents:
     """The segments by virtual address, the symbols, and the tables that symbols or sections name."""
-    elf = _open(path, data)
+    elf = open_elf(path, data)
     pieces, reserved = [], []
     heads = f"program headers at offset {elf['e_phoff']:#x}"
-    for segment in _guarded(path, heads, elf.iter_segments("PT_LOAD")):
+    for segment in guarded(path, heads, elf.iter_segments("PT_LOAD")):
         start, held, size = segment["p_vaddr"], segment["p_filesz"], segment["p_memsz"]
         if segment["p_offset"] + held > len(data):
             raise ImageError(f"{path}: the segment at {start:#x} reaches beyond the end of the file ({len(data):#x})")
@@ -136,7 +137,7 @@ def _places(path: str, elf: Any, symbols: list[tuple[int, str, int]]) -> dict[st
     """Where each table is: (address, size or 0, what says so)."""
     sections = [
         (section["sh_addr"], section.name, section["sh_size"])
-        for section in _guarded(path, f"sections at offset {elf['e_shoff']:#x}", elf.iter_sections())
+        for section in guarded(path, f"sections at offset {elf['e_shoff']:#x}", elf.iter_sections())
         if section["sh_flags"] & 2 and section["sh_size"]
     ]
     places: dict[str, tuple[int, int, str]] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from ..errors import ImageError
-from ..machine import Registers, Segment, TableRegister
 from ..memory import PAGE, Memory
+from ..registers import Registers, Segment, TableRegister
 from . import Contents
 
 TYPE_CHECKING = False

@@ -6,9 +6,9 @@ from ..errors import ImageError, UsageError
 from ..gdt import Gdt
 from ..idt import Idt
 from ..image import Options
-from ..machine import Registers, Segment, TableRegister
 from ..memory import Memory
 from ..paging import canonical
+from ..registers import Registers, Segment, TableRegister
 from ..tss import Tss
 from . import Contents
 

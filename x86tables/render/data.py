@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import NotThere
 from ..gdt import CallGate, Entry, Gdt, SegmentDescriptor
-from ..machine import Registers, Segment, TableRegister
+from ..registers import Registers, Segment, TableRegister
 from ..tss import Tss
 
 TYPE_CHECKING = False

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from ..events import Attempt, Delivery, Event, Step
     from ..image import Image
-    from ..machine import Machine, Registers
+    from ..machine import Machine
+    from ..registers import Registers
     from ..story import Handler, Loop, Story
     from ..symbols import Symbols
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from ..events import Delivery, Event, Step
     from ..image import Image
-    from ..machine import Machine, Registers
+    from ..machine import Machine
+    from ..registers import Registers
     from ..scenarios import Judgement, Scenario
     from ..stacks import StackInUse
     from ..story import Loop, Story
