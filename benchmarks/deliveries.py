@@ -11,8 +11,9 @@ from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.declared import Area, declare
 from x86tables.delivery import deliver
 from x86tables.events import Event
-from x86tables.machine import Machine, Registers
+from x86tables.machine import Machine
 from x86tables.readers import open_image
+from x86tables.registers import Registers
 from x86tables.scenarios import play
 from x86tables.story import run
 
