@@ -4,59 +4,26 @@ Each line is a duel within one run: both sides alternate for many rounds, and th
 time is taken, a peer must have given the same result as we do.
 """
 
-import gc
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter
 
 from x86tables import Gate, checks, scenarios, schemas
 from x86tables.image import Image
 from x86tables.readers import open_image
 
-from . import peers
+from . import peers, readers
+from .duels import duel, line
 
 ROOT = Path(__file__).parent.parent
-ROUNDS, SLICE = 60, 0.004
+ROUNDS = 60
 TABLE = random.Random(1).randbytes(256 * Gate.size)
-
-
-def duel(rounds: int, *works: Callable[[], object], clock: Callable[[], float] = process_time) -> list[float]:
-    """Seconds of this process that each work takes: medians over rounds in which they take turns."""
-
-    def spent(work: Callable[[], object], times: int) -> float:
-        start = clock()
-        for _ in range(times):
-            work()
-        return (clock() - start) / times
-
-    for work in works:
-        work()  # what is made on first use is no part of the comparison
-    times = [max(1, round(SLICE / spent(work, 1))) for work in works]
-    gc.collect()
-    gc.disable()
-    try:
-        taken = [[spent(work, count) for work, count in zip(works, times, strict=True)] for _ in range(rounds)]
-    finally:
-        gc.enable()
-    return [median(column) for column in zip(*taken, strict=True)]
-
-
-def line(
-    work: str, ours: str, peer: str, seconds: list[float], target: float | None = None, at_most: bool = False
-) -> None:
-    mine, theirs = seconds
-    ratio = mine / theirs if at_most else theirs / mine
-    wanted = f"{'<=' if at_most else '>='} {target:g}" if target else ""
-    met = "" if not target else "met" if (ratio <= target if at_most else ratio >= target) else "MISSED"
-    print(f"{work:<12} {ours:<19} {peer:<22} {mine * 1e6:>9.1f} {theirs * 1e6:>9.1f} {ratio:>7.1f}  {wanted:<7} {met}")
 
 
 def whole_tables() -> None:
@@ -124,14 +91,23 @@ def process() -> None:
 
         dump = [str(python.with_name("x86tables")), "dump", image.name, "--base", "0x1000", "--idt", "0x1000,0xfff"]
         turn = duel(ROUNDS // 2, lambda: run(*dump), lambda: run(str(python), "-c", "pass"), clock=perf_counter)
-        line("process", "x86tables dump", "python -c pass", turn, 4, at_most=True)
+        line("process", "dump of an IDT", "python -c pass", turn, 4, at_most=True)
+        readers.make(big := scratch / "big.core")
+        for core, what in ((ROOT / "tests/images/linux.core", "dump of a Linux"), (big, "dump of 4 GiB")):
+            dump = [str(python.with_name("x86tables")), "dump", str(core)]
+            turn = duel(ROUNDS // 2, partial(run, *dump), lambda: run(str(python), "-c", "pass"), clock=perf_counter)
+            line("process", what, "python -c pass", turn, 8, at_most=True)
+        peak = readers.resident(python, "dump", str(big)) / 2**20
+        print(f"dump of a core of 4 GiB: {peak:.1f} MiB resident; at most 60: {'met' if peak <= 60 else 'MISSED'}")
+        print("\n4 GiB, ours and volatility3's; (b): without asking whether the image holds the page")
+        readers.compare(big)
 
 
 def main() -> None:
     print(
         f"Python {sys.version.split()[0]}; medians of {ROUNDS} rounds, microseconds; ratio: times that ours is faster"
     )
-    print("(in the last two lines: slower; (a): takes numbers that do not fit their field)\n")
+    print("(check, process: slower; (a): takes numbers that do not fit their field)\n")
     print(f"{'work':<12} {'ours':<19} {'peer':<22} {'ours':>9} {'peer':>9} {'ratio':>7}  target")
     whole_tables()
     one_gate()

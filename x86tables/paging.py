@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn, TypeAlias
 
-    Step: TypeAlias = tuple[str, int, int, bool, int, int]
+    Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
     Entries: TypeAlias = list[tuple[int, bool, int, bool, bool, bool]]
 
 KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
@@ -83,6 +83,9 @@ class Page(Record):
     executable: bool
 
 
+_page = Page.maker()
+
+
 class PageFault(Exception):  # noqa: N818 - the manual's word
     """#PF: `address` would be in CR2; `entry` is the paging-structure entry that decided, where one did."""
 
@@ -135,33 +138,42 @@ class AddressSpace:
         self.memory, self.paging, self.declared = memory, paging, declared
         self.levels = 5 if paging.mode == "5-level" else 4
         self._wide = paging.mode in ("4-level", "5-level")
-        self._narrow = paging.mode == "32-bit"
-        self._entry = struct.Struct("<I" if self._narrow else "<Q")
+        self._narrow, self._smap = paging.mode == "32-bit", paging.smap
+        entry = struct.Struct("<I" if self._narrow else "<Q")
+        self._size, self._unpack, self._unpack_all = entry.size, entry.unpack_from, entry.iter_unpack
         self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
         self._steps = [self._step(*level) for level in LEVELS[paging.mode]]
-        self._last = self._steps[-1:]
+        self._last, self._last_two = self._steps[-1:], self._steps[-2:]
         self._pages: dict[int, Page] = {}
         self._tables: dict[int, bytes] = {}
         self._frames: dict[int, int] = {}  # where reading is allowed
-        # What walks found for a place that one page directory entry covers: a large page, or where the last table is
-        # and the permissions down to it
-        self._directory_shift = 22 if self._narrow else 21
-        self._large: dict[int, Page] = {}
-        self._directories: dict[int, tuple[int, int]] = {}
+        # What walks found in PDPTEs and PDEs, by the linear memory that those cover: where the next table is and the
+        # permissions down to it, or a large page. Not where some of that memory may be undeclared.
+        self._low = 22 if self._narrow else 21
+        self._pdptes: dict[int, tuple[int, int]] = {}
+        self._pdes: dict[int, Page | tuple[int, int]] = {}
+        self._keeps = declared is None
 
     def _step(self, name: str, shift: int, width: int, large: bool) -> Step:
-        """A level of the walk: name, shift and mask of its index, whether PS may make an entry a page, and the bits
-        that must be 0 in a present entry that names a table, and in one that maps a page."""
-        paging = self.paging
+        """A level of the walk: name, shift and mask of its index, whether PS may make an entry a page, whether entries
+        have permissions, and the bits that must be 0 in a present one that names a table, and in one of a page."""
+        mask, paging = (1 << width) - 1, self.paging
         if self._narrow:
-            return name, shift, (1 << width) - 1, large and paging.pse, 0, 1 << 21 if shift == 22 else 0
+            return name, shift, mask, large and paging.pse, True, 0, 1 << 21 if shift == 22 else 0
+        if name == "PDPTE" and not self._wide:
+            return (
+                name,
+                shift,
+                mask,
+                large,
+                False,
+                0,
+                0,
+            )  # PAE's top entries are checked when CR3 is loaded, not by a walk
         reserved = _ADDRESS & ~((1 << paging.maxphyaddr) - 1) | (0 if paging.nxe else NX)
-        if self._wide:
-            reserved |= PS if name in ("PML4E", "PML5E") else 0
-        else:  # PAE's four top entries are checked when CR3 is loaded, not by a walk
-            reserved = 0 if name == "PDPTE" else reserved | 0x7FF0_0000_0000_0000
-        page = reserved | ((1 << shift) - 1 & ~0x1FFF if shift > 12 else 0)
-        return name, shift, (1 << width) - 1, large, reserved, page
+        reserved |= 0 if self._wide else 0x7FF0_0000_0000_0000
+        reserved |= PS if name in ("PML4E", "PML5E") else 0
+        return name, shift, mask, large, True, reserved, reserved | ((1 << shift) - 1 & ~0x1FFF if shift > 12 else 0)
 
     def walk(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Page:
         """The page that holds `linear`, by the tables alone.
@@ -190,11 +202,11 @@ class AddressSpace:
         note: Callable[[PageEntry], None] | None = None,
     ) -> Page:
         """The walk from `table` on. `allowed` has RW and US where all levels above have them, NX where none has it."""
-        tables, unpack, width = self._tables, self._entry.unpack_from, self._entry.size
-        for name, shift, mask, large, as_table, as_page in steps:
-            data = tables.get(table) or self._read(table, (mask + 1) * width)
-            at = (linear >> shift & mask) * width
-            value = unpack(data, at)[0] if data else unpack(self.memory.read(table + at, width))[0]
+        tables, unpack, size = self._tables, self._unpack, self._size
+        for name, shift, mask, large, has_rights, as_table, as_page in steps:
+            data = tables.get(table) or self._read(table, (mask + 1) * size)
+            at = (linear >> shift & mask) * size
+            value = unpack(data, at)[0] if data else unpack(self.memory.read(table + at, size))[0]
             if note is not None:
                 note(PageEntry(name, table + at, value))
             if not value & P:
@@ -203,18 +215,21 @@ class AddressSpace:
             if wrong := value & (as_page if page else as_table):
                 why = f"{name} has reserved bits {wrong:#x} set"
                 raise PageFault(linear, 1 | 8, why, PageEntry(name, table + at, value))
-            if name != "PDPTE" or self._wide:  # PAE's four top entries have no permissions
+            if has_rights:
                 allowed &= value ^ NX
             if page:
-                size = 1 << shift
                 start = value & self._table if shift == 12 else self._frame(value, shift)
-                found = Page(linear & -size, start, size, allowed & RW != 0, allowed & US != 0, allowed & NX != 0)
-                if shift > 12 and self.declared is None:
-                    self._large[linear >> self._directory_shift] = found
+                w, u, x = allowed & RW != 0, allowed & US != 0, allowed & NX != 0
+                found = _page((linear & -1 << shift, start, 1 << shift, w, u, x))
+                if shift > 12 and self._keeps:
+                    self._pdes[linear >> self._low] = found
                 return found
             table = value & self._table
-            if shift == self._directory_shift and self.declared is None:
-                self._directories[linear >> shift] = table, allowed
+            if self._keeps:
+                if shift == self._low:
+                    self._pdes[linear >> shift] = table, allowed
+                elif shift == 30:
+                    self._pdptes[linear >> shift] = table, allowed
         raise AssertionError("the last level always ends the walk")
 
     def _read(self, table: int, size: int) -> bytes:
@@ -231,34 +246,37 @@ class AddressSpace:
         return frame | (value >> 13 & 0xFF) << 32 if shift == 22 else frame
 
     def page(self, linear: int) -> Page:
-        """`walk`, remembered: a page that was found once is not looked up again, nor is the way to its neighbours.
-
-        That is what a processor does too. Source: SDM Vol. 3A, "Caching Translation Information".
-        """
+        """`walk`, remembered: a page that was found once is not looked up again."""
         found = self._pages.get(linear >> 12)
         if found is None:
-            place = linear >> self._directory_shift
-            found = self._large.get(place)
-            if found is None:
-                known = self._directories.get(place)
-                found = self._walk(linear, self._last, *known) if known is not None else self.walk(linear)
-            self._pages[linear >> 12] = found
+            found = self._pages[linear >> 12] = self._find(linear)
         return found
+
+    def _find(self, linear: int) -> Page:
+        """`walk`, begun at the page table or the page directory where it is remembered, as processors do it.
+
+        Source: SDM Vol. 3A, "Caching Translation Information".
+        """
+        known = self._pdes.get(linear >> self._low)
+        if known is not None:
+            return known if isinstance(known, Page) else self._walk(linear, self._last, *known)
+        upper = self._pdptes.get(linear >> 30)
+        return self._walk(linear, self._last_two, *upper) if upper is not None else self.walk(linear)
 
     def translate(self, linear: int, access: Access = READ) -> int:
         """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
         if access is READ and (frame := self._frames.get(linear >> 12)) is not None:
             return frame + (linear & PAGE - 1)
         try:
-            page = self.page(linear)
+            page = self._find(linear) if access is READ else self.page(linear)
         except PageFault as fault:
             fault.error_code |= self._cause(access)
             raise
-        if access is not READ or self.paging.smap:
+        if access is not READ or self._smap:
             self._check(linear, page, access)
         physical = page.physical + (linear & page.size - 1)
         if access is READ:
-            self._frames[linear >> 12] = physical & -PAGE
+            self._frames[linear >> 12] = physical - (linear & PAGE - 1)
         return physical
 
     def _cause(self, access: Access) -> int:
@@ -331,7 +349,7 @@ class AddressSpace:
         size = 1 << self._steps[depth][1]
         if depth == len(self._steps) - 1:
             yield [
-                Page(base + offset, start, size, writable and w, user and u, executable and x)
+                _page((base + offset, start, size, writable and w, user and u, executable and x))
                 for offset, _, start, w, u, x in entries
             ]
             return
@@ -345,14 +363,13 @@ class AddressSpace:
     def _entries(self, depth: int, table: int) -> Iterator[tuple[int, bool, int, bool, bool, bool]]:
         """The present entries of a table without reserved bits: what they add to the linear address, whether they map
         a page, where it or the next table is, and their permissions."""
-        name, shift, mask, large, as_table, as_page = self._steps[depth]
-        plain = name == "PDPTE" and not self._wide  # PAE's four top entries have no permissions
+        _, shift, mask, large, has_rights, as_table, as_page = self._steps[depth]
         upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
         try:
-            data = self.memory.read(table, (mask + 1) * self._entry.size)
+            data = self.memory.read(table, (mask + 1) * self._size)
         except Absent:
             return
-        for index, (value,) in enumerate(self._entry.iter_unpack(data)):
+        for index, (value,) in enumerate(self._unpack_all(data)):
             if not value & P:
                 continue
             page = shift == 12 or (large and value & PS != 0)
@@ -363,7 +380,14 @@ class AddressSpace:
                 offset += (1 << 64) - 2 * upper
             start = self._frame(value, shift) if page else value & self._table
             no_execute = not self._narrow and value & NX != 0
-            yield offset, page, start, plain or value & RW != 0, plain or value & US != 0, plain or not no_execute
+            yield (
+                offset,
+                page,
+                start,
+                not has_rights or value & RW != 0,
+                not has_rights or value & US != 0,
+                not has_rights or not no_execute,
+            )
 
 
 class Region(Record):

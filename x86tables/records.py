@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 TYPE_CHECKING = False  # `typing` costs a third of the start-up time of a short command
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, Self, dataclass_transform
 
     class Values:
@@ -75,6 +77,11 @@ class Record(Values):
 
         def __getnewargs__(self):
             return tuple(self)
+
+    @classmethod
+    def maker(cls) -> Callable[[tuple[Any, ...]], Self]:
+        """What makes a record of a tuple of all its fields: twice as fast, for where very many are made."""
+        return partial(tuple.__new__, cls)  # type: ignore[type-var]
 
     def asdict(self) -> dict[str, Any]:
         """Field names and values, in order."""
