@@ -148,7 +148,8 @@ async def capture(name: str, output: Path, packages: Path, log: Path | None) -> 
             await asyncio.wait_for(stop(monitor, system, work), 900)
             spread = await symbols(monitor, work, output / f"{name}.map")
             spread += [int(place, 16) for place in system.places.split()]
-            document: dict[str, object] = {"captured": {"qemu": version, "packages": versions, "command": argv}}
+            told = [part.removeprefix(f"{packages}/") for part in argv]
+            document: dict[str, object] = {"captured": {"qemu": version, "packages": versions, "command": told}}
             document["cpus"] = await facts(monitor, system.cpus, spread)
             if name == "ovmf":
                 document["flat"] = await flat(monitor, output, name)

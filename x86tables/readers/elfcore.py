@@ -158,6 +158,10 @@ def _state(note: bytes, remarks: list[str]) -> Registers | None:
         remarks.append(f"QEMU's note has version {values[0]}: 1 expected")
         return None
     general = dict(zip(_GENERAL, values[2:18], strict=True))
+    for name, selector in zip(_SEGMENTS, values[20:70:5], strict=True):
+        if selector > 0xFFFF:
+            remarks.append(f"QEMU's note has {selector:#x} as the selector in {name.upper()}: 16 bits expected")
+            return None
     segments: dict[str, Any] = {
         name: Segment(values[at], values[at + 4], values[at + 1], values[at + 2])
         for name, at in zip(_SEGMENTS, range(20, 70, 5), strict=True)

@@ -1,0 +1,115 @@
+"""Damaged files for every reader: `python tests/fuzz.py SECONDS [SEED]` runs long, tests/test_fuzz_readers.py briefly.
+
+A case takes a good file, changes it in a few places (bits, words that lie about sizes, pieces cut out or doubled, the
+end cut off), and runs a command on it. The command may show what is left, or refuse in one sentence; nothing else.
+"""
+
+import gzip
+import lzma
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import specimens
+from cli import call
+
+LIES = [
+    b"\0" * 8,
+    b"\xff" * 8,
+    b"\xff" * 4,
+    b"\0\0\0\0\0\0\0\x80",
+    b"\xff" * 7 + b"\x7f",
+    b"\0\0\0\x80",
+    b"\1" + b"\0" * 7,
+]
+SECONDS = 5.0  # of the processor, for one file of these sizes
+
+# A good file, and the command that reads it ({} is the file, {core} an undamaged core beside it)
+SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "elfcore": (specimens.core, "dump {}"),
+    "elfcore, judged": (specimens.core, "check {} --scenario all"),
+    "elf": (specimens.kernel, "dump {}"),
+    "raw": (specimens.memory, "dump {} --base 0x100000 --gdt 0x100000,0x37 --idt 0x100100,0x7f --tss 0x100f00"),
+    "table": (lambda: specimens.tables()[specimens.IDT : specimens.IDT + 128], "dump {}"),
+    "registers": (specimens.MONITOR.encode, "dump {core} --registers {}"),
+    "symbols": (lambda: specimens.SYSTEM_MAP, "dump {core} --symbols {}"),
+    "symbols of an ELF": (specimens.kernel, "dump {core} --symbols {}"),
+    "gzip": (lambda: gzip.compress(specimens.core(), 1), "dump {}"),
+    "xz": (lambda: lzma.compress(specimens.core(), preset=0), "dump {}"),
+}
+
+
+def damaged(good: bytes, rng: random.Random) -> bytes:
+    """`good` with one to four changes, most of them where headers are."""
+    data = bytearray(good)
+    for _ in range(rng.randint(1, 4)):
+        if not data:
+            break
+        at = rng.randrange(min(len(data), rng.choice((64, 256, 1024, len(data)))))
+        change = rng.randrange(6)
+        if change == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif change == 1:
+            data[at] = rng.randrange(256)
+        elif change == 2:
+            lie = rng.choice(LIES)
+            data[at : at + len(lie)] = lie[: len(data) - at]
+        elif change == 3:
+            del data[at : at + rng.randint(1, 64)]
+        elif change == 4:
+            data[at:at] = data[at : at + rng.randint(1, 64)]
+        else:
+            del data[rng.randrange(len(data)) :]
+    return bytes(data)
+
+
+class Fuzz:
+    """Cases by seed and number, each the same whenever it is run again."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder, self.seed = folder, seed
+        self.good = {name: make() for name, (make, _) in SPECIMENS.items()}
+        self.core = folder / "good.core"
+        self.core.write_bytes(specimens.core())
+
+    def case(self, number: int) -> str:
+        """Run one case; what was wrong with how it went, "" when nothing was."""
+        name = list(SPECIMENS)[number % len(SPECIMENS)]
+        path = self.folder / "damaged"
+        path.write_bytes(damaged(self.good[name], random.Random(f"{self.seed} {number}")))
+        words = [word.format(path, core=self.core) for word in SPECIMENS[name][1].split()]
+        start = time.process_time()
+        try:
+            status, out, err = call(*words)
+        except Exception:
+            return f"{name}: {traceback.format_exc()}"
+        taken = time.process_time() - start
+        if taken > SECONDS:
+            return f"{name}: {taken:.1f} s"
+        if status == 2:
+            told = err.startswith("x86tables: ") and err.count("\n") == 1 and str(self.folder) in err
+            told = told and (not out or "no table can be read" in err)
+            return "" if told else f"{name}: exit 2 with {out[:80]!r} and {err!r}"
+        return "" if status in (0, 1) and out and not err else f"{name}: exit {status} with {err!r}"
+
+
+def main() -> int:
+    """Run until the time is up; 1 when a case went wrong, which is told with its number."""
+    seconds, seed = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    with tempfile.TemporaryDirectory() as folder:
+        fuzz, number, failed, end = Fuzz(Path(folder), seed), 0, 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            if wrong := fuzz.case(number):
+                failed += 1
+                print(f"seed {seed}, case {number}: {wrong}")
+            number += 1
+    print(f"{number} cases, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
