@@ -161,15 +161,8 @@ class AddressSpace:
         if self._narrow:
             return name, shift, mask, large and paging.pse, True, 0, 1 << 21 if shift == 22 else 0
         if name == "PDPTE" and not self._wide:
-            return (
-                name,
-                shift,
-                mask,
-                large,
-                False,
-                0,
-                0,
-            )  # PAE's top entries are checked when CR3 is loaded, not by a walk
+            # PAE's top entries are checked when CR3 is loaded, not by a walk
+            return name, shift, mask, large, False, 0, 0
         reserved = _ADDRESS & ~((1 << paging.maxphyaddr) - 1) | (0 if paging.nxe else NX)
         reserved |= 0 if self._wide else 0x7FF0_0000_0000_0000
         reserved |= PS if name in ("PML4E", "PML5E") else 0
