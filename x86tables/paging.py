@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, TypeAlias
 
     Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
+    Found: TypeAlias = tuple[int, int, int]
     Entries: TypeAlias = list[tuple[int, bool, int, bool, bool, bool]]
 
 KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
@@ -139,19 +140,20 @@ class AddressSpace:
         self.levels = 5 if paging.mode == "5-level" else 4
         self._wide = paging.mode in ("4-level", "5-level")
         self._narrow, self._smap = paging.mode == "32-bit", paging.smap
+        self._all = -1 if self._wide or paging.mode == "flat" else 0xFFFF_FFFF
         entry = struct.Struct("<I" if self._narrow else "<Q")
         self._size, self._unpack, self._unpack_all = entry.size, entry.unpack_from, entry.iter_unpack
         self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
         self._steps = [self._step(*level) for level in LEVELS[paging.mode]]
         self._last, self._last_two = self._steps[-1:], self._steps[-2:]
-        self._pages: dict[int, Page] = {}
+        self._pages: dict[int, Found] = {}
         self._tables: dict[int, bytes] = {}
         self._frames: dict[int, int] = {}  # where reading is allowed
-        # What walks found in PDPTEs and PDEs, by the linear memory that those cover: where the next table is and the
-        # permissions down to it, or a large page. Not where some of that memory may be undeclared.
+        # What walks found in PDPTEs and PDEs, by the linear memory that those cover: a table or a large page. Not where
+        # some of that memory may be undeclared.
         self._low = 22 if self._narrow else 21
-        self._pdptes: dict[int, tuple[int, int]] = {}
-        self._pdes: dict[int, Page | tuple[int, int]] = {}
+        self._pdptes: dict[int, Found] = {}
+        self._pdes: dict[int, Found] = {}
         self._keeps = declared is None
 
     def _step(self, name: str, shift: int, width: int, large: bool) -> Step:
@@ -175,13 +177,19 @@ class AddressSpace:
         NonCanonical. `note` is called with each entry read. Sources: SDM Vol. 3A, figures "Linear-Address Translation
         to a 4-KByte Page using 4-Level Paging" and its neighbours.
         """
-        if self._wide:
-            if not canonical(linear, self.levels):
-                raise NonCanonical(linear)
-        elif self.paging.mode != "flat":
-            linear &= 0xFFFF_FFFF
+        return self._page(linear, self._from_top(linear, note))
+
+    def _page(self, linear: int, found: Found) -> Page:
+        place, shift, allowed = found
+        w, u, x = allowed & RW != 0, allowed & US != 0, allowed & NX != 0
+        return _page((linear & self._all & -1 << shift, place, 1 << shift, w, u, x))
+
+    def _from_top(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Found:
+        if self._wide and not canonical(linear, self.levels):
+            raise NonCanonical(linear)
+        linear &= self._all
         if not self._steps:
-            return Page(linear & -PAGE, linear & -PAGE, PAGE, True, False, True)
+            return linear & -PAGE, 12, RW | NX
         if self.declared is not None and not any(linear in known for known in self.declared):
             raise Undeclared(linear)
         return self._walk(linear, self._steps, self.paging.root, -1, note)
@@ -193,13 +201,15 @@ class AddressSpace:
         table: int,
         allowed: int,
         note: Callable[[PageEntry], None] | None = None,
-    ) -> Page:
-        """The walk from `table` on. `allowed` has RW and US where all levels above have them, NX where none has it."""
+    ) -> Found:
+        """The walk from `table` on: where the page is, log2 of its size (0 for a table where it is remembered), and
+        `allowed`: RW and US where all levels have them, NX where none has it."""
         tables, unpack, size = self._tables, self._unpack, self._size
         for name, shift, mask, large, has_rights, as_table, as_page in steps:
-            data = tables.get(table) or self._read(table, (mask + 1) * size)
             at = (linear >> shift & mask) * size
-            value = unpack(data, at)[0] if data else unpack(self.memory.read(table + at, size))[0]
+            # whole directories are kept; of a page table, walks seldom want a second entry
+            data = b"" if shift == 12 else tables.get(table) or self._read(table, (mask + 1) * size)
+            (value,) = unpack(data, at) if data else unpack(self.memory.read(table + at, size))
             if note is not None:
                 note(PageEntry(name, table + at, value))
             if not value & P:
@@ -211,18 +221,18 @@ class AddressSpace:
             if has_rights:
                 allowed &= value ^ NX
             if page:
-                start = value & self._table if shift == 12 else self._frame(value, shift)
-                w, u, x = allowed & RW != 0, allowed & US != 0, allowed & NX != 0
-                found = _page((linear & -1 << shift, start, 1 << shift, w, u, x))
-                if shift > 12 and self._keeps:
+                if shift == 12:
+                    return value & self._table, 12, allowed
+                found = self._frame(value, shift), shift, allowed
+                if self._keeps:
                     self._pdes[linear >> self._low] = found
                 return found
             table = value & self._table
             if self._keeps:
                 if shift == self._low:
-                    self._pdes[linear >> shift] = table, allowed
+                    self._pdes[linear >> shift] = table, 0, allowed
                 elif shift == 30:
-                    self._pdptes[linear >> shift] = table, allowed
+                    self._pdptes[linear >> shift] = table, 0, allowed
         raise AssertionError("the last level always ends the walk")
 
     def _read(self, table: int, size: int) -> bytes:
@@ -240,34 +250,39 @@ class AddressSpace:
 
     def page(self, linear: int) -> Page:
         """`walk`, remembered: a page that was found once is not looked up again."""
+        return self._page(linear, self._remembered(linear))
+
+    def _remembered(self, linear: int) -> Found:
         found = self._pages.get(linear >> 12)
         if found is None:
             found = self._pages[linear >> 12] = self._find(linear)
         return found
 
-    def _find(self, linear: int) -> Page:
+    def _find(self, linear: int) -> Found:
         """`walk`, begun at the page table or the page directory where it is remembered, as processors do it.
 
         Source: SDM Vol. 3A, "Caching Translation Information".
         """
-        known = self._pdes.get(linear >> self._low)
-        if known is not None:
-            return known if isinstance(known, Page) else self._walk(linear, self._last, *known)
-        upper = self._pdptes.get(linear >> 30)
-        return self._walk(linear, self._last_two, *upper) if upper is not None else self.walk(linear)
+        if (known := self._pdes.get(linear >> self._low)) is not None:
+            table, shift, allowed = known
+            return known if shift else self._walk(linear, self._last, table, allowed)
+        if (known := self._pdptes.get(linear >> 30)) is not None:
+            table, _, allowed = known
+            return self._walk(linear, self._last_two, table, allowed)
+        return self._from_top(linear)
 
     def translate(self, linear: int, access: Access = READ) -> int:
         """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
         if access is READ and (frame := self._frames.get(linear >> 12)) is not None:
             return frame + (linear & PAGE - 1)
         try:
-            page = self._find(linear) if access is READ else self.page(linear)
+            place, shift, allowed = self._find(linear) if access is READ else self._remembered(linear)
         except PageFault as fault:
             fault.error_code |= self._cause(access)
             raise
         if access is not READ or self._smap:
-            self._check(linear, page, access)
-        physical = page.physical + (linear & page.size - 1)
+            self._check(linear, allowed, access)
+        physical = place + (linear & (1 << shift) - 1)
         if access is READ:
             self._frames[linear >> 12] = physical - (linear & PAGE - 1)
         return physical
@@ -277,22 +292,23 @@ class AddressSpace:
         fetch = access.fetch and (self.paging.nxe or self.paging.smep)
         return access.write << 1 | access.user << 2 | fetch << 4
 
-    def _check(self, linear: int, page: Page, access: Access) -> None:
+    def _check(self, linear: int, allowed: int, access: Access) -> None:
         """Access rights. Source: SDM Vol. 3A, "Determination of Access Rights"."""
         paging = self.paging
+        writable, user, executable = allowed & RW, allowed & US, allowed & NX
         if access.user:
-            if not page.user:
+            if not user:
                 self._refuse(linear, access, "user access to a supervisor page")
-            if access.write and not page.writable:
+            if access.write and not writable:
                 self._refuse(linear, access, "write to a read-only page")
         else:
-            if access.write and not page.writable and paging.wp:
+            if access.write and not writable and paging.wp:
                 self._refuse(linear, access, "write to a read-only page with CR0.WP set")
-            if page.user and access.fetch and paging.smep:
+            if user and access.fetch and paging.smep:
                 self._refuse(linear, access, "fetch from a user page with CR4.SMEP set")
-            if page.user and not access.fetch and paging.smap and (access.implicit or not access.ac):
+            if user and not access.fetch and paging.smap and (access.implicit or not access.ac):
                 self._refuse(linear, access, "supervisor access to a user page with CR4.SMAP set")
-        if access.fetch and not page.executable and paging.nxe:
+        if access.fetch and not executable and paging.nxe:
             self._refuse(linear, access, "fetch from a page with execute-disable set")
 
     def _refuse(self, linear: int, access: Access, why: str) -> NoReturn:
