@@ -3,20 +3,19 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli import IMAGES, call, refused
 from kernels import AREAS, GUARD, IST, TOP, gate, kernel
+from spoilt import CHANGES, linux
 
 from x86tables import Tss
 from x86tables.machine import Machine
 from x86tables.proof import bochs, workers
 from x86tables.proof.account import COMPARED, Account, Seen, differences
 from x86tables.proof.prove import Proved, prove
-from x86tables.readers import open_image
 from x86tables.registers import LA57
 from x86tables.scenarios import Options, play
 
@@ -152,73 +151,11 @@ def test_a_physical_address_of_more_than_40_bits() -> None:
 # Images
 
 
-def changed(machine: Machine, linear: int, data: bytes) -> Machine:
-    """The machine with other bytes at a linear address."""
-    memory = machine.memory.copy()
-    memory.overlay(machine.translate(linear), data)
-    return machine.variant(memory=memory)
-
-
-def with_gate(**changes: int) -> Callable[[Machine], Machine]:
-    def change(machine: Machine) -> Machine:
-        assert machine.registers.idtr is not None
-        return changed(machine, machine.registers.idtr.base + 0x80, bytes(machine.idt[8].replace(**changes)))
-
-    return change
-
-
-def with_ist1(room: int | None) -> Callable[[Machine], Machine]:
-    """IST1 so many bytes above the end of its stack; None: zero."""
-
-    def change(machine: Machine) -> Machine:
-        assert machine.registers.tr is not None
-        top = 0 if room is None else machine.stack(machine.tss.ist1).bottom + room
-        return changed(machine, machine.registers.tr.base + Tss.field("ist1").offset, top.to_bytes(8, "little"))
-
-    return change
-
-
-def with_limit(register: str, limit: int) -> Callable[[Machine], Machine]:
-    def change(machine: Machine) -> Machine:
-        loaded = getattr(machine.registers, register)
-        return machine.variant(machine.registers.replace(**{register: loaded.replace(limit=limit)}))
-
-    return change
-
-
-def not_executable(machine: Machine) -> Machine:
-    """The page of the #DF handler, in every level that maps it."""
-    entries: list[Any] = []
-    machine.space.walk(machine.idt[8].offset, entries.append)
-    memory = machine.memory.copy()
-    memory.overlay(entries[-1].address, (entries[-1].value | 1 << 63).to_bytes(8, "little"))
-    return machine.variant(memory=memory)
-
-
 @bochscpu
-@pytest.mark.parametrize(
-    ("change", "verdict"),
-    [
-        (lambda machine: machine, "survives"),
-        (with_gate(ist=0), "triple-fault"),
-        (with_gate(p=False), "triple-fault"),
-        (with_gate(selector=0), "triple-fault"),
-        (with_ist1(None), "triple-fault"),
-        (with_ist1(0), "triple-fault"),
-        (with_ist1(40), "triple-fault"),
-        (with_ist1(48), "loops"),
-        (with_ist1(64), "loops"),
-        (with_ist1(176), "survives"),
-        (not_executable, "loops"),
-        (with_limit("idtr", 0x8E), "triple-fault"),
-        (with_limit("idtr", 0x8F), "survives"),
-        (with_limit("idtr", 0xEF), "survives"),
-        (with_limit("tr", 0x2A), "triple-fault"),
-        (with_limit("tr", 0x2B), "survives"),
-    ],
-)
-def test_linux_with_one_thing_changed(change: Callable[[Machine], Machine], verdict: str) -> None:
-    made = proved(change(open_image(str(IMAGES / "linux.core")).machines[0]))
+@pytest.mark.parametrize("name", ["", *CHANGES])
+def test_linux_with_one_thing_changed(name: str) -> None:
+    made = proved(linux(name).machines[0])
+    verdict = CHANGES[name].verdict if name else "survives"
     assert (made.predicted, made.verdict, made.agrees) == (verdict, verdict, True)
     assert all(proof.account for proof in made.scenarios["stack-overflow"])
 

@@ -7,7 +7,7 @@ import re
 from .. import vectors
 from ..memory import PAGE
 from ..paging import Access
-from .catalogue import ERROR, NOTE, WARNING, Finding, rule
+from .catalogue import ERROR, NOTE, SEVERITIES, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code
 from .words import listed, runs
 
@@ -83,7 +83,7 @@ def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
         time (SDM Vol. 3A, text on #DF: faults while prefetching the handler are outside of the double-fault table;
         "Determination of Access Rights": fetches). A warning for vectors from 32; a note for 9, 15 and 20 to 31, which
         the processor does not raise unless a feature is on, and for #MC with CR4.MCE=0: kernels leave those at start-up
-        code that they have freed.
+        code that they have freed. Handlers in one page are one finding, as severe as the worst of them.
     Fix: keep handlers in memory that is mapped and executable for as long as the IDT names them.
     Bad: idt[14] leads into .init.text, which is freed after the boot
     Good: idt[14] leads into .text
@@ -93,12 +93,18 @@ def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
         pages.setdefault(gate.offset & -PAGE, []).append(vector)
     groups: dict[tuple[str, str], list[int]] = {}
     for page, users in pages.items():
-        why = cpu.trouble(page, FETCH) if cpu.canonical(page) else ""
-        for vector in users if why else ():
-            severity = NOTE if vector in UNLIKELY or cpu.off(vector) else WARNING if vector > 31 else ""
-            groups.setdefault((severity, str(why)), []).append(vector)
-    for (severity, why), found in sorted(groups.items()):
-        yield Finding(f"idt[{runs(found)}].offset", f"{_handlers(cpu, found)}: {why}", severity)
+        if why := cpu.trouble(page, FETCH) if cpu.canonical(page) else "":
+            worst = min((_concern(cpu, vector) for vector in users), key=SEVERITIES.index)
+            groups.setdefault((worst, why), []).extend(users)
+    for (severity, why), found in groups.items():
+        yield Finding(f"idt[{runs(sorted(found))}].offset", f"{_handlers(cpu, sorted(found))}: {why}", severity)
+
+
+def _concern(cpu: Cpu, vector: int) -> str:
+    """How severe it is that a handler cannot run."""
+    if vector in UNLIKELY or cpu.off(vector):
+        return NOTE
+    return WARNING if vector > 31 else ERROR
 
 
 def _handlers(cpu: Cpu, found: list[int]) -> str:

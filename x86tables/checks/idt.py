@@ -190,10 +190,15 @@ def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
         here, there = (f"{g.selector:#x}:{cpu.named(g.offset)}, IST {g.ist}" for g in (mine[vector], theirs[vector]))
         example = f"{vectors.label(vector)} leads to {here}, there to {there}"
         yield Finding(f"idt[{runs(different)}]", f"gates are not those of CPU {common.number}: {example}")
+    table = cpu.table("idt")
+    cut = [vector for vector in common.present if not covers(cpu, vector)]
+    if table is not None and cut and covers(cpu, PF):
+        message = f"limit {table.limit:#x} leaves out gates that CPU {common.number} has: {runs(cut)}"
+        yield Finding("idtr.limit", message)
 
 
 def _most_common(cpus: list[Cpu]) -> Cpu | None:
-    """The first of the CPUs whose gates most of them have."""
+    """The first of the CPUs whose gates most of them have; of equally many, those with more gates."""
     groups: list[list[Cpu]] = []
     for cpu in cpus:
         if not cpu.gates:
@@ -204,4 +209,4 @@ def _most_common(cpus: list[Cpu]) -> Cpu | None:
                 break
         else:
             groups.append([cpu])
-    return max(groups, key=len)[0] if groups else None
+    return max(groups, key=lambda group: (len(group), len(group[0].gates)))[0] if groups else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import Absent
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
-from .cpu import ROOM
+from .cpu import FRAME, ROOM
 from .gates import trap_stacks
 from .tables import TOP
 from .tss import mildness, same_tss, shifted
@@ -36,10 +36,14 @@ def not_writable(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     for stack in cpu.stacks:
         if stack.first:
-            severity = mildness(cpu, stack.slots[0]) if len(stack.slots) == 1 else ""
             turned = " (it can be above: is it the stack's lowest address?)" if cpu.trouble(stack.top) == "" else ""
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, cannot be pushed to: {stack.first}{turned}"
-            yield Finding(stack.where, message, severity)
+            yield Finding(stack.where, message, _severity(cpu, stack))
+
+
+def _severity(cpu: Cpu, stack: UsedStack) -> str:
+    """The severity of a stack that takes no frame, where it is less than an error."""
+    return mildness(cpu, stack.slots[0]) if len(stack.slots) == 1 else ""
 
 
 @rule("STK002", WARNING, "a stack has no guard page below it")
@@ -72,7 +76,8 @@ def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: the processor pushes up to 48 bytes, and any handler then saves the 15 general registers and calls something:
         with less room its first pushes fault, or write into the stack that ends just below (SDM Vol. 3A, figure
-        "IA-32e Mode Stack Usage After Privilege Level Change"). A formatted panic message wants several KiB.
+        "IA-32e Mode Stack Usage After Privilege Level Change"). Where the frame itself breaks off at a page that
+        cannot be pushed to, the exception is lost: an error. A formatted panic message wants several KiB.
     Fix: 16 KiB for each stack, none inside of another.
     Bad: tss.ist2 = tss.ist1 + 64
     Good: tss.ist2 = tss.ist1 + GUARD + 0x4000
@@ -80,11 +85,13 @@ def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
     for stack in cpu.stacks:
         if stack.first != "":
             continue
-        room, below = cpu.room(stack), cpu.below(stack)
-        if room < ROOM:
-            why = f"before the stack of {below[1]} begins" if below else f"before a push faults: {cpu.ground(stack)[1]}"
-            message = f"{stack.names} {stack.top:#x} has {room} bytes {why}; a frame and a handler take {ROOM}"
-            yield Finding(stack.where, message)
+        room, below, why = cpu.room(stack), cpu.below(stack), cpu.ground(stack)[1]
+        if room < ROOM and (below or why is not None):
+            why = f"before the stack of {below[1]} begins" if below else f"before a push faults: {why}"
+            lost = room < FRAME and not below
+            needs = f"the frame takes {FRAME}" if lost else f"a frame and a handler take {ROOM}"
+            message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
+            yield Finding(stack.where, message, _severity(cpu, stack) or ERROR if lost else "")
 
 
 @rule("STK004", WARNING, "a stack's end is not 16-byte aligned")
@@ -101,7 +108,7 @@ def misaligned(image: Image, cpu: Cpu) -> Iterator[Finding]:
     if shifted(cpu):
         return
     for stack in cpu.stacks:
-        if stack.top % 16 and not stack.first:
+        if stack.top % 16 and not stack.first and cpu.room(stack) >= ROOM:
             yield Finding(stack.where, f"{stack.names} {stack.top:#x} is aligned down to {stack.top & ~15:#x}")
 
 

@@ -83,7 +83,7 @@ def changed_descriptor(image: Image, cpu: Cpu) -> Iterator[Finding]:
     if tr.base != code.base:
         lost = ": bits 63:32 are lost" if (tr.base ^ code.base) << 32 & TOP - 1 == 0 else ""
         yield Finding("tr.base", f"TR has base {tr.base:#x}, its descriptor {code.base:#x}{lost}")
-    elif tr.limit != code.effective_limit:
+    elif tr.limit != code.effective_limit and not _cut_off(cpu):
         yield Finding("tr.limit", f"TR has limit {tr.limit:#x}, its descriptor {code.effective_limit:#x}")
 
 
@@ -131,12 +131,21 @@ def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
     tr, table = cpu.registers.tr, cpu.tss
     if tr is None or table is None or tr.limit >= FULL:
         return
-    cut = [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 > tr.limit]
-    if cut:
+    if cut := _cut_off(cpu):
+        code = cpu.tss_descriptor
+        said = "" if code is None or code.effective_limit == tr.limit else f", in the GDT {code.effective_limit:#x},"
         users = "; ".join(f"{name.upper()} for {listed(users) if users else RING3_STACK}" for name, users in cut)
-        yield Finding("tr.limit", f"limit {tr.limit:#x} cuts off {users}: #TS")
+        yield Finding("tr.limit", f"limit {tr.limit:#x}{said} cuts off {users}: #TS")
     else:
         yield Finding("tr.limit", f"limit {tr.limit:#x}: a 64-bit TSS has 104 bytes, limit 0x67", WARNING)
+
+
+def _cut_off(cpu: Cpu) -> list[tuple[str, tuple[int, ...]]]:
+    """The stack pointers in use that end beyond the limit in TR, with the vectors that ask for them."""
+    tr = cpu.registers.tr
+    if tr is None or cpu.tss is None:
+        return []
+    return [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 > tr.limit]
 
 
 @rule("TSS007", ERROR, "the TSS descriptor counts its limit in pages")
