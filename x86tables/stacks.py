@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NEAR = 1 << 20  # a guard page is looked for so far below a stack pointer
 FAR_PAGES = 1 << 20  # how many pages are asked for one that cannot be pushed to, when none is near
 
+REFUSED = "not writable either"  # where a push lands that has jumped over a guard
 GUARDED, SILENT, UNKNOWN, NOT_JUDGED = "guarded", "silent-corruption", "unknown", "not-judged"
 
 
@@ -145,19 +146,22 @@ def guard_below(machine: Machine, registers: Registers, pages: int = NEAR // PAG
             machine.translate(page % TOP, access)
         except (PageFault, NonCanonical) as error:
             top, size = (page + PAGE) % TOP, PAGE
-            while size < NEAR and not _pushable(machine, (page - size) % TOP):
+            while size < NEAR and _push(machine, (page - size) % TOP) == REFUSED:
                 size += PAGE
             return Guard(top, size, _kind(error), _why(error))
         page -= PAGE if page < 0 else PAGE + page - machine.space.page(page).linear
     return None
 
 
-def _pushable(machine: Machine, page: int) -> bool:
+def _push(machine: Machine, page: int) -> str:
+    """What a page is for a push, in words."""
     try:
         machine.translate(page, PUSHES[0][0])
-    except (PageFault, NonCanonical, Absent):
-        return False
-    return True
+    except Absent as error:
+        return f"not known: {error}"
+    except (PageFault, NonCanonical):
+        return REFUSED
+    return "writable"
 
 
 def _why(error: PageFault | NonCanonical) -> str:
@@ -204,8 +208,8 @@ def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) 
     beyond = None
     if frame > guard.size:
         landing = (guard.top - frame) % TOP
-        state = "writable" if _pushable(machine, landing & -PAGE) else "not writable either"
-        beyond = f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {state}"
+        found = _push(machine, landing & -PAGE)
+        beyond = f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {found}"
     return StackInUse(GUARDED, guard.why, rsp, guard, beyond)
 
 

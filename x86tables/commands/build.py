@@ -82,7 +82,7 @@ def judged(tables: Tables, image: Image, lines: list[str]) -> str:
     from .. import checks
     from ..checks import selection
     from ..render import findings
-    from ..render.trace import wrap
+    from ..render.lines import wrap
     from ..scenarios import judge
 
     rules = selection.select(tables.config.check.select, tables.config.check.ignore)

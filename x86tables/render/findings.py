@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..checks import RULES
-from .trace import wrap
+from .lines import wrap
 from .verdict import coloured
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..vectors import label
 from . import log
 from .data import SCHEMA, hexadecimal
-from .trace import wrap
+from .lines import wrap
 from .verdict import coloured
 
 TYPE_CHECKING = False

@@ -12,6 +12,7 @@ from ..memory import PAGE
 from ..selector import Selector
 from . import words
 from .data import entries, stacks
+from .lines import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def dump(image: Image, machines: Sequence[Machine], tables: Sequence[str], every
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
-        yield f"  note: {remark}"
+        yield from wrap(f"  note: {remark}", "    ")
     shown: dict[tuple[str, int, int, bytes], int] = {}
     for machine in machines:
         yield ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 
 from ..events import DELIVERED
 from ..selector import PageFaultErrorCode
 from ..story import stack_name
 from ..vectors import label
 from .data import hexadecimal
+from .lines import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,17 +111,3 @@ def loop(loop: Loop) -> str:
     return (
         f"{events}: {loop.rounds:,} times in all, {loop.stride} bytes deeper each time, {loop.eaten:,} bytes of stack"
     )
-
-
-def width() -> int:
-    """80 to 100 columns, as the terminal has them; 100 elsewhere."""
-    return max(80, min(100, os.get_terminal_size().columns)) if sys.stdout.isatty() else 100
-
-
-def wrap(line: str, indent: str) -> Iterator[str]:
-    """The line broken at spaces so that it stays within the width."""
-    columns = width()
-    while len(line) > columns and (cut := line.rfind(" ", len(indent) + 1, columns + 1)) > len(indent):
-        yield line[:cut].rstrip()
-        line = indent + line[cut + 1 :]
-    yield line.rstrip()

@@ -7,7 +7,8 @@ import sys
 
 from ..story import HANDLER_STACK, SURVIVES
 from ..vectors import label
-from .trace import loop, story, wrap
+from .lines import wrap
+from .trace import loop, story
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def check(
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
-        yield f"  note: {remark}"
+        yield from wrap(f"  note: {remark}", "    ")
     for judgement, lines in zip(judgements, below or [()] * len(judgements), strict=True):
         yield ""
         yield from _judgement(judgement, image.symbols, all_steps)
