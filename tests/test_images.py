@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from cli import IMAGES, dumped
+from cli import IMAGES, dumped, output
 from declarations import whole
 
 from x86tables.image import Image
@@ -286,3 +286,14 @@ def test_registers_may_come_from_the_monitor(name: str, tmp_path: Any) -> None:
             assert other.get(key) == cpu.get(key), key
         assert int(other["registers"]["efer"], 16) == number(fact["info_registers"], "EFER")
         assert not [text for text in other["assumed"] if "EFER" in text]
+
+
+def test_a_task_gate_shows_its_task() -> None:
+    """The 32-bit Linux handles #DF by a task."""
+    for machine, cpu in zip(open_image(str(IMAGES / "linux32.core")).machines, shown("linux32")["cpus"], strict=True):
+        gate = cpu["idt"]["gates"][8]
+        fields = whole("Tss32", machine.read(plain(cpu["gdt"]["entries"][-1]["base"]), 104))
+        assert (gate["kind"], gate["selector"]) == ("task-gate", 0xF8)
+        assert {name: plain(value) for name, value in gate["task"].items()} == {n: fields[n] for n in gate["task"]}
+        assert [machine.task(selector) for selector in (0x60, 0xFFF8)] == [None, None]
+    assert "0xf8 to 0x60:0xc5932638" in output("dump", IMAGES / "linux32.core")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from .errors import Absent, NotThere
-from .gdt import Gdt
+from .gdt import TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor
 from .idt import Gate, Idt
 from .legacy import LegacyGate, Tss32, VectorTable
 from .memory import PAGE
@@ -350,6 +350,16 @@ class Machine:
     def tss32(self) -> Tss32:
         """The 32-bit TSS, what is beyond its limit read as zero; NotThere when TR was never loaded."""
         return Tss32.parse(self._data("tss")[: Tss32.size].ljust(Tss32.size, b"\0"))
+
+    def task(self, selector: int) -> Tss32 | None:
+        """The 32-bit TSS that a task gate names; None where the selector names none, or it cannot be read."""
+        try:
+            descriptor = LegacySystemDescriptor.from_int(self.gdt.slot(selector >> 3))
+            if descriptor.s or descriptor.type not in (TSS_AVAILABLE, TSS_BUSY):
+                return None
+            return Tss32.parse(self.read(descriptor.base, Tss32.size))
+        except (NotThere, PageFault):
+            return None
 
     @property
     def io_map(self) -> IoMap | None:

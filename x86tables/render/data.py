@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..image import Image
+    from ..legacy import Tss32
     from ..machine import Machine, Stack, Table
     from ..symbols import Symbols
 
@@ -136,12 +137,28 @@ def _idt(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
             "dpl": gate.dpl,
             "p": gate.p,
         }
+        entry = gate.offset
+        if gate.kind == "task-gate":
+            task = machine.task(gate.selector)
+            row["task"] = None if task is None else _task(task)
+            entry = entry if task is None else task.eip
         if symbols:
-            row["handler"] = symbols.name(gate.offset) if gate.p else None
+            row["handler"] = symbols.name(entry) if gate.p else None
         if symbols.lined:
-            row["line"] = symbols.line(gate.offset) if gate.p else None
+            row["line"] = symbols.line(entry) if gate.p else None
         made.append(row | {"raw": bytes(gate).hex()})
     return {"gates": made}
+
+
+def _task(task: Tss32) -> dict[str, Any]:
+    """Where a task gate leads."""
+    return {
+        "cs": task.cs,
+        "eip": hexadecimal(task.eip),
+        "ss": task.ss,
+        "esp": hexadecimal(task.esp),
+        "cr3": hexadecimal(task.cr3),
+    }
 
 
 def _tss(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:

@@ -244,12 +244,17 @@ def _gate_lines(machine: Machine, image: Image, run: list[tuple[int, Gate | Lega
     if gate.kind == "absent":
         yield text.rstrip()
         return
-    handler = f"{gate.selector:#x}" if gate.kind == "task-gate" else f"{gate.selector:#x}:{gate.offset:#x}"
+    entry, stack = gate.offset, ""
+    target = f"{gate.selector:#x}:{entry:#x}"
     ist = getattr(gate, "ist", 0)
-    text += f"{handler:<26}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
-    name = image.symbols.place(gate.offset) if image.symbols else None
-    remarks = [name] if name else []
-    remarks += [note] if note else []
+    if gate.kind == "task-gate":
+        target = f"{gate.selector:#x}"
+        if task := machine.task(gate.selector):
+            entry, stack = task.eip, f"stack {task.ss:#x}:{task.esp:#x}, CR3 {task.cr3:#x}"
+            target += f" to {task.cs:#x}:{entry:#x}"
+    text += f"{target:<26}{f'IST{ist}' if ist else '-':<5}{gate.dpl:<5}"
+    name = image.symbols.place(entry) if image.symbols else None
+    remarks = [remark for remark in (name, note, stack) if remark]
     if gate.kind == "refused":
         kind = words.no_gate(gate.s, gate.type, "gate") if machine.wide else words.type32(gate.type)
         remarks.append(f"{kind}; raw {bytes(gate).hex()}")
