@@ -170,6 +170,13 @@ def fault_stack(k: Kernel) -> None:
     k.pointers(ist5=stack(5))
 
 
+def next_cpu_above(k: Kernel) -> None:
+    """CPU 1's #DF stack right above that of CPU 0, whose guard is far below."""
+    k.areas["more"] = Area("more", stack(5), 0x1000)
+    k.pointers(0, ist1=stack(5))
+    k.pointers(1, ist1=stack(5) + 0x1000)
+
+
 def machine_checks(k: Kernel) -> None:
     """CR4.MCE, without which no #MC is raised."""
     k.registers[0]["cr4"] = PAE | MCE
@@ -196,6 +203,9 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("GDT009", lambda k: k.code(s=False), "gdt[1]", "", 1),
     ("GDT009", lambda k: k.code(l=False, d_b=True), "gdt[1]", "", 1),
     ("GDT010", lambda k: k.gdt[1].__setitem__(CS, SegmentDescriptor.kernel_code().replace(avl=True)), "gdt[1]", "", 2),
+    ("GDT011", set_register(gdtr=TableRegister(stack(5) - 0x1000, 0x37)), "gdtr", "", 1),
+    ("GDT011", set_register(gdtr=TableRegister(0, 0)), "gdtr", "", 1),
+    ("GDT011", set_register(gdtr=TableRegister(IDT, 0x7F)), "gdtr", "", 1),
     ("IDT001", lambda k: k.gate(8, p=False), "idt[8].p", "", 1),
     ("IDT001", both(fault_stack, lambda k: k.gate(8, p=False)), "idt[8].p", "warning", 1),
     ("IDT001", lambda k: k.gate(*range(256), p=False), "idt", "", 1),
@@ -220,13 +230,18 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT009", lambda k: k.gate(3, dpl=0), "idt[3].dpl", "", 1),
     ("IDT010", set_register(idtr=TableRegister(IDT, 0xFFE)), "idtr.limit", "", 1),
     ("IDT011", set_register(idtr=TableRegister(IDT, 7)), "idtr.limit", "", 1),
+    ("IDT011", set_register(idtr=TableRegister(0, 0)), "idtr.limit", "", 1),
     ("IDT012", lambda k: k.area("IDT", ""), "idt", "", 1),
     ("IDT013", lambda k: k.area("IDT", "rwu"), "idt", "", 1),
     ("IDT014", lambda k: k.gate(2, ist=0), "idt[2].ist", "", 1),
     ("IDT014", both(machine_checks, lambda k: k.gate(18, ist=0)), "idt[18].ist", "", 1),
     ("IDT015", both(lambda k: k.gate(6, ist=5, type=0xF), lambda k: k.gate(48, ist=5), lambda k: k.pointers(ist5=stack(5))), "idt[6].type", "", 1),  # noqa: E501
     ("IDT016", lambda k: k.gate(0, offset=handler(14)), "idt[0,14].offset", "", 1),
+    ("IDT016", lambda k: k.gate(9, 15, *range(20, 32), offset=handler(15)), "idt[9,15,20..31].offset", "note", 1),
     ("IDT017", lambda k: k.symbols.update({handler(8): "timer_irq"}), "idt[8].offset", "", 1),
+    ("IDT017", lambda k: k.symbols.update({handler(8): "_ZN6Kernel12timerHandlerEv"}), "idt[8].offset", "", 1),
+    ("IDT017", lambda k: k.symbols.update({handler(9): "handleIRQ1"}), "idt[9].offset", "", 1),
+    ("IDT017", lambda k: k.symbols.update({handler(9): "KeyboardISR"}), "idt[9].offset", "", 1),
     ("IDT018", second_idt, "idt[14]", "", 2),
     ("IDT018", lambda k: k.registers[1].update(idtr=TableRegister(IDT, 0x1FF)), "idtr.limit", "", 2),
     ("TSS001", set_register(tr=Segment(0, 0, 0xFFFF)), "tr", "", 1),
@@ -239,6 +254,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("TSS005", lambda k: k.descriptor(type=9), "gdt[5].type", "", 1),
     ("TSS006", lambda k: k.descriptor(limit=0x2A), "tr.limit", "", 1),
     ("TSS006", lambda k: k.descriptor(limit=0x4F), "tr.limit", "warning", 1),
+    ("TSS006", both(lambda k: k.descriptor(limit=0x4A), lambda k: k.gate(29, ist=5)), "tr.limit", "warning", 1),
     ("TSS007", lambda k: k.descriptor(g=True), "gdt[5].g", "", 1),
     ("TSS008", lambda k: k.area("TSS", ""), "tss", "", 1),
     ("TSS008", both(set_register(tr=tr(base=TSS & 0xFFFF_FFFF)), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF)), "tss", "", 1),  # noqa: E501
@@ -261,11 +277,20 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("STK001", both(fault_stack, lambda k: k.area("stack1", "")), "tss.ist1", "warning", 1),
     ("STK002", lambda k: k.area("guard2", "rw"), "tss.ist2", "", 1),
     ("STK002", no_guard_at_all, "tss.ist1", "", 1),
+    ("STK002", next_cpu_above, "tss.ist1", "", 2),
+    ("STK003", lambda k: k.pointers(ist1=IDT + 0x1000), "tss.ist1", "error", 1),
+    ("STK003", lambda k: k.pointers(ist1=GDT + 0x40), "tss.ist1", "error", 1),
+    ("STK003", lambda k: k.pointers(rsp0=TSS + 0x70), "tss.rsp0", "error", 1),
     ("STK003", lambda k: k.pointers(ist2=stack(1) - 64), "tss.ist1", "", 1),
     ("STK003", lambda k: k.pointers(ist1=stack(1) - 0x4000 + 64), "tss.ist1", "", 1),
     ("STK004", lambda k: k.pointers(ist1=stack(1) - 8), "tss.ist1", "", 1),
     ("STK005", lambda k: k.gate(2, ist=1), "tss.ist1", "", 1),
-    ("STK005", lambda k: k.pointers(ist2=stack(4), ist4=stack(4), ist1=stack(1)), "tss.ist2,ist4", "warning", 1),
+    ("STK005", lambda k: k.pointers(ist2=stack(4), ist4=stack(4)), "tss.ist2,ist4", "note", 1),
+    ("STK005", both(machine_checks, lambda k: k.pointers(ist2=stack(4), ist4=stack(4))), "tss.ist2,ist4", "warning", 1),
+    ("STK005", lambda k: k.gate(18, ist=1), "tss.ist1", "note", 1),
+    ("STK005", both(machine_checks, lambda k: k.gate(18, ist=1)), "tss.ist1", "", 1),
+    ("STK005", lambda k: k.pointers(rsp0=stack(2)), "tss.rsp0,ist2", "", 1),
+    ("STK005", lambda k: k.pointers(rsp0=stack(1)), "tss.rsp0,ist1", "warning", 1),
     ("STK005", lambda k: k.gate(13, ist=1), "tss.ist1", "warning", 1),
     ("STK005", both(lambda k: k.pointers(ist5=stack(5)), lambda k: k.gate(48, 49, ist=5)), "tss.ist5", "note", 1),
     ("STK006", lambda k: k.pointers(1, ist1=stack(1)), "tss.ist1", "", 2),
@@ -274,7 +299,9 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("REG001", set_register(cs=Segment(UCS, flags=0xAF9B00)), "cs", "", 1),
     ("REG002", set_register(ss=Segment(CS)), "ss", "", 1),
     ("REG003", set_register(ds=Segment(TR)), "ds", "", 1),
+    ("REG002", lambda k: k.gdt[0].__setitem__(DS, SegmentDescriptor.kernel_data().replace(type=1)), "ss", "", 1),
     ("SYS001", set_register(star=0x0013_0010 << 32), "star[47:32]", "", 1),
+    ("SYS001", set_register(star=0), "star[47:32]", "", 1),
     ("SYS002", set_register(star=0x000B_0008 << 32), "star[63:48]", "", 1),
     ("SYS003", set_register(star=0x0010_0008 << 32), "star[63:48]", "warning", 1),
     ("SYS003", both(set_register(star=0x0010_0008 << 32), lambda k: setattr(k, "vendor", "amd")), "star[63:48]", "", 1),
@@ -290,6 +317,19 @@ def test_clean(cpus: int, vendor: str) -> None:
     for report in judge(kernel.image()):
         assert report.findings == ()
         assert report.not_checked == ()
+
+
+def test_without_a_tss_what_is_never_raised_is_a_note() -> None:
+    kernel = Kernel()
+    set_register(tr=Segment(0, 0, 0xFFFF), star=0)(kernel)
+    kernel.gdt[0] = Gdt()
+    kernel.gdt[0].append(SegmentDescriptor.kernel_code())
+    kernel.gdt[0].append(SegmentDescriptor.kernel_data())
+    kernel.gate(*range(256), ist=0, dpl=0)
+    kernel.gate(29, ist=5)
+    assert [row for row in found(judge(kernel.image())) if row[1] == "TSS001"] == [(0, "TSS001", "note", "tr")]
+    kernel.gate(2, ist=1)
+    assert (0, "TSS001", "error", "tr") in found(judge(kernel.image()))
 
 
 def test_clean_configuration() -> None:
@@ -472,7 +512,7 @@ def test_what_another_cpu_lacks() -> None:
     first = first.variant(registers=first.registers.replace(tr=None))
     reports = judge(image.replace(machines=(first, second)))
     assert {gap.rule: gap.needs for gap in reports[1].not_checked} == dict.fromkeys(
-        ("TSS012", "STK006"), "CPU 0: TR is not known"
+        ("TSS012", "STK002", "STK003", "STK006"), "CPU 0: TR is not known"
     )
 
 

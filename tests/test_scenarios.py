@@ -209,3 +209,13 @@ def test_unknown_says_what_is_needed() -> None:
 def test_a_scenario_that_is_none() -> None:
     with pytest.raises(UsageError, match="scenario 'x': one of stack-overflow"):
         play("x", kernel())
+
+
+@pytest.mark.parametrize("name", ["stack-overflow", "double-fault-questions"])
+def test_an_idt_that_is_not_mapped_is_a_shutdown(name: str) -> None:
+    """It is known that the IDT's page is not there: nothing can be delivered."""
+    machine = kernel()
+    nowhere = machine.registers.replace(idtr=TableRegister(0xFFFF_8FFF_0000_0000, 0xFFF))
+    scenario = play(name, machine.variant(nowhere))
+    assert scenario.verdict == "triple-fault"
+    assert "IDT entry" in scenario.reason

@@ -17,8 +17,9 @@ from .story import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Story,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from .idt import Gate
     from .registers import Registers
 
 NOT_APPLICABLE = "not-applicable"
@@ -178,9 +179,17 @@ def stack_overflow(machine: Machine, registers: Registers, options: Options) -> 
     return ways, remarks
 
 
+def _gates(machine: Machine) -> Sequence[Gate]:
+    """The gates of the IDT; none where it cannot be read, of which delivery says why."""
+    try:
+        return [*machine.idt]
+    except NotThere:
+        return ()
+
+
 def _interrupt(machine: Machine) -> int | None:
     """The first vector from 32 on whose gate is there and stays on the current stack."""
-    gates = machine.idt
+    gates = _gates(machine)
     return next((v for v in range(32, len(gates)) if gates[v].p and gates[v].ist == 0), None)
 
 
@@ -206,8 +215,8 @@ def double_fault_questions(
     """A handler is swapped out when it is needed: what comes of it? And the guard page once more."""
 
     def after(missing: str, *events: Event) -> Story:
-        number = {"#BP": 3, "#PF": 14}[missing]
-        gone = frozenset({machine.idt[number].offset}) if number in machine.idt else frozenset()
+        number, gates = {"#BP": 3, "#PF": 14}[missing], _gates(machine)
+        gone = frozenset({gates[number].offset}) if number < len(gates) else frozenset()
         state = State(machine, registers, gone)
         story = run(state, events[0], options.handler_stack)
         for event in events[1:]:

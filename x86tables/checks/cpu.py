@@ -10,7 +10,7 @@ from ..records import Record
 from ..registers import MCE
 from ..story import HANDLER_STACK
 from ..tss import Tss
-from .tables import Tables, remembered
+from .tables import TOP, Tables, remembered
 from .words import listed
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
 ROOM = FRAME + HANDLER_STACK
 GUARD_SEARCH = 1 << 20
+TSS_LIMIT = 0x67  # of what has no I/O permission bitmap behind it
 MC = 18
 FEATURE = (28, 29, 30)  # raised only where a hypervisor's or AMD's feature is on, which no table tells
 
@@ -92,10 +93,15 @@ class Cpu(Tables):
     @remembered
     def asks_for_tss(self) -> str:
         """Why a TSS is needed; "" when it is not."""
-        for vector in sorted(self.present, key=lambda vector: vector != 8):
+        for vector in sorted(self.present, key=lambda vector: (self.off(vector), vector != 8)):
             if ist := self.present[vector].ist:
                 return f"gate {vectors.label(vector)} asks for IST{ist}"
         return "code at ring 3 needs RSP0 when it is interrupted" if self.ring3 and self.present else ""
+
+    @property
+    def tss_for_features(self) -> bool:
+        """Whether nothing but exceptions of features that are off, or may be, needs a TSS."""
+        return not self.ring3 and all(self.off(vector) for users in self.ist_users.values() for vector in users)
 
     @remembered
     def ist_users(self) -> dict[int, tuple[int, ...]]:
@@ -116,7 +122,7 @@ class Cpu(Tables):
 
     @remembered
     def _target_rings(self) -> set[int]:
-        codes = [self.lookup(s)[0] for s in self.gate_selectors]
+        codes = [self.lookup(s)[0] for s in self.gate_selectors.keys() - self.broken_code]
         return {code.dpl for code in codes if code is not None and code.s and code.type & 0xC == 8}
 
     @property
@@ -175,16 +181,46 @@ class Cpu(Tables):
         return found
 
     def below(self, stack: UsedStack) -> tuple[int, str] | None:
-        """The nearest top of another stack in use that lies between a stack's end and its bottom, with its names."""
-        bottom = self.ground(stack)[0]
-        others = [other for other in self.stacks if bottom < other.top & ~15 < stack.top & ~15]
-        nearest = max(others, key=lambda other: other.top, default=None)
-        return None if nearest is None else (nearest.top, nearest.names)
+        """What a stack runs into before its bottom, tables or other stacks in use: the nearest end, and its name."""
+        start, bottom = stack.top & ~15, self.ground(stack)[0]
+        found = [(other.top & ~15, f"the stack of {other.names}") for other in self.stacks]
+        for cpu in self.cpus:
+            if cpu is not self:
+                found += [
+                    (other.top & ~15, f"the stack of CPU {cpu.number}'s {other.names}")
+                    for other in cpu.stacks
+                    if other.vectors and bottom < other.top < start and self.same_place(cpu, other.top - 8)
+                ]
+        found = [(end, name) for end, name in found if bottom < end < start]
+        found += [(min(end, start), name) for at, end, name in self.spans if at < start and bottom < end]
+        return max(found, default=None)
+
+    @remembered
+    def spans(self) -> list[tuple[int, int, str]]:
+        """Where the tables lie: first byte, end and name of each. Of a large GDT, the pages that somebody names."""
+        found = []
+        for name in ("gdt", "idt", "tss", "ldt"):
+            table = self.table(name)
+            if table is None or name in self.machine.physical:
+                continue
+            if name in ("gdt", "ldt") and table.limit >= PAGE:
+                ti = 4 if name == "ldt" else 0
+                pages = {(table.base + (s & ~7)) % TOP & -PAGE for s in self.users if s & 4 == ti}
+                found += [(page, page + PAGE, f"the {name.upper()}") for page in pages]
+            else:
+                limit = min(table.limit, TSS_LIMIT) if name == "tss" else table.limit
+                found.append((table.base, table.base + limit + 1, f"the {name.upper()}"))
+        return found
+
+    def same_place(self, other: Cpu, linear: int) -> bool:
+        """Whether two CPUs see the same memory at a linear address."""
+        here = self.physical(linear)
+        return here is not None and here == other.physical(linear)
 
     def room(self, stack: UsedStack) -> int:
-        """How many bytes a stack has before another one begins or a push faults."""
+        """How many bytes a stack has before it runs into something or a push faults."""
         below = self.below(stack)
-        return (stack.top & ~15) - max(self.ground(stack)[0], below[0] & ~15 if below else 0)
+        return (stack.top & ~15) - max(self.ground(stack)[0], below[0] if below else 0)
 
     @property
     def page_fault_has_stack(self) -> bool:

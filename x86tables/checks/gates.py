@@ -8,7 +8,7 @@ from .. import vectors
 from ..memory import PAGE
 from ..paging import Access
 from .catalogue import ERROR, NOTE, SEVERITIES, WARNING, Finding, rule
-from .tables import BEYOND, NO_LDT, NULL, good_code
+from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 from .words import listed, runs
 
 TYPE_CHECKING = False
@@ -25,6 +25,7 @@ IRQ = re.compile(
     r"(?:^|[^a-z])(?:irq|timer|pit|rtc|hpet|keyboard|kbd|mouse|ps2|serial|uart|floppy|ata|ide|lapic|ioapic)(?:[^a-z]|$)",
     re.IGNORECASE,
 )
+HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 NO_IRQ = re.compile(r"exc|(?<!de)fault|trap", re.IGNORECASE)
 
 
@@ -41,7 +42,7 @@ def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gate.selector = 0x08
     """
     for selector, users in cpu.gate_selectors.items():
-        if selector in cpu.broken_code or selector in cpu.cut_off:
+        if selector in cpu.broken_code or selector in cpu.cut_off or cpu.gdt_lost:
             continue
         code, why = cpu.lookup(selector)
         if why in (NULL, BEYOND, NO_LDT):
@@ -49,8 +50,7 @@ def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
         elif code is None:
             continue
         elif not good_code(code):
-            kind = code.kind if code.p else f"{code.kind}, not present" if any(bytes(code)) else "an empty slot"
-            state = f"{kind}, not present 64-bit code"
+            state = f"{kind_of(code)}, expected present 64-bit code"
         elif code.dpl:
             state = f"code of DPL {code.dpl}, which may not run on behalf of ring 0"
         elif code.type & 4 and cpu.ring3:
@@ -197,7 +197,7 @@ def mixed_handler(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     Why: the processor pushes an error code for some exceptions only. One handler for both kinds finds its frame off by
         eight bytes for one of them: it prints a wrong RIP, or returns to RFLAGS (SDM Vol. 3A, table "Protected-Mode
-        Exceptions and Interrupts", column "Error Code").
+        Exceptions and Interrupts", column "Error Code"). A note where the one kind is vectors 9, 15 and 20 to 31 only.
     Fix: a stub per vector that pushes 0 where the processor pushes nothing.
     Bad: idt[0..31] all lead to `isr_common`
     Good: isr0: push 0; push 0; jmp isr_common / isr14: push 14; jmp isr_common
@@ -207,10 +207,11 @@ def mixed_handler(image: Image, cpu: Cpu) -> Iterator[Finding]:
         handlers.setdefault(gate.offset, []).append(vector)
     for offset, users in handlers.items():
         with_code = [vector for vector in users if pushes_code(cpu, vector)]
-        if with_code and len(with_code) < len(users):
-            rest = [vector for vector in users if vector not in with_code]
+        rest = [vector for vector in users if vector not in with_code]
+        if with_code and rest:
+            severity = NOTE if UNLIKELY.issuperset(with_code) or UNLIKELY.issuperset(rest) else ""
             message = f"{cpu.named(offset)} handles {listed(with_code)} with an error code and {listed(rest)} without"
-            yield Finding(f"idt[{runs(users)}].offset", message)
+            yield Finding(f"idt[{runs(users)}].offset", message, severity)
 
 
 def pushes_code(cpu: Cpu, vector: int) -> bool:
@@ -235,6 +236,6 @@ def irq_on_exception(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None
-        if name and "+" not in name and IRQ.search(name) and not NO_IRQ.search(name):
+        if name and "+" not in name and IRQ.search(HUMP.sub("_", name)) and not NO_IRQ.search(name):
             message = f"{name} looks like an IRQ's handler on {listed([vector])}: is the PIC remapped?"
             yield Finding(f"idt[{vector}].offset", message)

@@ -116,7 +116,7 @@ def odd_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gdtr.limit = sizeof(gdt) - 1
     """
     table = cpu.table("gdt")
-    if table is not None and (table.limit + 1) % 8 and not cpu.cut_off:
+    if table is not None and (table.limit + 1) % 8 and not cpu.cut_off and not cpu.gdt_lost:
         yield Finding("gdtr.limit", f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole descriptors")
 
 
@@ -181,9 +181,15 @@ def no_kernel_code(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     for selector in sorted(cpu.broken_code):
         code, _ = cpu.lookup(selector)
-        if code is None or (isinstance(code, SegmentDescriptor) and l_and_d(code)):
+        if code is None or (isinstance(code, SegmentDescriptor) and l_and_d(code)) or cpu.gdt_lost:
             continue
-        state = "S=0" if not code.s else "not code" if not code.type & 8 else "P=0" if not code.p else ""
+        flaws = {
+            "nothing in it": not any(bytes(code)),
+            "S=0": not code.s,
+            "not code": not code.type & 8,
+            "P=0": not code.p,
+        }
+        state = next((flaw for flaw, true in flaws.items() if true), "")
         if isinstance(code, SegmentDescriptor) and not state:
             state = f"DPL {code.dpl}" if good_code(code) else f"L={code.l:d}, D={code.d_b:d}"
         users = listed(cpu.gate_selectors[selector])
@@ -214,3 +220,21 @@ def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
                     f"selector {selector:#x} is {bytes(here).hex()} here, {bytes(there).hex()} on CPU {first.number}"
                 )
                 yield Finding(f"gdt[{selector >> 3}]", message)
+
+
+@rule("GDT011", ERROR, "GDTR points at a table that has none of the descriptors in use")
+def lost(image: Image, cpu: Cpu) -> Iterator[Finding]:
+    """
+    Why: the processor goes on with the copies in its segment registers until an interrupt, an IRETQ or a load of a
+        segment register looks into the table: #GP within delivery, then shutdown (SDM Vol. 3A, figure "Memory
+        Management Registers": GDTR holds base and limit of the table). Usual causes: LGDT with the address of the table
+        where that of the limit-and-base operand belongs, a table that was cleared or never copied, an LGDT that was
+        executed before paging and has a physical address.
+    Fix: load GDTR with the linear address of a filled table.
+    Bad: lgdt [gdt]
+    Good: gdt_pointer: dw gdt_end - gdt - 1; dq gdt / lgdt [gdt_pointer]
+    """
+    table = cpu.table("gdt")
+    if table is not None and cpu.gdt_lost:
+        named = "; ".join(f"{selector:#x} ({users})" for selector, users in sorted(cpu.users.items()))
+        yield Finding("gdtr", f"base {table.base:#x}, limit {table.limit:#x}: there is no {named}")

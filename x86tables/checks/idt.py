@@ -42,7 +42,8 @@ def no_double_fault_gate(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     severity = WARNING if cpu.page_fault_has_stack else ""
     state = "all zero" if not any(gate) else "not present (P=0)"
-    yield Finding("idt[8].p", f"gate 8 (#DF) is {state}: a stack overflow ends in shutdown", severity)
+    end = "a #DF other than of a stack overflow" if severity else "a stack overflow"
+    yield Finding("idt[8].p", f"gate 8 (#DF) is {state}: {end} ends in shutdown", severity)
 
 
 @rule("IDT002", WARNING, "#GP or #PF has no gate: each becomes #DF")
@@ -93,7 +94,8 @@ def double_fault_without_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
     gate = cpu.present.get(DF)
     if gate is not None and not gate.ist:
         severity = WARNING if cpu.page_fault_has_stack else ""
-        message = f"gate {cpu.handler(DF)} uses IST 0, the stack that has just failed"
+        stack = "the stack in use, good or bad" if severity else "the stack that has just failed"
+        message = f"gate {cpu.handler(DF)} uses IST 0, {stack}"
         yield Finding("idt[8].ist", message, severity)
 
 
@@ -148,7 +150,8 @@ def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
         if pages:
             bad = [v for v in range(min((table.limit + 1) // 16, 256)) if not table.known(v * 16, v * 16 + 16)]
             text = "; ".join(f"{page:#x}: {why}" for page, why in pages)
-            yield Finding("idt", f"gates {runs(bad)} cannot be read at {text}")
+            if bad:
+                yield Finding("idt", f"gates {runs(bad)} cannot be read at {text}")
 
 
 @rule("IDT013", ERROR, "ring 3 can reach the IDT")

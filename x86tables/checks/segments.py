@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..gdt import SegmentDescriptor
 from .catalogue import ERROR, WARNING, Finding, rule
-from .tables import BEYOND, NO_LDT, NULL, good_code
+from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,22 +12,11 @@ if TYPE_CHECKING:
 
     from ..image import Image
     from .cpu import Cpu
-    from .tables import Code
-
-
-def kind_of(code: Code) -> str:
-    """A descriptor in words, for what was found."""
-    if not any(bytes(code)):
-        return "an empty slot"
-    if not isinstance(code, SegmentDescriptor) or not code.s:
-        names = {0x2: "an LDT", 0x9: "a TSS", 0xB: "a TSS"}
-        return names.get(code.type, f"a system descriptor of type {code.type:#x}")
-    return f"{code.kind}, DPL {code.dpl}" + ("" if code.p else ", not present")
 
 
 def trouble(cpu: Cpu, selector: int, fits: bool) -> str:
     """What is wrong with a selector that should name a certain kind of descriptor; "" when nothing, or not known."""
-    if selector & ~3 in cpu.cut_off or selector & ~3 in cpu.broken_code:
+    if selector & ~3 in cpu.cut_off or selector & ~3 in cpu.broken_code or cpu.gdt_lost:
         return ""
     code, why = cpu.lookup(selector)
     if why in (NULL, BEYOND, NO_LDT):
@@ -103,7 +92,7 @@ def stale_data(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 def star(cpu: Cpu) -> int | None:
-    """STAR where SYSCALL is in use; notes what is not known."""
+    """STAR where SYSCALL is in use and it is set; notes what is not known."""
     efer, value = cpu.registers.efer, cpu.registers.star
     if value is None:
         if efer is None or efer & 1:
@@ -111,8 +100,7 @@ def star(cpu: Cpu) -> int | None:
         return None
     if efer is None:
         cpu.lack("EFER is not known (bit SCE: is SYSCALL in use)")
-        return value or None
-    return value if efer & 1 else None
+    return value or None if efer is None or efer & 1 else None
 
 
 @rule("SYS001", ERROR, "SYSCALL loads segments that the GDT does not have")
@@ -127,6 +115,8 @@ def syscall_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     value = star(cpu)
     if value is None:
+        if cpu.registers.star == 0 and (cpu.registers.efer or 0) & 1 and cpu.ring3:
+            yield Finding("star[47:32]", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
         return
     call = value >> 32 & 0xFFFC
     yield from _pair(cpu, "SYSCALL", "star[47:32]", call, call + 8, 0)
@@ -155,10 +145,12 @@ def _pair(cpu: Cpu, name: str, where: str, cs: int, ss: int, ring: int) -> Itera
     code, data = cpu.lookup(cs)[0], cpu.lookup(ss)[0]
     code_fits = code is not None and good_code(code) and code.dpl == ring
     data_fits = isinstance(data, SegmentDescriptor) and data.s and data.writable and data.p and data.dpl == ring
+    # what CS and SS hold now is judged by the rules about these
+    now = [s.selector & ~3 for s in (cpu.registers.cs, cpu.registers.ss) if s is not None and ring == cpu.registers.cpl]
     wrong = []
-    if why := trouble(cpu, cs, code_fits):
+    if cs not in now and (why := trouble(cpu, cs, code_fits)):
         wrong.append(f"CS {cs | ring:#x} is {why}, expected 64-bit code of ring {ring}")
-    if why := trouble(cpu, ss, data_fits):
+    if ss not in now and (why := trouble(cpu, ss, data_fits)):
         wrong.append(f"SS {ss | ring:#x} is {why}, expected writable data of ring {ring}")
     if wrong:
         yield Finding(where, f"{name}: {'; '.join(wrong)}")

@@ -64,7 +64,7 @@ def no_guard(image: Image, cpu: Cpu) -> Iterator[Finding]:
         bottom, why = cpu.ground(stack)
         if below:
             if (stack.top & ~15) - below[0] >= ROOM:
-                message = f"{stack.names} {stack.top:#x} runs on into the stack of {below[1]} at {below[0]:#x}"
+                message = f"{stack.names} {stack.top:#x} runs on into {below[1]} at {below[0]:#x}"
                 yield Finding(stack.where, message)
         elif why == "":
             size = (stack.top - bottom) >> 10
@@ -77,7 +77,7 @@ def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Why: the processor pushes up to 48 bytes, and any handler then saves the 15 general registers and calls something:
         with less room its first pushes fault, or write into the stack that ends just below (SDM Vol. 3A, figure
         "IA-32e Mode Stack Usage After Privilege Level Change"). Where the frame itself breaks off at a page that
-        cannot be pushed to, the exception is lost: an error. A formatted panic message wants several KiB.
+        cannot be pushed to, or goes over a table, it is an error. A formatted panic message wants several KiB.
     Fix: 16 KiB for each stack, none inside of another.
     Bad: tss.ist2 = tss.ist1 + 64
     Good: tss.ist2 = tss.ist1 + GUARD + 0x4000
@@ -87,8 +87,8 @@ def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
             continue
         room, below, why = cpu.room(stack), cpu.below(stack), cpu.ground(stack)[1]
         if room < ROOM and (below or why is not None):
-            why = f"before the stack of {below[1]} begins" if below else f"before a push faults: {why}"
-            lost = room < FRAME and not below
+            why = f"before {below[1]} begins" if below else f"before a push faults: {why}"
+            lost = room < FRAME and (not below or "stack" not in below[1])
             needs = f"the frame takes {FRAME}" if lost else f"a frame and a handler take {ROOM}"
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
             yield Finding(stack.where, message, _severity(cpu, stack) or ERROR if lost else "")
@@ -119,26 +119,28 @@ def nested(image: Image, cpu: Cpu) -> Iterator[Finding]:
         the first, its frame is written over the first one's, and the first handler returns to a wrong place (SDM
         Vol. 3A, "Interrupt Stack Table"). NMI, #MC and #DB can come at any time: sharing with #DF is an error. Two
         exceptions that only a bug in a handler nests, #PF or #GP with #DF, are a warning; vectors from 32 up a note,
-        because they are masked while the handler runs and software may move the pointer.
+        because they are masked while the handler runs and software may move the pointer. The same holds of a stack
+        that is RSP0 too: NMI, #MC and #DB in a system call's or an interrupt's handler begin at its end again.
     Fix: one stack for each of #DF, NMI, #MC and #DB.
     Bad: idt[2] and idt[8] both with ist=1
     Good: idt[8] with ist=1, idt[2] with ist=2, idt[18] with ist=3
     """
     traps = {vector for _, traps, others in trap_stacks(cpu) for vector in (*traps, *others)}
     for stack in cpu.stacks:
-        users = set(stack.vectors)
-        if len(users) < 2:
+        users, from_ring3 = set(stack.vectors), not all(slot.vectors for slot in stack.slots)
+        if not users or len(users) + from_ring3 < 2:
             continue
-        exceptions = {vector for vector in users if vector < 32}
-        if DF in users and users & UNMASKABLE:
+        raised = {vector for vector in users if not cpu.off(vector)}
+        if raised & UNMASKABLE and (DF in raised or from_ring3):
             severity = ""
         elif traps >= users:
             continue
-        else:
-            severity = WARNING if exceptions else NOTE
-        if exceptions and all(slot.optional for slot in stack.slots):
+        elif len(raised) + from_ring3 < 2:
             severity = NOTE
-        yield Finding(stack.where, f"{stack.names} {stack.top:#x} is the stack of {listed(users)}", severity)
+        else:
+            severity = WARNING if from_ring3 or any(vector < 32 for vector in users) else NOTE
+        who = listed(users) + (" and of interrupts from ring 3" if from_ring3 else "")
+        yield Finding(stack.where, f"{stack.names} {stack.top:#x} is the stack of {who}", severity)
 
 
 @rule("STK006", ERROR, "two CPUs share a stack")

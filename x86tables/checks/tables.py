@@ -284,6 +284,18 @@ class Tables:
         return found
 
     @remembered
+    def gdt_lost(self) -> bool:
+        """Whether the GDT can be read, or is too short, and has not one of at least three descriptors in use."""
+        users = {selector: users for selector, users in self.users.items() if not selector & 4}
+        if len(users) < 3 or self.cut_off:
+            return False
+        for selector, names in users.items():
+            code, why = self.lookup(selector)
+            if why != BEYOND and (code is None or _fits(code, names)):
+                return False
+        return True
+
+    @remembered
     def broken_code(self) -> set[int]:
         """Selectors that gates name whose descriptor is not 64-bit code of ring 0, when no other in the GDT is."""
         if any(good_code(code) and not code.dpl for code in self.descriptors.values()):
@@ -295,6 +307,18 @@ class Tables:
             if why == "" and code is not None and not selector & 4 and (not good_code(code) or code.dpl):
                 found.add(selector)
         return found
+
+
+def kind_of(code: Code) -> str:
+    """A descriptor in words, for what was found."""
+    if not any(bytes(code)):
+        return "an empty slot"
+    absent = "" if code.p else ", not present"
+    if not isinstance(code, SegmentDescriptor) or not code.s:
+        names = {LDT: "an LDT", TSS_AVAILABLE: "a TSS", TSS_BUSY: "a TSS"}
+        return names.get(code.type, f"a system descriptor of type {code.type:#x}") + absent
+    kind = "read-only data" if code.kind == "data" and not code.writable else code.kind
+    return f"{kind}, DPL {code.dpl}{absent}"
 
 
 def decode(data: bytes) -> Code:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..gdt import TSS_AVAILABLE, TSS_BUSY
 from ..tss import Tss
 from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
-from .tables import BEYOND, TOP, UNREADABLE
+from .tables import BEYOND, TOP, UNREADABLE, kind_of
 from .words import listed
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .cpu import Cpu, Slot
 
 FULL = 0x67
-RING3_STACK = "ring 3 is interrupted"
+RING3_STACK = "interrupts from ring 3"
 
 
 @rule("TSS001", ERROR, "a TSS is needed, and none is loaded")
@@ -25,7 +25,8 @@ def never_loaded(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Why: IST stacks and the stack for interrupts from ring 3 are read through TR. Before LTR its base is 0 and its limit
         0xffff, so that the processor takes whatever lies at linear address 0x24 for IST1, or faults on it: a gate with
         an IST is then worse than one without (SDM Vol. 3A, "Task Register", and "Interrupt Stack Table"). This is the
-        commonest boot loop of all. A null TR is fine where no gate uses IST and there is no ring 3.
+        commonest boot loop of all. A null TR is fine where no gate uses IST and there is no ring 3, and a note where
+        only vectors 28 to 30 do, or #MC with CR4.MCE=0.
     Fix: put a TSS descriptor into the GDT, load GDTR, then LTR with its selector, on every CPU.
     Bad: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1); lidt; no ltr
     Good: lgdt; mov ax, 0x28; ltr ax; lidt
@@ -35,7 +36,8 @@ def never_loaded(image: Image, cpu: Cpu) -> Iterator[Finding]:
         if cpu.asks_for_tss:
             cpu.lack("TR is not known")
     elif tr.null and cpu.asks_for_tss:
-        yield Finding("tr", f"{cpu.asks_for_tss}, but no TSS is loaded: TR is null")
+        severity = NOTE if cpu.tss_for_features else ""
+        yield Finding("tr", f"{cpu.asks_for_tss}, but no TSS is loaded: TR is null", severity)
 
 
 @rule("TSS002", ERROR, "TR names no 64-bit TSS in this GDT")
@@ -52,7 +54,7 @@ def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
     tr = cpu.registers.tr
     if cpu.tss_descriptor is not None or tr is None or tr.null or not cpu.tr_known or tr.selector & ~3 in cpu.cut_off:
         return
-    if not cpu.asks_for_tss:
+    if not cpu.asks_for_tss or cpu.gdt_lost:
         return
     code, why = cpu.lookup(tr.selector)
     if tr.selector & 4:
@@ -60,9 +62,8 @@ def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
     elif why == BEYOND:
         yield Finding("tr", f"TR {tr.selector:#x} is beyond the limit of the GDT: it names a TSS of another table")
     elif code is not None and why != UNREADABLE:
-        kind = code.kind if code.s else f"type {code.type:#x}{'' if code.p else ', P=0'}"
-        kind = kind if any(bytes(code)) else "an empty slot"
-        yield Finding("tr", f"TR {tr.selector:#x} names {kind} in the GDT, no present 64-bit TSS (type 9 or 0xb)")
+        message = f"TR {tr.selector:#x} names {kind_of(code)} in the GDT, no present 64-bit TSS (type 9 or 0xb)"
+        yield Finding("tr", message)
 
 
 @rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says", LOADED)
@@ -134,8 +135,9 @@ def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
     if cut := _cut_off(cpu):
         code = cpu.tss_descriptor
         said = "" if code is None or code.effective_limit == tr.limit else f", in the GDT {code.effective_limit:#x},"
-        users = "; ".join(f"{name.upper()} for {listed(users) if users else RING3_STACK}" for name, users in cut)
-        yield Finding("tr.limit", f"limit {tr.limit:#x}{said} cuts off {users}: #TS")
+        names = "; ".join(f"{name.upper()} for {listed(users) if users else RING3_STACK}" for name, users in cut)
+        severity = WARNING if all(users and all(map(cpu.off, users)) for _, users in cut) else ""
+        yield Finding("tr.limit", f"limit {tr.limit:#x}{said} cuts off {names}: #TS", severity)
     else:
         yield Finding("tr.limit", f"limit {tr.limit:#x}: a 64-bit TSS has 104 bytes, limit 0x67", WARNING)
 
