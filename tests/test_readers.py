@@ -13,6 +13,7 @@ import specimens
 from cli import dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
+from x86tables.errors import ImageError
 from x86tables.image import Options
 from x86tables.memory import Memory
 from x86tables.readers import elfcore, monitor, open_image
@@ -190,6 +191,23 @@ def test_the_last_block_of_a_reset_log_counts() -> None:
     assert found.cs == Segment(8, 0, 0xFFFF_FFFF, 0x00AF_9B00)
     assert found.gdtr == TableRegister(BASE, LIMITS[0])
     assert found.general["rbx"] == 1
+
+
+SEVERAL = specimens.MONITOR + "\r\n" + specimens.MONITOR.replace("CPU#0", "CPU#1").replace("RIP=ffff", "RIP=fffe")
+
+
+@pytest.mark.parametrize("change", [lambda line: "  " + line, lambda line: "\t" + line, str.upper])
+def test_registers_that_were_moved_or_written_large(change: Callable[[str], str]) -> None:
+    """Indented as in a report of a bug, or in capitals: the same CPUs with the same registers."""
+    changed = "".join(change(line) for line in SEVERAL.splitlines(keepends=True))
+    assert monitor.parse(changed, "text") == monitor.parse(SEVERAL, "text")
+    assert len(monitor.parse(SEVERAL, "text")) == 2
+
+
+def test_registers_behind_the_prefix_of_a_log() -> None:
+    """The values would be found, but not where a CPU begins."""
+    with pytest.raises(ImageError, match=r"text: registers, but no line begins as `CS =0008 \.\.\.`"):
+        monitor.parse("".join("[ 1.5] " + line for line in SEVERAL.splitlines(keepends=True)), "text")
 
 
 def test_single_registers(core: Path) -> None:
