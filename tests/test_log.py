@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from cli import output
 
 from x86tables.checks import RULES as CATALOGUE
 from x86tables.commands import main
@@ -14,6 +15,7 @@ from x86tables.qemulog import chains, entries
 LOGS = Path(__file__).parent / "logs"
 BLOCK = "RAX=0000000000000000\nRIP={rip:016x} RFL=00000002\nGDT=     0000000000100150 00000027\nIDT=     {idt}\n"
 BLOCK += "CR0=80010011 CR2={cr2:016x} CR3=0000000000101000 CR4=00000020\nEFER=0000000000000500\n"
+RESET = "CPU Reset (CPU 0)\nEAX=00000000\n"
 
 
 def log(name: str) -> bytes:
@@ -161,8 +163,26 @@ def test_shutdown_without_cpu_reset() -> None:
     """`Triple fault` belongs to -d cpu_reset; where that was asked for and is silent, it was a guest of the guest."""
     text = raised(None, 14) + event(14, code=2, cr2=0x7FF8) + raised(14, 14) + event(8) + raised(8, 14)
     assert account(text.encode()).outcome == "triple-fault"
-    reset = "CPU Reset (CPU 0)\nEAX=00000000\n"
-    assert account((reset + text).encode()).chains[0].outcome == "guest-shutdown"
+    after = account((RESET + text + event(0x30)).encode())
+    assert (after.outcome, after.chains[0].outcome) == ("guest-shutdown", "guest-shutdown")
+
+
+@pytest.mark.parametrize(("lines", "vectors"), [(500, [14]), (522, [14, 8])])
+def test_a_log_that_ends_in_a_delivery(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, lines: int, vectors: list[int]
+) -> None:
+    """Cut off after a `check_exception` line: what came of it is not known, be it likely."""
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(log("triple").splitlines(keepends=True)[:lines]))
+    found = account(path.read_bytes())
+    assert (found.outcome, found.chains[0].outcome) == ("unknown", "unknown")
+    assert [a.event.vector for a in found.chains[0].attempts if a.failure] == vectors
+    text = output("log", path)
+    assert f"the log ends here, line {lines}: what became of it is not known" in text
+    assert "guest" not in text and "SHUTDOWN" not in text
+    if lines == 522:  # the memory, as it was after the end, tells it
+        (story,) = told(capsys, str(path), "--in", str(LOGS / "triple.core.xz"))["stories"]
+        assert story["replayed"] is True
 
 
 def test_interrupt_before_a_fault_of_its_instruction_was_delivered() -> None:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 DF, GP, PF = (vectors.number(name) for name in ("#DF", "#GP", "#PF"))
 OLD = (0, DF, *range(10, 15))
 EXCEPTION, INTERRUPT, INT, OTHER = "exception", "interrupt", "int", "other"
-ENTERED, SHUTDOWN, GUEST = "entered", "shutdown", "guest-shutdown"
-KINDS = 64  # so many different stories are kept; more of the same are counted
+ENTERED, SHUTDOWN, GUEST, CUT = "entered", "shutdown", "guest-shutdown", "unknown"
+# What a log, or a chain of it, comes to; the worst first.
+OUTCOMES = (
+    "triple-fault", CUT, "loops", "survives", "irq-as-exception", "reset", "delivery-failed", GUEST, "nothing",
+)  # fmt: skip
+KINDS = 64  # so many different stories of one verdict are kept; more of the same are counted
 OPEN = 8  # so many unfinished events: QEMU's CPUs write into one log
 ROUNDS = 16  # the same exception at the same place so often in a row is going round
 NEAR = 0x1000  # an address so close to RSP belongs to the stack
@@ -50,8 +54,9 @@ class Attempt(Record):
 class Chain(Record):
     """An event and those that replaced it. `outcome`: the last one's handler was `entered`, or `shutdown`.
 
-    `guest-shutdown` is a shutdown that QEMU did not call a triple fault: that of a guest's own guest. `times` counts
-    the chains of the log that are like this one, `last` is where the last of them begins.
+    `guest-shutdown` is a shutdown that QEMU did not call a triple fault: that of a guest's own guest; `unknown`: the
+    log ends when the last delivery has failed. `times` counts the chains of the log that are like this one, `last` is
+    where the last of them begins.
     """
 
     attempts: tuple[Attempt, ...]
@@ -82,6 +87,18 @@ class Chain(Record):
         return registers is not None and registers.idtr is not None and not registers.idtr.limit
 
     @property
+    def verdict(self) -> str:
+        """What the log would come to if this were all of it: one of OUTCOMES."""
+        end = self.attempts[-1]
+        if self.outcome == SHUTDOWN:
+            return "reset" if self.deliberate else "triple-fault"
+        if self.outcome != ENTERED:
+            return self.outcome
+        if end.event.vector == DF and end.origin == EXCEPTION:
+            return "survives"
+        return "irq-as-exception" if end.stray else "delivery-failed"
+
+    @property
     def rule(self) -> str | None:
         """The rule that finds in an image what decided here; None where no rule is about that."""
         if self.deliberate:
@@ -103,10 +120,14 @@ class Chain(Record):
         return RULES.get(deciding.cause)
 
     @property
+    def way(self) -> tuple[object, ...]:
+        """What chains have in common that went the same way, wherever they began."""
+        return (self.verdict, *((a.event.vector, a.origin, a.failure and a.failure.cause) for a in self.attempts))
+
+    @property
     def kind(self) -> tuple[object, ...]:
-        """What chains that are alike have in common."""
-        causes = tuple((a.event.vector, a.origin, a.failure and a.failure.cause) for a in self.attempts)
-        return (self.outcome, self.first.rip, causes)
+        """What chains that are alike have in common: the instruction too, but an interrupt comes at any."""
+        return (self.way, None if self.attempts[0].origin == INTERRUPT else self.first.rip)
 
 
 class Count(Record):
@@ -141,21 +162,14 @@ class Account(Record):
 
     @property
     def outcome(self) -> str:
-        """The worst of it: `triple-fault`, `loops`, `survives` (a #DF handler was entered), `irq-as-exception`,
-        `reset` (on purpose), `delivery-failed` (another exception came in the place of an event), or `nothing`."""
-        shutdowns = [chain for chain in self.chains if chain.outcome == SHUTDOWN]
-        if not all(chain.deliberate for chain in shutdowns):
-            return "triple-fault"
-        if self.round is not None:
-            return "loops"
-        ends = [chain.attempts[-1] for chain in self.chains if chain.outcome == ENTERED]
-        if any(end.event.vector == DF and end.origin == EXCEPTION for end in ends):
-            return "survives"
-        if any(end.stray for end in ends):
-            return "irq-as-exception"
-        if shutdowns:
-            return "reset"
-        return "delivery-failed" if self.chains else "nothing"
+        """The worst of it, in the order of OUTCOMES.
+
+        `triple-fault`, `unknown` (the log ends before that is decided), `loops`, `survives` (a #DF handler was
+        entered), `irq-as-exception`, `reset` (on purpose), `delivery-failed` (the handler of another exception was
+        entered in the place of an event), `guest-shutdown`, or `nothing`.
+        """
+        found = {chain.verdict for chain in self.chains} | ({"loops"} if self.round is not None else set())
+        return next((outcome for outcome in OUTCOMES if outcome in found), "nothing")
 
 
 def account(entries: Iterable[Entry]) -> Account:
@@ -176,6 +190,7 @@ class Reader:
         self.dying: list[Attempt] | None = None  # a chain that met a fault while #DF was delivered
         self.dead: Chain | None = None  # one that shut down, until the registers of the reset are seen
         self.chains: dict[tuple[object, ...], Chain] = {}
+        self.kept: dict[str, int] = {}  # how many of them have each verdict
         self.others = 0
         self.counts: dict[tuple[int, str], Count] = {}
         self.resets = 0
@@ -205,11 +220,16 @@ class Reader:
             self._shut_down(entry.line, GUEST)
         self.raised = [*self.raised[1 - OPEN :], entry]
         if entry.old == DF:
-            chain = next((c for c in reversed(self.open) if c[-1].event.vector == DF), None)
-            if chain is not None:
-                self.open.remove(chain)
-                self.dying = [*chain[:-1], _failed(chain[-1], entry.new, None)]
+            self.dying = self._broken(entry)
             self.raised.pop()
+
+    def _broken(self, raised: Raised) -> list[Attempt] | None:
+        """The chain that this fault met in the delivery of its last event, which is no longer open; None without."""
+        chain = next((c for c in reversed(self.open) if c[-1].event.vector == raised.old), None)
+        if chain is None:
+            return None
+        self.open.remove(chain)
+        return [*chain[:-1], _failed(chain[-1], raised.new, None)]
 
     def _shut_down(self, line: int, outcome: str) -> None:
         if self.dying is not None:
@@ -285,7 +305,8 @@ class Reader:
         known = self.chains.get(chain.kind)
         if known is not None:
             self.chains[chain.kind] = known.replace(times=known.times + 1, last=chain.first.line)
-        elif len(self.chains) < KINDS:
+        elif (kept := self.kept.get(chain.verdict, 0)) < KINDS:  # many of one verdict shall not hide a worse one
+            self.kept[chain.verdict] = kept + 1
             self.chains[chain.kind] = chain.replace(last=chain.first.line)
         else:
             self.others += 1
@@ -308,8 +329,11 @@ class Reader:
 
     def account(self) -> Account:
         """What has been read so far."""
-        if self.dying is not None:  # `-d cpu_reset` was not asked for, or nothing was logged after the end
-            self._shut_down(self.lines, GUEST if self.resets else SHUTDOWN)
+        if self.dying is not None:  # -d cpu_reset, which shows at power-on, has a line for the end; -d int has none
+            self._shut_down(self.lines, CUT if self.resets else SHUTDOWN)
+        elif self.raised and self.raised[-1].line == self.lines and self.raised[-1].old is not None:
+            self.dying = self._broken(self.raised[-1])
+            self._shut_down(self.lines, CUT)
         if self.dead is not None:
             self._bury(None)
         while self.open:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import delivery, events
 from ..registers import Registers
-from .chains import EXCEPTION, INT, INTERRUPT, SHUTDOWN
+from .chains import CUT, EXCEPTION, INT, INTERRUPT, SHUTDOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,4 +42,4 @@ def replay(image: Image, chain: Chain) -> Delivery | None:
 def agrees(chain: Chain, told: Delivery) -> bool:
     """Whether a replay goes through the same events as the log, to the same end."""
     same = [attempt.event.vector for attempt in chain.attempts] == [event.vector for event in told.events]
-    return same and (told.outcome == events.SHUTDOWN) == (chain.outcome == SHUTDOWN)
+    return same and (told.outcome == events.SHUTDOWN) == (chain.outcome in (SHUTDOWN, CUT))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from .. import vectors
 from ..checks import RULES
 from ..errors import NotThere
-from ..qemulog.chains import DF, ENTERED, EXCEPTION, GUEST, INT, INTERRUPT, PF, SHUTDOWN
+from ..qemulog.chains import CUT, DF, ENTERED, EXCEPTION, GUEST, INT, INTERRUPT, PF, SHUTDOWN
 from ..qemulog.diagnosis import named_vector
 from ..qemulog.replay import agrees, machine_at, replay
 from ..selector import PageFaultErrorCode, SelectorErrorCode
 from . import words
 from .data import SCHEMA, hexadecimal
+from .lines import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 SHOWN = 8  # chains told in full
 HEADLINES = {
     "triple-fault": "Triple fault: the processor shut down",
+    CUT: "The log ends where a delivery has failed: what became of it is not known",
     "loops": "It goes round: the same exception again and again",
     "survives": "A double fault, and its handler was entered: no triple fault",
     "irq-as-exception": "No fault: a hardware interrupt came on the vector of an exception",
     "reset": "No fault: the machine was reset on purpose, by a triple fault",
-    "delivery-failed": "An event could not be delivered; the exception that came in its place was",
+    "delivery-failed": "An event could not be delivered: the handler of another exception was entered in its place",
+    GUEST: "A shutdown that is no triple fault of this machine: its own guest's",
     "nothing": "Nothing went wrong in delivery: no triple fault, no double fault",
 }
 HARDWARE = 8, 16  # the vectors on which a PIC's first half interrupts until it is remapped
@@ -166,7 +169,7 @@ def text(path: str, teller: Teller) -> Iterator[str]:
     account = teller.account
     yield f"{path}: {account.lines} lines of QEMU's log"
     yield ""
-    yield f"{HEADLINES[account.outcome]}{_when(account)}."
+    yield from wrap(f"{HEADLINES[account.outcome]}{_when(account)}.", "  ")
     chains = sorted(account.chains, key=lambda chain: (chain.outcome == ENTERED, chain.deliberate, chain.first.line))
     for chain in chains[:SHOWN]:
         yield ""
@@ -194,10 +197,8 @@ def text(path: str, teller: Teller) -> Iterator[str]:
 
 def _when(account: Account) -> str:
     """The line that the headline is about."""
-    wanted = SHUTDOWN if account.outcome in ("triple-fault", "reset") else ENTERED
-    on_purpose = account.outcome == "reset"
-    chains = [chain for chain in account.chains if chain.outcome == wanted and chain.deliberate == on_purpose]
-    if account.outcome in ("nothing", "loops") or not chains:
+    chains = [chain for chain in account.chains if chain.verdict == account.outcome]
+    if not chains:
         return ""
     times = sum(chain.times for chain in chains)
     more = f", and {times - 1} more time{'s' if times > 2 else ''}" if times > 1 else ""
@@ -224,6 +225,8 @@ def _chain(chain: Chain, teller: Teller) -> Iterator[str]:
         yield f"        => SHUTDOWN, line {chain.end}"
     elif chain.outcome == GUEST:
         yield f"        => a shutdown that is no triple fault of this machine: its own guest's, line {chain.end}"
+    elif chain.outcome == CUT:
+        yield f"        => the log ends here, line {chain.end}: what became of it is not known"
     if chain.times > 1:
         yield f"        {chain.times} times, the last one from line {chain.last}"
     yield ""
