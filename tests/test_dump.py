@@ -306,6 +306,39 @@ def test_stacks(image: Callable[..., Path]) -> None:
     assert stacks["RSP0"]["above"] == "PTE not present"
 
 
+def test_stacks_without_page_tables(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(specimens.kernel())
+    text = output("dump", path, "--tss", "cpu_tss")
+    assert f"RSP0  {BASE + 0x3000:#x}: its size is not known: no page tables without CR3" in text
+    assert "guard" not in text and "MiB" not in text
+    assert cpu(path, "--tss", "cpu_tss")["tss"]["stacks"][0]["size"] == 0
+
+
+def test_a_stack_without_a_guard(image: Callable[..., Path]) -> None:
+    """In a page of 2 MiB the search ends before a fault."""
+    there, tss = BASE + FRAME, Tss(rsp0=BASE + 0x20_0000, ist1=BASE + 0x1F_FFF8)
+    path = image(
+        {TABLES + 0x2000: (0x83).to_bytes(8, "little"), FRAME + TSS: bytes(tss)},
+        gdtr=TableRegister(there, 0x37), idtr=TableRegister(there + specimens.IDT, 0x7F),
+        tr=Segment(0x18, there + TSS, 0x67, 0x8B00),
+    )  # fmt: skip
+    text = output("dump", path)
+    assert re.search(r"RSP0 .*: more than 1 MiB down .*\n +no guard below\n +above: PDE not present\n", text)
+    assert re.search(r"IST1 .*: more than 1 MiB down .*\n +no guard below\n  zero", text)
+
+
+def test_a_page_that_is_not_in_the_image_is_no_guard(image: Callable[..., Path]) -> None:
+    """One page directory entry names a page table that is not there, the next the page table that is."""
+    directory = b"".join(entry.to_bytes(8, "little") for entry in (0x7F_F003, TABLES + 0x3003))
+    tss = Tss(rsp0=BASE + 0x20_1000, ist1=BASE + 0x40_2000)
+    text = output("dump", image({TABLES + 0x2008: directory, FRAME + TSS: bytes(tss)}))
+    why = "not known: physical page 0x7ff000 is not in this image"
+    assert f"RSP0  {BASE + 0x20_1000:#x}: its size is {why}\n" in text
+    assert f"IST1  {BASE + 0x40_2000:#x}: 8 KiB down to {BASE + 0x40_0000:#x}\n        below: {why}\n" in text
+    assert "guard" not in text and "no stack" not in text
+
+
 def test_real_mode(image: Callable[..., Path]) -> None:
     path = image(
         {0: bytes(range(256)) * 16}, cr0=0x10, cs=Segment(0xF000, 0xF0000, 0xFFFF, 0x9B00), idtr=TableRegister(0, 0x3FF)

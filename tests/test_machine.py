@@ -232,3 +232,19 @@ def test_the_search_for_a_guard_ends() -> None:
 
 def test_a_stack_at_the_bottom_of_memory() -> None:
     assert machine().stack(0).size == 0
+
+
+def test_a_page_that_the_image_does_not_hold_is_no_guard() -> None:
+    last = machine().space.walk(BASE + 0x2000)
+    assert last.size == 0x1000
+    seen: list[int] = []
+    machine().space.walk(BASE + 0x2000, lambda entry: seen.append(entry.address))
+    elsewhere = machine({seen[-2]: (0x7F_F000 | P).to_bytes(8, "little")})  # the page table is not in the image
+    for stack in (elsewhere.stack(BASE + 0x3000), elsewhere.stack(BASE + 0x3010)):
+        assert not stack.known and stack.below == "not known: physical page 0x7ff000 is not in this image"
+    assert machine().stack(BASE + 0x3000).known and machine().stack(BASE + 0x3000, most=0x1000).known
+
+
+def test_without_page_tables_no_depth_is_claimed() -> None:
+    stack = Machine(Registers(gdtr=TableRegister(FRAME, 0x37)), memory()).stack(FRAME + 0x3000)
+    assert (stack.size, stack.known, stack.below) == (0, False, "not known: no page tables without CR3")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .paging import Access, PageEntry
 
 
+NOT_KNOWN = "not known: "
+
+
 class Hole(Record):
     """Bytes `start` to `stop` of a table that cannot be read, and why."""
 
@@ -51,10 +54,11 @@ class Table(Record):
 
 
 class Stack(Record):
-    """A stack by the address of its end: `bottom` is the lowest byte that a push can reach without a fault.
+    """A stack by the address of its end: `bottom` is the lowest byte that a push is known to reach without a fault.
 
     `below` says why the page under it cannot be pushed to, None when the search ended before; `above` is the same for
-    the page that begins at `top`, None when that page can be written (or `top` lies inside a page).
+    the page that begins at `top`, None when that page can be written (or `top` lies inside a page). Where the image
+    does not tell, they begin with `not known: `.
     """
 
     top: int
@@ -66,6 +70,11 @@ class Stack(Record):
     def size(self) -> int:
         """How many bytes can be pushed; 0 when the first push faults already."""
         return int(self.top - self.bottom)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what ends the stack, or that nothing does."""
+        return not (self.below or "").startswith(NOT_KNOWN)
 
 
 class Machine:
@@ -229,13 +238,17 @@ class Machine:
         return Stack(top, page + PAGE, None, above)
 
     def _push_trouble(self, address: int) -> str | None:
-        """Why ring 0 cannot push to the page of `address`; None when it can."""
+        """Why ring 0 cannot push to the page of `address`, or why that is not known; None when it can."""
+        if self.space.paging.mode == "flat":
+            return f"{NOT_KNOWN}no page tables without CR3"
         try:
             self.space.translate(address, PUSH)
         except PageFault as fault:
             return fault.why
-        except (Absent, NonCanonical) as error:
+        except NonCanonical as error:
             return str(error)
+        except Absent as error:
+            return f"{NOT_KNOWN}{error}"
         return None
 
     # Tables

@@ -327,19 +327,21 @@ def _tss(machine: Machine, image: Image, table: Table) -> Iterator[str]:
 
 def _stack(name: str, stack: Stack, image: Image) -> Iterator[str]:
     """`IST1 0x...: 8 KiB down to 0x..., then PTE not present; above: ...`, in one or two lines."""
-    named = _named(image, stack.top)
+    title = f"  {name:<5} {stack.top:#x}{_named(image, stack.top)}"
     if stack.size == 0:
         why = "not canonical" if "is not canonical" in (stack.below or "") else stack.below
-        yield f"  {name:<5} {stack.top:#x}{named}: no stack: {why}"
+        yield from wrap(f"{title}: {'no stack:' if stack.known else 'its size is'} {why}", " " * 8)
         return
     depth = words.size(stack.size) if stack.below else f"more than {words.size(1 << 20)}"
-    yield f"  {name:<5} {stack.top:#x}{named}: {depth} down to {stack.bottom:#x}"
-    below = f"guard below: {stack.below}" if stack.below else "no guard below"
-    above = f"above: {stack.above or 'writable memory'}" if stack.top % 0x1000 == 0 else ""
-    if stack.below == stack.above:
-        yield f"        guard below and above: {stack.below}"
+    yield f"{title}: {depth} down to {stack.bottom:#x}"
+    guard = "guard below" if stack.known else "below"
+    if stack.below and stack.below == stack.above:
+        parts = [f"{guard} and above: {stack.below}"]
     else:
-        yield from (f"        {part}" for part in (below, above) if part)
+        parts = [f"{guard}: {stack.below}" if stack.below else "no guard below"]
+        parts += [f"above: {stack.above or 'writable memory'}"] if stack.top % PAGE == 0 else []
+    for part in parts:
+        yield from wrap(f"        {part}", " " * 10)
 
 
 def _ports(machine: Machine, table: Table, iopb: int) -> str:
