@@ -19,6 +19,7 @@ import specimens
 import zstandard
 from specimens import BASE, END, FRAME, NONE, TABLES, core, header, kernel, segment
 
+from x86tables import memory
 from x86tables.commands import main
 from x86tables.readers import elfcore
 from x86tables.registers import Segment, TableRegister
@@ -95,21 +96,23 @@ def test_fifo_does_not_hang(run: Run, tmp_path: Path) -> None:
     refused(run("dump", str(fifo), "--gdt", "0,7"), "fifo: not a file")
 
 
-def test_unreadable(run: Run) -> None:
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_unreadable(run: Run, closed: str) -> None:
     """As a user who is not root: root reads any file."""
     root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         (path := Path(directory) / "image").write_bytes(core())
         assert run("dump", str(path))[0] == 0
-        path.chmod(0)
+        os.chmod(path if closed == "file" else directory, 0)
         if root:
             os.seteuid(NOBODY)
         try:
-            refused(run("dump", str(path)), str(path), "Permission denied")
+            refused(run("dump", str(path)), f"{path}: Permission denied")
         finally:
             if root:
                 os.seteuid(0)
+            os.chmod(directory, 0o755)
 
 
 def test_name_with_null_byte(run: Run) -> None:
@@ -171,6 +174,31 @@ def test_decompression_bomb(tmp_path: Path, name: str) -> None:
     (path := tmp_path / "bomb").write_bytes(PACKERS[name](bytes(128 * MIB)))
     status, err, _, resident = measured("dump", str(path))
     assert status == 2 and "bomb" in err and resident < 130 * MIB
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_bomb_of_other_than_zeros(
+    run: Run, image: Callable[[bytes], str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that repeats for ever is refused in time, a file of mostly zeros with something in each MiB is not."""
+    monkeypatch.setattr(memory, "_ALWAYS", MIB)
+    monkeypatch.setattr(memory, "_RATIO", 32)
+    refused(run("dump", path := image(PACKERS[name](b"\xaa" * 16 * MIB))), path, name, "other than zeros")
+    sparse = PACKERS[name]((b"\xaa" + bytes(MIB - 1)) * 64)
+    assert len(sparse) * 32 < 32 * MIB
+    assert run("dump", image(sparse), "--gdt=0,7")[0] == 0
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_no_room_for_what_is_unpacked(run: Run, image: Callable[[bytes], str], name: str) -> None:
+    path = image(PACKERS[name](core()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        result = run("dump", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused(result, f"{path}: the {name} data", f"into {tempfile.gettempdir()}: File too large", "set TMPDIR")
 
 
 def test_compressed_with_too_large_a_dictionary(run: Run, image: Callable[[bytes], str]) -> None:

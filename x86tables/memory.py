@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 PAGE = 0x1000
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_STEP, _MOST = 0x400, 128 << 20  # bytes unpacked at once (zstd makes up to 32,768 of one), and memory for a dictionary
+_STEP, _SMALL = 0x400, 0x20  # bytes unpacked at once, and where zstd makes very many of one: up to 32,768
+_MANY, _MOST = 1 << 18, 128 << 20  # that is so many from one step; memory for a dictionary
+# What is not zero and may be unpacked: a machine that runs has a kernel beside what repeats, and stays far below.
+_RATIO, _ALWAYS = 4096, 1 << 29
 
 
 class Memory:
@@ -118,8 +121,12 @@ class Recording(Memory):
 
 def load(path: str) -> Data:
     """The contents of a file, mapped; gzip, xz and zstd are unpacked first, into a file that has no name."""
-    if not os.path.exists(path):
-        raise ImageError(f"{path}: there is no such file")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+        raise ImageError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from None
     if not os.path.isfile(path):
         raise ImageError(f"{path}: not a file")
     with open(path, "rb") as file:
@@ -141,24 +148,53 @@ def _map(path: str, file: IO[bytes]) -> Data:
 
 
 def _unpack(path: str, file: IO[bytes], name: str) -> Data:
+    """The file unpacked; ImageError when there is no room for it, or when it is made to have no end."""
     import tempfile
 
-    with tempfile.TemporaryFile() as out:
-        for content in _unpacked(path, file, name):
-            if content == bytes(len(content)):  # a hole instead of zeros: memory is mostly that
-                out.seek(len(content), os.SEEK_CUR)
-            else:
-                out.write(content)
-        out.truncate(out.tell())
-        out.flush()
-        return _map(path, out)
+    directory = "a temporary directory"
+    room = most = max(_ALWAYS, _RATIO * os.fstat(file.fileno()).st_size)
+    hole = 0  # instead of zeros: memory is mostly that
+    try:
+        directory = tempfile.gettempdir()
+        with tempfile.TemporaryFile(dir=directory) as out:
+            for content in _unpacked(path, file, name):
+                for part in _parts(content):
+                    if part == bytes(len(part)):
+                        hole += len(part)
+                        continue
+                    room -= len(part)
+                    if room < 0:
+                        raise ImageError(
+                            f"{path}: the {name} data holds more than {most:#x} bytes other than zeros, {_RATIO} "
+                            "for each of its own, as no memory does: unpack it first if it is an image"
+                        )
+                    if hole:
+                        out.seek(hole, os.SEEK_CUR)
+                        hole = 0
+                    out.write(part)
+            out.truncate(out.tell() + hole)
+            out.flush()
+            return _map(path, out)
+    except OSError as error:
+        raise ImageError(
+            f"{path}: the {name} data cannot be unpacked into {directory}: {error.strerror or error}: "
+            "set TMPDIR to a directory with room, or unpack it first"
+        ) from None
+
+
+def _parts(content: bytes) -> Iterator[bytes]:
+    """The pages of what holds very many of them and not just zeros, else all of it."""
+    if len(content) <= 16 * PAGE or content == bytes(len(content)):
+        yield content
+    else:
+        yield from (content[at : at + PAGE] for at in range(0, len(content), PAGE))
 
 
 def _unpacked(path: str, file: IO[bytes], name: str) -> Iterator[bytes]:
     """What a compressed file holds, all its members; in small steps, for a few bytes can hold very many."""
     create, failure = _packer(path, name)
-    member = None
-    while packed := file.read(_STEP):
+    member, step = None, _STEP
+    while packed := file.read(step):
         while packed:
             if member is None:
                 packed = packed.lstrip(b"\0")  # there may be padding between members
@@ -166,9 +202,11 @@ def _unpacked(path: str, file: IO[bytes], name: str) -> Iterator[bytes]:
                     break
                 member = create()
             try:
-                yield member.decompress(packed)
+                content = member.decompress(packed)
             except failure as error:
                 raise ImageError(f"{path}: the {name} data is damaged or cut off: {error}") from None
+            yield content
+            step = _SMALL if len(content) > _MANY else _STEP  # memory for more costs far more time than unpacking it
             packed, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None:
         raise ImageError(f"{path}: the {name} data is damaged or cut off: it ends at {file.tell():#x}, too early")
