@@ -1,5 +1,6 @@
 """The story of QEMU's log, on real boots (tests/logs/capture.sh makes them again), and what must not fool it."""
 
+import io
 import json
 import lzma
 import re
@@ -10,6 +11,7 @@ from cli import output
 
 from x86tables.checks import RULES as CATALOGUE
 from x86tables.commands import main
+from x86tables.proof import guest
 from x86tables.qemulog import chains, entries
 
 LOGS = Path(__file__).parent / "logs"
@@ -239,6 +241,45 @@ def test_bounded_memory() -> None:
         assert len(reader.raised) <= chains.OPEN
 
 
+def test_an_interrupt_is_one_story_wherever_it_comes(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join("Servicing hardware INT=0x08\n" + event(8, rip=0x1000 + n) for n in range(100)))
+    (chain,) = account(path.read_bytes()).chains
+    assert chain.times == 100
+    text = output("log", path)
+    assert text.count("IRQ 0 (the timer)") == 1
+    assert "100 times" in text and "and 99 more times" in text and "more stories" not in text
+
+
+def test_a_timer_is_no_loop() -> None:
+    """`prove KERNEL` stops at an event that comes again and again, at an interrupt it does not."""
+    watched = guest._Watched(io.BytesIO(), 0.0)
+    for entry in entries.entries(iter(("Servicing hardware INT=0x08\n" + event(8)).encode().splitlines() * 400)):
+        watched.reader.take(entry)
+    assert watched._round() is None
+
+
+def no_gate(rip: int) -> str:
+    return raised(None, 6) + event(6, rip) + raised(None, 11) + event(11, rip, code=0x32)
+
+
+@pytest.mark.parametrize(("places", "wanted"), [(1, "2000 times"), (20, "also at 0x8:0x1001, line 18 (100 times);")])
+def test_the_same_story_is_told_once(tmp_path: Path, places: int, wanted: str) -> None:
+    """An absent gate met two thousand times, at one instruction or at several."""
+    path = tmp_path / "log"
+    path.write_text("".join(no_gate(0x1000 + n % places) for n in range(2000)))
+    text = " ".join(output("log", path).split())
+    assert text.count("gate 6 is not present") == 1
+    assert wanted in text
+    assert ("and 11 more places" in text) == (places == 20)
+
+
+def test_many_stories_hide_no_worse_one() -> None:
+    text = "".join(map(no_gate, range(2 * chains.KINDS))).encode()
+    found = account(text + log("triple"))
+    assert (found.outcome, found.chains[-1].outcome) == ("triple-fault", "shutdown")
+
+
 @pytest.mark.parametrize(
     "content", [b"hello\n", b"\0" * 100_000, b"v=0e e=", b"     0: v=zz e=0000\n", b"\xff\xfe\n" * 50]
 )
@@ -259,7 +300,6 @@ def test_cut_off_anywhere(cut: int) -> None:
 
 
 def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
     import sys
 
     class Input:

@@ -151,7 +151,9 @@ class _Watched:
         going = self.reader.round
         if going is not None and going.times >= ROUNDS:
             return going.event
-        return next((chain.first for chain in self.reader.chains.values() if chain.times >= ROUNDS), None)
+        # an interrupt that comes again is no loop
+        often = (chain.attempts[0] for chain in self.reader.chains.values() if chain.times >= ROUNDS)
+        return next((first.event for first in often if first.origin != chains.INTERRUPT), None)
 
     def ending(self, status: int | None, output: bytes, errors: str, seconds: float) -> Ending:
         account = self.reader.account()

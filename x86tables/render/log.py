@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..qemulog.entries import Delivering
     from ..symbols import Symbols
 
-SHOWN = 8  # chains told in full
+SHOWN = 8  # stories told in full, and places at which one happened too
 HEADLINES = {
     "triple-fault": "Triple fault: the processor shut down",
     CUT: "The log ends where a delivery has failed: what became of it is not known",
@@ -171,13 +171,17 @@ def text(path: str, teller: Teller) -> Iterator[str]:
     yield ""
     yield from wrap(f"{HEADLINES[account.outcome]}{_when(account)}.", "  ")
     chains = sorted(account.chains, key=lambda chain: (chain.outcome == ENTERED, chain.deliberate, chain.first.line))
-    for chain in chains[:SHOWN]:
+    stories: dict[object, list[Chain]] = {}  # those that differ in their instruction alone are told once
+    for chain in chains:
+        stories.setdefault((chain.way, teller.rule(chain)), []).append(chain)
+    for alike in list(stories.values())[:SHOWN]:
         yield ""
-        yield from _chain(chain, teller)
-    hidden = len(chains) - SHOWN
-    if hidden > 0 or account.others:
+        yield from _chain(alike[0], teller)
+        yield from _elsewhere(alike[1:], teller)
+    hidden = sum(len(alike) for alike in list(stories.values())[SHOWN:]) + account.others
+    if hidden:
         yield ""
-        yield f"{max(hidden, 0) + account.others} more stories like these (--format json has {len(chains)})"
+        yield f"{hidden} more stories like these (--format json has {len(chains)})"
     if account.round is not None:
         yield ""
         yield from _round(account, teller)
@@ -237,6 +241,18 @@ def _chain(chain: Chain, teller: Teller) -> Iterator[str]:
         end = chain.attempts[-1].failure
         if teller.replayed(chain) is None and end is not None and end.cause == "page":
             yield "               as far as the log tells; --in IMAGE, a memory dump, makes it certain"
+
+
+def _elsewhere(chains: list[Chain], teller: Teller) -> Iterator[str]:
+    """Where else the same happened."""
+    if not chains:
+        return
+    places = [
+        f"{teller.place(chain.first)}, line {chain.first.line}" + (f" ({chain.times} times)" if chain.times > 1 else "")
+        for chain in chains[:SHOWN]
+    ]
+    rest = [f"and {len(chains) - SHOWN} more places"] if len(chains) > SHOWN else []
+    yield from _wrapped("  also at      ", "; ".join(places + rest))
 
 
 def _round(account: Account, teller: Teller) -> Iterator[str]:
