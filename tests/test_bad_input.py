@@ -528,6 +528,13 @@ def test_nonsense_registers(run: Run, image: Callable[[bytes], str], value: str)
     refused(run("dump", image(core()), f"--reg={value}"), "--reg")
 
 
+@pytest.mark.parametrize("name", ["cs", "ss", "ds", "es", "fs", "gs"])
+def test_selectors_that_are_too_wide(run: Run, image: Callable[[bytes], str], name: str) -> None:
+    path = image(core())
+    assert run("dump", path, "--reg", f"{name}=0xffff")[0] == 0
+    refused(run("dump", path, "--reg", f"{name}=0x10000"), f"--reg {name}=0x10000: 16 bits hold 0..0xffff")
+
+
 @pytest.mark.parametrize("value", ["", "@", "@0", "image", "image@", "none@0", "/@0", "@@", "image@x", "image@-1"])
 def test_nonsense_maps(
     run: Run, image: Callable[[bytes], str], value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,9 @@ def _told(registers: Registers, options: Options, symbols: Symbols) -> tuple[Reg
         if name not in Registers._names or name in ("gdtr", "idtr", "tr", "ldtr", "general"):  # type: ignore[attr-defined]
             raise UsageError(f"--reg {name}: not a register of x86tables (rip, rsp, cs, cr0, cr3, efer, star, ...)")
         segment = name in ("cs", "ss", "ds", "es", "fs", "gs")
+        bits = 16 if segment else 64
+        if not 0 <= value < 1 << bits:
+            raise UsageError(f"--reg {name}={value:#x}: {bits} bits hold 0..{(1 << bits) - 1:#x}")
         changes[name] = (getattr(registers, name) or Segment(0)).replace(selector=value) if segment else value
     physical = set()
     for name, default in (("gdt", 0xFFFF), ("idt", 0xFFF), ("tss", 0x67)):
