@@ -698,6 +698,44 @@ def test_extract_of_nothing_writes_nothing(run: Run, image: Callable[[bytes], st
     assert not output.exists()
 
 
+def test_extract_when_no_page_of_the_tables_is_held(run: Run, image: Callable[[bytes], str], tmp_path: Path) -> None:
+    path = image(with_registers(cr3=1 << 40))
+    refused(run("extract", path, "-o", str(tmp_path / "small")), path, "no page that the tables need is in this image")
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_extract_to_what_is_no_file(run: Run, image: Callable[[bytes], str], tmp_path: Path) -> None:
+    os.mkfifo(fifo := str(tmp_path / "fifo"))
+    for output in (fifo, "/dev/null", str(tmp_path)):
+        refused(run("extract", image(core()), "-o", output), f"-o {output}: not a file")
+
+
+def test_extract_to_standard_output(image: Callable[[bytes], str], tmp_path: Path) -> None:
+    """The report would be written over the head of the core."""
+    command = [sys.executable, "-m", "x86tables", "extract", image(core()), "-o", "/dev/stdout"]
+    with open(tmp_path / "out", "wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and sentence(done.stderr) and "this is standard output" in done.stderr
+    assert not (tmp_path / "out").read_bytes()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_extract_that_cannot_be_finished(run: Run, image: Callable[[bytes], str], tmp_path: Path, there: bool) -> None:
+    """Half of an image is not left behind, and what had the name stays as it was."""
+    path, output = image(core()), tmp_path / "small"
+    if there:
+        output.write_bytes(b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        result = run("extract", path, "-o", str(output))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused(result, f"-o {output}: cannot be written: File too large")
+    assert sorted(os.listdir(tmp_path)) == ["image", "small"][: 1 + there]
+    assert not there or output.read_bytes() == b"before"
+
+
 # In a process of its own, with the memory that it took
 
 # VmHWM, for a process begins with the ru_maxrss of the one that started it

@@ -152,6 +152,17 @@ def test_what_extract_refuses(tmp_path: Path) -> None:
     assert not (tmp_path / "small.core").exists()
 
 
+def test_a_file_that_has_the_name_gives_its_mode(tmp_path: Path) -> None:
+    """Memory may be secret: what only its owner could read stays so, also behind a link."""
+    (tmp_path / "core").write_bytes(specimens.core())
+    (small := tmp_path / "small.core").touch(0o600)
+    (link := tmp_path / "link").symlink_to("small.core")
+    output("extract", tmp_path / "core", "-o", link)
+    assert link.is_symlink() and small.stat().st_mode & 0o777 == 0o600
+    assert tables(small) == tables(tmp_path / "core")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["core", "link", "small.core"]
+
+
 def test_the_small_image_is_an_elf_core_for_others_too(tmp_path: Path) -> None:
     """Read with the standard's layout and nothing of ours."""
     path = tmp_path / "small.core"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import UsageError
+from ..errors import ImageError, UsageError
 from ..memory import PAGE, Recording
 from ..readers import elfcore
 from ._image import add_image_arguments, image_from
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         recordings.append(Recording(memory))
         return recordings[-1]
 
+    _require_a_file(args.output)
     for path in (args.image, args.registers, args.symbols, *(item.rpartition("@")[0] for item in args.map)):
         if path and os.path.exists(path) and os.path.exists(args.output) and os.path.samefile(args.output, path):
             what = "the image itself" if path == args.image else "one of the files to read"
@@ -47,13 +48,47 @@ def run(args: argparse.Namespace) -> int:
     touch(image)
     (recording,) = recordings
     read = set(recording.pages)
+    if not any(map(recording.holds, read)):
+        raise ImageError(
+            f"{image.path}: no page that the tables need is in this image ({len(read)} looked for): "
+            "take a dump of the whole memory"
+        )
     pages = {page + step for page in read for step in (-PAGE, 0, PAGE) if page + step >= 0}
     try:
-        count = elfcore.write(args.output, recording, pages, _notes(image, args))
+        count = _write(args.output, recording, pages, _notes(image, args))
     except (OSError, ValueError) as error:
         raise UsageError(f"-o {args.output}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     print("\n".join(_report(args.output, recording, read, count, len(image.machines))))
     return 0
+
+
+def _require_a_file(path: str) -> None:
+    """UsageError when the name is one of something else than a file, or of the file to which the report goes."""
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise UsageError(f"-o {path}: not a file: the small image goes to a file of its own")
+    try:
+        report = os.fstat(1)
+    except OSError:  # closed
+        return
+    if os.path.samestat(os.stat(path), report):
+        raise UsageError(f"-o {path}: this is standard output, where the report goes: name another file")
+
+
+def _write(path: str, memory: Memory, pages: set[int], notes: bytes) -> int:
+    """Write the core; it takes the name, and the mode of a file that has it, when it is complete."""
+    import shutil
+    import tempfile
+
+    path = os.path.realpath(path)
+    with tempfile.TemporaryDirectory(prefix=".x86tables-", dir=os.path.dirname(path)) as beside:
+        complete = os.path.join(beside, "core")
+        count = elfcore.write(complete, memory, pages, notes)
+        if os.path.exists(path):
+            shutil.copymode(path, complete)
+        os.replace(complete, path)
+    return count
 
 
 def touch(image: Image) -> None:
