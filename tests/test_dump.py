@@ -12,7 +12,7 @@ from cli import IMAGES, call, dumped, output, refused
 from jsonschema import Draft202012Validator
 from specimens import BASE, FRAME, TABLES, TSS
 
-from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss, Tss32
 from x86tables.memory import Memory
 from x86tables.readers import elfcore
 from x86tables.registers import Registers, Segment, TableRegister
@@ -297,6 +297,63 @@ def test_a_tss_that_ends_early(image: Callable[..., Path]) -> None:
     tss = cpu(path)["tss"]
     assert (tss["rsp"][0], tss["ist"], tss["iopb"]) == (hex(BASE + 0x3000), [hex(BASE + 0x2000), *[None] * 6], None)
     assert "IST2  beyond the limit" in output("dump", path)
+
+
+def test_a_tss_of_which_a_part_cannot_be_read(image: Callable[..., Path]) -> None:
+    """It begins 40 bytes before the page that is missing, behind IST1's first half."""
+    tss = bytes(Tss(rsp0=BASE + 0x2000))[:40]
+    path = image({FRAME + 0x2FD8: tss}, tr=Segment(0x18, BASE + 0x2FD8, 0xFFF, 0x8B00))
+    found, text = cpu(path)["tss"], output("dump", path)
+    assert (found["rsp"], found["ist"]) == ([hex(BASE + 0x2000), "0x0", "0x0"], [None] * 7)
+    assert (found["iopb"], found["open_ports"]) == (None, None)
+    assert "  IST1  cannot be read\n" in text and "  zero: RSP1, RSP2\n" in text
+    assert "  I/O map  base cannot be read\n" in text
+
+
+def test_an_io_map_of_which_a_part_cannot_be_read(image: Callable[..., Path]) -> None:
+    path = image({FRAME + 0x2F98: bytes(Tss())}, tr=Segment(0x18, BASE + 0x2F98, 0xFFF, 0x8B00))
+    found = cpu(path)["tss"]
+    assert (found["iopb"], found["open_ports"]) == (0x68, None)
+    assert "  I/O map  base 0x68: not known: not all of the I/O map can be read\n" in output("dump", path)
+
+
+def test_a_tss_that_ends_in_the_base_of_the_io_map(image: Callable[..., Path]) -> None:
+    path = image(tr=Segment(0x18, BASE + TSS, 0x66, 0x8B00))
+    found = cpu(path)["tss"]
+    assert (found["iopb"], found["open_ports"]) == (None, None)
+    assert "  I/O map  base beyond the limit: ring 3 has no ports\n" in output("dump", path)
+
+
+PROTECTED = {"cr0": 0x11, "cr4": 0, "cs": Segment(8, 0, 0xFFFF_FFFF, 0x00CF_9B00), "rip": FRAME}
+PROTECTED |= {"gdtr": TableRegister(FRAME, 0x37), "idtr": TableRegister(FRAME + specimens.IDT, 0x7F)}
+
+
+def test_a_32_bit_tss_of_which_a_part_cannot_be_read(image: Callable[..., Path]) -> None:
+    """ESP0 and SS0 are the last bytes of the image's memory; what follows is not known."""
+    tail = bytes(Tss32(link=0x30, esp0=0xC000_1000, ss0=0x10))[:12]
+    path = image({specimens.END - 12: tail}, tr=Segment(0x18, specimens.END - 12, 0x67, 0x8B00), **PROTECTED)
+    found, text = cpu(path)["tss"], output("dump", path)
+    assert (found["esp0"], found["ss0"], found["link"]) == ("0xc0001000", 0x10, 0x30)
+    assert {found[name] for name in ("esp1", "ss1", "esp2", "ss2", "cr3", "eip", "eflags", "ldt", "iopb")} == {None}
+    assert "  ring 0 stack  0x10:0xc0001000\n  ring 1 stack  cannot be read\n" in text
+    assert "  task         eip cannot be read, cr3 cannot be read, ldt cannot be read, link 0x30\n" in text
+    short = image({FRAME + 0x400: tail}, tr=Segment(0x18, FRAME + 0x400, 0x9, 0x8B00), **PROTECTED)
+    assert cpu(short)["tss"]["ss1"] is None and "ring 1 stack  beyond the limit\n" in output("dump", short)
+
+
+@pytest.mark.parametrize("kind", [1, 3])
+def test_a_16_bit_tss(image: Callable[..., Path], kind: int) -> None:
+    """Words as the figure has them: link, SP0, SS0 .. SS2, IP, FLAGS, eight registers, four segments, LDT."""
+    words = [0x48, 0x1000, 0x10, 0x2000, 0x19, 0x3000, 0x22, 0x1234, 0x202, *range(12), 0x28]
+    tss = b"".join(word.to_bytes(2, "little") for word in words)
+    path = image({FRAME + 0x400: tss}, tr=Segment(0x18, FRAME + 0x400, 0x2B, 0x8000 | kind << 8), **PROTECTED)
+    assert cpu(path)["tss"] == {
+        "base": hex(FRAME + 0x400), "limit": 0x2B, "link": 0x48, "sp0": "0x1000", "ss0": 0x10, "sp1": "0x2000",
+        "ss1": 0x19, "sp2": "0x3000", "ss2": 0x22, "ip": "0x1234", "flags": "0x202", "ldt": 0x28, "raw": tss.hex(),
+    }  # fmt: skip
+    text = output("dump", path)
+    assert "limit 0x2b: 44 bytes, a 16-bit TSS\n  ring 0 stack  0x10:0x1000\n  ring 1 stack  0x19:0x2000\n" in text
+    assert "  task         ip 0x1234, flags 0x202, ldt 0x28, link 0x48\n\nLDT" in text
 
 
 def test_stacks(image: Callable[..., Path]) -> None:

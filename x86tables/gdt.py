@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Descriptor: TypeAlias = "SegmentDescriptor | SystemDescriptor | CallGate | LegacySystemDescriptor"
 
 LDT, TSS_AVAILABLE, TSS_BUSY, CALL_GATE = 0x2, 0x9, 0xB, 0xC
+TSS16 = (0x1, 0x3)  # available and busy; protected mode only
 WIDE = {LDT: "ldt", TSS_AVAILABLE: "tss-available", TSS_BUSY: "tss-busy", CALL_GATE: "call-gate"}
 
 # The S=0 types of protected mode, of which 64-bit mode has kept few

@@ -1,4 +1,4 @@
-"""What images from before long mode hold: 8-byte gates, the 32-bit TSS, the real-mode vector table."""
+"""What images from before long mode hold: 8-byte gates, 32-bit and 16-bit TSS, the real-mode vector table."""
 
 from __future__ import annotations
 
@@ -76,6 +76,33 @@ class Tss32(Layout, size=104, cite="SDM Vol. 3A, figure '32-Bit Task-State Segme
     ss0: int = bits[79:64]
     esp0: int = bits[63:32]
     reserved0: int = bits[31:16]
+    link: int = bits[15:0]
+
+
+class Tss16(Layout, size=44, cite="SDM Vol. 3A, figure '16-Bit TSS Format'"):
+    """The 16-bit TSS: the stacks of rings 0-2 and the whole state of a task; no CR3 and no I/O bitmap."""
+
+    ldt: int = bits[351:336]
+    ds: int = bits[335:320]
+    ss: int = bits[319:304]
+    cs: int = bits[303:288]
+    es: int = bits[287:272]
+    di: int = bits[271:256]
+    si: int = bits[255:240]
+    bp: int = bits[239:224]
+    sp: int = bits[223:208]
+    bx: int = bits[207:192]
+    dx: int = bits[191:176]
+    cx: int = bits[175:160]
+    ax: int = bits[159:144]
+    flags: int = bits[143:128]
+    ip: int = bits[127:112]
+    ss2: int = bits[111:96]
+    sp2: int = bits[95:80]
+    ss1: int = bits[79:64]
+    sp1: int = bits[63:48]
+    ss0: int = bits[47:32]
+    sp0: int = bits[31:16]
     link: int = bits[15:0]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from .errors import Absent, NotThere
-from .gdt import TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor
+from .gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor
 from .idt import Gate, Idt
-from .legacy import LegacyGate, Tss32, VectorTable
+from .legacy import LegacyGate, Tss16, Tss32, VectorTable
 from .memory import PAGE
 from .paging import NX, PUSH, READ, AddressSpace, NonCanonical, PageFault, Paging, root
 from .records import Record
@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .layout import Field
     from .memory import Memory
     from .paging import Access, PageEntry
 
@@ -47,6 +48,10 @@ class Table(Record):
         """Why nothing of the table can be read; None when something can."""
         missing = sum(hole.stop - hole.start for hole in self.holes)
         return str(self.holes[0].why) if missing and missing == len(self.data) else None
+
+    def has(self, field: Field) -> bool:
+        """Whether all of a layout's field could be read, the structure standing where the table begins."""
+        return self.known(field.offset, field.offset + field.width // 8)
 
     def known(self, start: int, stop: int) -> bool:
         """Whether all bytes from `start` to before `stop` could be read."""
@@ -364,6 +369,14 @@ class Machine:
         """The 32-bit TSS, what is beyond its limit read as zero; NotThere when TR was never loaded."""
         return Tss32.parse(self._data("tss")[: Tss32.size].ljust(Tss32.size, b"\0"))
 
+    @property
+    def tss16(self) -> Tss16 | None:
+        """The 16-bit TSS, what is beyond its limit read as zero; None when TR holds one of another kind."""
+        tr = self.registers.tr
+        if self.wide or tr is None or tr.descriptor.s or tr.descriptor.type not in TSS16:
+            return None
+        return Tss16.parse(self._data("tss")[: Tss16.size].ljust(Tss16.size, b"\0"))
+
     def task(self, selector: int) -> Tss32 | None:
         """The 32-bit TSS that a task gate names; None where the selector names none, or it cannot be read."""
         try:
@@ -376,11 +389,20 @@ class Machine:
 
     @property
     def io_map(self) -> IoMap | None:
-        """The I/O permission bitmap; None when its base lies beyond the TSS limit or the TSS is too short for one."""
-        data = self._data("tss")
-        if len(data) < Tss.size:
+        """The I/O permission bitmap; None when its base lies beyond the TSS limit or the TSS is too short for one.
+
+        NotThere when its base or a part of it cannot be read.
+        """
+        data, table = self._data("tss"), self.table("tss")
+        if table is None or len(data) < Tss.size or self.tss16 is not None:
             return None
-        return IoMap.of(data, self.tss.iopb if self.wide else self.tss32.iopb)
+        if not table.has(Tss.field("iopb")):
+            raise NotThere("the base of the I/O map cannot be read")
+        base = self.tss.iopb  # the 32-bit TSS has it at the same place
+        ports = IoMap.of(data, base)
+        if ports is not None and not table.known(base, base + len(ports.raw)):
+            raise NotThere("not all of the I/O map can be read")
+        return ports
 
 
 def _walks(space: AddressSpace, addresses: list[int], seen: list[PageEntry] | None = None) -> int:

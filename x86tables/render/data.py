@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..image import Image
+    from ..layout import Layout
     from ..legacy import Tss32
     from ..machine import Machine, Stack, Table
     from ..symbols import Symbols
 
 SCHEMA = 1
+STACKS = ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8)))
 
 
 def hexadecimal(value: int | None) -> str | None:
@@ -162,43 +164,49 @@ def _task(task: Tss32) -> dict[str, Any]:
 
 
 def _tss(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    if (tss16 := machine.tss16) is not None:
+        made = _fields(table, tss16, ("sp0", "sp1", "sp2", "ip", "flags"), ("ss0", "ss1", "ss2", "link", "ldt"))
+        return made | {"raw": table.data[: tss16.size].hex()}
     if machine.wide:
         tss = machine.tss
-        made["rsp"] = [_pointer(table, name, getattr(tss, name)) for name in ("rsp0", "rsp1", "rsp2")]
-        made["ist"] = [_pointer(table, f"ist{n}", getattr(tss, f"ist{n}")) for n in range(1, 8)]
-        made["stacks"] = [stack(name, extent) for name, extent in stacks(machine)]
-        iopb = tss.iopb
+        made = {
+            "rsp": [*_fields(table, tss, STACKS[:3]).values()],
+            "ist": [*_fields(table, tss, STACKS[3:]).values()],
+            "stacks": [stack(name, extent) for name, extent in stacks(machine)],
+        }
     else:
-        tss32 = machine.tss32
-        for name in ("esp0", "esp1", "esp2", "cr3", "eip", "eflags"):
-            made[name] = hexadecimal(getattr(tss32, name))
-        for name in ("ss0", "ss1", "ss2", "link", "ldt"):
-            made[name] = getattr(tss32, name)
-        iopb = tss32.iopb
-    made["iopb"] = iopb if table.known(102, 104) else None
-    ports = machine.io_map
+        addresses = ("esp0", "esp1", "esp2", "cr3", "eip", "eflags")
+        made = _fields(table, machine.tss32, addresses, ("ss0", "ss1", "ss2", "link", "ldt"))
+    made |= _fields(table, machine.tss, (), ("iopb",))  # at the same place in both
+    try:
+        ports = machine.io_map
+    except NotThere:
+        ports = None
     made["open_ports"] = None if ports is None else [[run.start, run.stop - 1] for run in ports.open_ports]
     made["raw"] = table.data[: Tss.size].hex()
     return made
 
 
-def _pointer(table: Table, name: str, value: int) -> str | None:
-    """A stack pointer of the TSS, None when the limit ends before it."""
-    at = Tss.field(name).offset
-    return hexadecimal(value) if table.known(at, at + 8) else None
+def _fields(table: Table, tss: Layout, addresses: Iterable[str], numbers: Iterable[str] = ()) -> dict[str, Any]:
+    """Fields of a TSS by name, None where the limit ends before one or it cannot be read."""
+    made: dict[str, Any] = {}
+    for name in addresses:
+        made[name] = hexadecimal(getattr(tss, name)) if table.has(tss.field(name)) else None
+    for name in numbers:
+        made[name] = getattr(tss, name) if table.has(tss.field(name)) else None
+    return made
 
 
 def stacks(machine: Machine) -> list[tuple[str, Stack]]:
-    """The stacks that a 64-bit TSS names, by name; pointers that are 0 or beyond the limit left out."""
+    """The stacks that a 64-bit TSS names, by name; pointers that are 0 or not known left out."""
     table = machine.table("tss")
     if table is None or not machine.wide:
         return []
     tss = machine.tss
     found = []
-    for name in ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8))):
-        at, top = Tss.field(name).offset, getattr(tss, name)
-        if top and table.known(at, at + 8):
+    for name in STACKS:
+        top = getattr(tss, name)
+        if top and table.has(tss.field(name)):
             found.append((name.upper(), machine.stack(top)))
     return found
 

@@ -7,11 +7,13 @@ import sys
 from .. import vectors
 from ..errors import NotThere
 from ..gdt import Gdt, SegmentDescriptor
+from ..legacy import Tss32
 from ..machine import Stack
 from ..memory import PAGE
 from ..selector import Selector
+from ..tss import Tss
 from . import words
-from .data import entries, stacks
+from .data import STACKS, entries, stacks
 from .lines import wrap
 
 TYPE_CHECKING = False
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from ..gdt import Entry
     from ..idt import Gate
     from ..image import Image
-    from ..legacy import LegacyGate
+    from ..layout import Field
+    from ..legacy import LegacyGate, Tss16
     from ..machine import Machine, Table
 
 MODES = {
@@ -136,7 +139,7 @@ def _count(machine: Machine, table: Table) -> str:
         slots, rest = divmod(size, 8)
         return f": {slots} slots" + (f" and {words.size(rest)}" if rest else "")
     if table.name == "tss":
-        return f": {size} bytes"
+        return f": {size} bytes" + (", a 16-bit TSS" if not table.error and machine.tss16 is not None else "")
     entry = 4 if machine.mode == "real" else 16 if machine.wide else 8
     count, rest = divmod(size, entry)
     beyond = " (256 are read)" if count > 256 else ""
@@ -304,25 +307,41 @@ def _vectors(machine: Machine, table: Table) -> Iterator[str]:
 
 def _tss(machine: Machine, image: Image, table: Table) -> Iterator[str]:
     if not machine.wide:
-        tss32 = machine.tss32
-        for ring in range(3):
-            yield f"  ring {ring} stack  {getattr(tss32, f'ss{ring}'):#x}:{getattr(tss32, f'esp{ring}'):#x}"
-        yield f"  task         eip {tss32.eip:#x}, cr3 {tss32.cr3:#x}, ldt {tss32.ldt:#x}, link {tss32.link:#x}"
-        iopb = tss32.iopb
+        yield from _task(table, machine.tss16 or machine.tss32)
     else:
         found = dict(stacks(machine))
-        tss = machine.tss
-        for name in ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8))):
-            at = tss.field(name).offset
-            if not table.known(at, at + 8):
-                yield f"  {name.upper():<5} {'beyond the limit' if at + 7 > table.limit else 'cannot be read'}"
+        zeros = []
+        for name in STACKS:
+            if not table.has(Tss.field(name)):
+                yield f"  {name.upper():<5} {_unread(table, Tss.field(name))}"
             elif name.upper() in found:
                 yield from _stack(name.upper(), found[name.upper()], image)
-        zeros = [n.upper() for n in ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8))) if not getattr(tss, n)]
+            else:
+                zeros.append(name.upper())
         if zeros:
             yield f"  zero: {', '.join(zeros)}"
-        iopb = tss.iopb
-    yield f"  I/O map  {_ports(machine, table, iopb)}"
+    if machine.tss16 is None:
+        yield from wrap(f"  I/O map  base {_ports(machine, table)}", " " * 11)
+
+
+def _unread(table: Table, field: Field) -> str:
+    return "beyond the limit" if field.offset + field.width // 8 > table.limit + 1 else "cannot be read"
+
+
+def _task(table: Table, tss: Tss32 | Tss16) -> Iterator[str]:
+    """The stacks of a task that protected mode switches to, and where it goes on."""
+    wide = isinstance(tss, Tss32)
+
+    def value(name: str) -> str:
+        field = tss.field(name)
+        return f"{getattr(tss, name):#x}" if table.has(field) else _unread(table, field)
+
+    for ring in range(3):
+        pointer, selector = value(f"{'e' if wide else ''}sp{ring}"), value(f"ss{ring}")
+        unread = [said for said in (pointer, selector) if " " in said]
+        yield f"  ring {ring} stack  {unread[0] if unread else f'{selector}:{pointer}'}"
+    names = ("eip", "cr3", "ldt", "link") if wide else ("ip", "flags", "ldt", "link")
+    yield f"  task         {', '.join(f'{name} {value(name)}' for name in names)}"
 
 
 def _stack(name: str, stack: Stack, image: Image) -> Iterator[str]:
@@ -344,15 +363,23 @@ def _stack(name: str, stack: Stack, image: Image) -> Iterator[str]:
         yield from wrap(f"        {part}", " " * 10)
 
 
-def _ports(machine: Machine, table: Table, iopb: int) -> str:
-    ports = machine.io_map
+def _ports(machine: Machine, table: Table) -> str:
+    field = Tss.field("iopb")
+    if not table.has(field):
+        unread = _unread(table, field)
+        return unread + (": ring 3 has no ports" if unread == "beyond the limit" else "")
+    base = f"{machine.tss.iopb:#x}"  # the 32-bit TSS has it at the same place
+    try:
+        ports = machine.io_map
+    except NotThere as error:
+        return f"{base}: not known: {error}"
     if ports is None:
-        return f"base {iopb:#x}, beyond the limit: ring 3 has no ports"
+        return f"{base}, beyond the limit: ring 3 has no ports"
     runs = ports.open_ports
     if not runs:
-        return f"base {iopb:#x}: every port refused"
+        return f"{base}: every port refused"
     shown = ", ".join(f"{run.start:#x}-{run.stop - 1:#x}" if len(run) > 1 else f"{run.start:#x}" for run in runs[:12])
-    return f"base {iopb:#x}: open to ring 3: {shown}" + (f" and {len(runs) - 12} more" if len(runs) > 12 else "")
+    return f"{base}: open to ring 3: {shown}" + (f" and {len(runs) - 12} more" if len(runs) > 12 else "")
 
 
 def output(lines: Iterable[str]) -> None:
