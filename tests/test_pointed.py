@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from cli import output
+from spoilt import linux
 
+from x86tables import Gate, SelectorErrorCode
 from x86tables.commands import main
+from x86tables.render import pointed
 
 HERE = Path(__file__).parent
 LINUX = ["--in", str(HERE / "images/linux.core"), "--symbols", str(HERE / "images/linux.map")]
@@ -77,6 +81,47 @@ def test_the_old_way_of_writing_it(capsys: pytest.CaptureFixture[str]) -> None:
     even, odd = (found(capsys, "error-code", vector * 8 + 2, *LINUX)[0] for vector in (0x60, 0x21))
     assert even["or"].endswith("vector 0x30")
     assert "or" not in odd
+
+
+@pytest.mark.parametrize("selector", [0x40, 0x80])
+def test_gates_whose_segment_is_no_code(selector: int) -> None:
+    """#GP(selector) of a gate that names the TSS, or what is beyond the limit of the GDT."""
+    image = linux()
+    (first, *_) = image.machines
+    memory = first.memory.copy()
+    assert first.registers.idtr is not None
+    place = first.translate(first.registers.idtr.base + 14 * Gate.size)
+    memory.overlay(place, bytes(first.idt[14].replace(selector=selector)))
+    code = SelectorErrorCode.from_int(selector)
+    (cpu,) = pointed.selector_error(image, [first.variant(memory=memory)], code)
+    wanted = f"no 64-bit code segment, yet that of gate 14: a delivery there raises #GP({selector:#x})"
+    assert cpu["problems"] == [wanted]
+    assert any(wanted[:30] in line for line in pointed.text([cpu]))
+    assert pointed.selector_error(image, [first], code)[0]["problems"] == []
+    assert pointed.selector_error(image, [first], SelectorErrorCode.from_int(0x10))[0]["problems"] == []
+
+
+@pytest.mark.parametrize("arguments", [["error-code", "0x42"], ["error-code", "0x8"], ["page-fault-error", "0x2"]])
+def test_real_mode_has_no_error_codes(arguments: list[str]) -> None:
+    address = ["--address", "0x1000"] if arguments[0] == "page-fault-error" else []
+    text = output("decode", "--as", *arguments, *address, "--in", HERE / "images/seabios.core")
+    assert "no gates and no error codes" in " ".join(text.split())
+    assert "wrong" not in text and "QEMU 7.2" not in text
+
+
+def test_nothing_is_wrong_only_without_findings() -> None:
+    """A gate that the stack in use could deliver now, and that a rule objects to."""
+    image = linux("gate 8 without IST")
+    text = "\n".join(pointed.text(pointed.selector_error(image, image.machines, SelectorErrorCode.from_int(0x42))))
+    assert "IDT004 error" in text and "nothing" not in text
+
+
+@pytest.mark.parametrize(("vector", "old"), [(8190, False), (300, True), (301, False)])
+def test_no_idt_has_such_a_gate(capsys: pytest.CaptureFixture[str], vector: int, old: bool) -> None:
+    """Vectors end at 255; a code of old QEMU's goes up to twice that."""
+    (cpu,) = found(capsys, "error-code", vector * 8 + 2, *TRIPLE)
+    assert cpu["error"].startswith(f"no IDT has a gate {vector}: vectors end at 255")
+    assert ("or" in cpu) == old
 
 
 def test_page_fault(capsys: pytest.CaptureFixture[str]) -> None:

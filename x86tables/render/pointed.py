@@ -9,6 +9,7 @@ from ..checks import judge
 from ..delivery import deliver
 from ..errors import Absent, NotThere
 from ..events import SHUTDOWN, Event
+from ..gdt import SegmentDescriptor
 from ..paging import NX, PS, RW, US, Access, NonCanonical, P, PageFault
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from . import words
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from ..idt import Gate
     from ..image import Image
+    from ..legacy import LegacyGate
     from ..machine import Machine
     from ..paging import PageEntry
 
 DIRTY, ACCESSED, GLOBAL = 1 << 6, 1 << 5, 1 << 8
+VECTORS = range(256)
+REAL = "the CPU is in real mode, which has no gates and no error codes: this code is another mode's, or CPU's"
 _WHERE = re.compile(r"^(gdt|idt)\[([0-9,. -]+)\]")
 
 
@@ -35,18 +40,25 @@ def selector_error(image: Image, machines: Iterable[Machine], code: SelectorErro
         name = "idt" if code.idt else "ldt" if code.ti else "gdt"
         number = code.index
         told: dict[str, Any] = {"cpu": machine.cpu, "table": name, "index": number}
+        found.append(told)
+        if machine.mode == "real":
+            told |= {"error": REAL, "problems": [], "findings": []}
+            continue
         try:
             told |= _gate(image, machine, code) if code.idt else _descriptor(image, machine, name, number)
         except NotThere as error:
             told |= {"error": str(error), "problems": [], "findings": []}
-        if code.idt and number and not number % 2:
+        if not code.idt:
+            told["problems"] += _no_code_segment(machine, code)
+        if code.idt and number and not number % 2 and number // 2 in VECTORS:
             told["or"] = f"in a log of QEMU 7.2 or older, which write vector*16+2: vector {number // 2:#x}"
-        found.append(told)
     return found
 
 
 def _gate(image: Image, machine: Machine, code: SelectorErrorCode) -> dict[str, Any]:
     vector = code.index
+    if vector not in VECTORS:
+        raise NotThere(f"no IDT has a gate {vector}: vectors end at 255, so no CPU pushes this code")
     gates = machine.gates
     table = machine.table("idt")
     if vector >= len(gates) or table is None:
@@ -129,12 +141,35 @@ def _users(machine: Machine, selector: int) -> Iterator[str]:
         segment = getattr(machine.registers, name)
         if segment is not None and segment.selector & ~3 == selector:
             yield name.upper()
-    try:
-        gates = [vector for vector, gate in enumerate(machine.gates) if gate.p and gate.selector & ~3 == selector]
-    except NotThere:
-        return
+    gates = [vector for vector, _ in _gates(machine, selector)]
     if gates:
-        yield f"gates {gates[0]}..{gates[-1]}" if len(gates) > 4 else f"gate {', '.join(map(str, gates))}"
+        yield _named(gates)
+
+
+def _gates(machine: Machine, selector: int) -> list[tuple[int, Gate | LegacyGate]]:
+    """The gates that name a selector, present ones, by vector."""
+    try:
+        return [(v, gate) for v, gate in enumerate(machine.gates) if gate.p and gate.selector & ~3 == selector]
+    except NotThere:
+        return []
+
+
+def _named(gates: list[int]) -> str:
+    return f"gates {gates[0]}..{gates[-1]}" if len(gates) > 4 else f"gate {', '.join(map(str, gates))}"
+
+
+def _no_code_segment(machine: Machine, code: SelectorErrorCode) -> Iterator[str]:
+    """The gates that lead to this selector as their code segment, when it is none: they raise this very code."""
+    table, at = machine.table("ldt" if code.ti else "gdt"), code.index * 8
+    within = table is not None and at + 7 <= table.limit
+    if not machine.long_mode or table is None or (within and not table.known(at, at + 8)):
+        return
+    gates = [v for v, gate in _gates(machine, code.index * 8 + code.ti * 4) if gate.kind in ("interrupt", "trap")]
+    segment = SegmentDescriptor.parse(table.data[at : at + 8] if within else bytes(8))
+    # in the order of the manual: what is no code, then what is not present (#NP), then what is no 64-bit code
+    wrong = not segment.s or not segment.code or (segment.p and (not segment.l or segment.d_b))
+    if gates and wrong:
+        yield f"no 64-bit code segment, yet that of {_named(gates)}: a delivery there raises #GP({int(code):#x})"
 
 
 def _findings(image: Image, machine: Machine, table: str, index: int) -> list[dict[str, Any]]:
@@ -162,6 +197,9 @@ def page_fault(machines: Iterable[Machine], code: PageFaultErrorCode, address: i
     access = Access(write=code.wr, user=code.us, fetch=code.id)
     found: list[dict[str, Any]] = []
     for machine in machines:
+        if machine.mode == "real":
+            found.append({"cpu": machine.cpu, "address": hexadecimal(address), "error": REAL, "problems": []})
+            continue
         entries: list[PageEntry] = []
         problems: list[str] = []
         try:
@@ -239,7 +277,7 @@ def _told(cpus: str, one: dict[str, Any]) -> Iterator[str]:
         yield from _wrapped("  meaning  ", one["meaning"] + (f" <{name}>" if name else ""))
         if one.get("used_by"):
             yield from _wrapped("  used by  ", ", ".join(one["used_by"]))
-    for problem in one["problems"] or ([] if "error" in one else ["nothing"]):
+    for problem in one["problems"] or ([] if "error" in one or one.get("findings") else ["nothing"]):
         yield from _wrapped("  wrong    " if "walk" not in one else "  ", problem)
     for finding in one.get("findings", ()):
         yield from _wrapped("  rule     ", f"{finding['rule']} {finding['severity']}: {finding['message']}")
