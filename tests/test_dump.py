@@ -406,6 +406,18 @@ def test_real_mode(image: Callable[..., Path]) -> None:
     assert "0x01        0706:0504  (0x7564)" in output("dump", path)
 
 
+def test_virtual_8086_mode(image: Callable[..., Path]) -> None:
+    """The tables are those of protected mode; there is no 64-bit stack to judge."""
+    changes = PROTECTED | {"cs": Segment(0xF000, 0xF0000, 0xFFFF, 0xF300), "rip": 0xFFF0, "rflags": 0x2_0202}
+    path = image(tr=Segment(0), **changes)
+    found = cpu(path)
+    assert (found["mode"], found["registers"]["cpl"]) == ("virtual8086", 3)
+    assert {len(gate["raw"]) for gate in found["idt"]["gates"]} == {16}
+    assert "CPU 0  virtual-8086 mode, ring 3, at 0xf000:0xfff0\n" in output("dump", path)
+    status, text, _ = call("check", path)
+    assert status == 1 and "CPU 0  not-applicable" in text
+
+
 # Symbols
 
 

@@ -22,6 +22,7 @@ from x86tables.registers import (
     PSE,
     SMAP,
     SMEP,
+    VM,
     WP,
     Registers,
     Segment,
@@ -83,6 +84,16 @@ def test_modes(cr0: int | None, cr4: int | None, efer: int | None, flags: int | 
 
 def test_a_real_mode_cs_does_not_make_16_bit_protected_mode() -> None:
     assert machine(cr0=0x10, cs=Segment(0xF000, 0xF0000, 0xFFFF, 0x9B00)).mode == "real"
+
+
+def test_virtual_8086_mode() -> None:
+    """RFLAGS.VM in protected mode: CS is a paragraph number, the privilege level is 3."""
+    paragraph = Segment(0xF000, 0xF0000, 0xFFFF, 0xF300)
+    found = machine(cr0=PE, cr4=0, cs=paragraph, rflags=VM | 2)
+    assert (found.mode, found.registers.cpl, found.wide) == ("virtual8086", 3, False)
+    assert machine(cr0=0x10, cs=paragraph, rflags=VM | 2).mode == "real"
+    assert machine(rflags=VM | 2).registers.cpl == 0, "long mode has no such mode"
+    assert machine(cs=cs(CODE32), efer=LME | LMA, rflags=VM | 2).registers.cpl == 0
 
 
 def test_nothing_known_is_flat() -> None:

@@ -161,13 +161,15 @@ class Machine:
         return False
 
     def _mode(self) -> str:
-        """`long64`, `compat`, `protected32`, `protected16` or `real`."""
+        """`long64`, `compat`, `protected32`, `protected16`, `virtual8086` or `real`."""
         r = self.registers
         if r.cr0 is not None and not r.cr0 & PE:
             return "real"
         code = r.cs.descriptor if r.cs is not None else None
         if self.long_mode:
             return "long64" if code is None or code.l or r.cr0 is None else "compat"
+        if r.virtual8086:
+            return "virtual8086"
         return "protected32" if code is None or code.d_b else "protected16"
 
     def _nxe(self) -> bool:

@@ -68,5 +68,13 @@ class Registers(Record):
 
     @property
     def cpl(self) -> int | None:
-        """The current privilege level, from the selector in CS."""
+        """The current privilege level, from the selector in CS; 3 in virtual-8086 mode, where CS is no selector."""
+        if self.virtual8086:
+            return 3
         return None if self.cs is None else self.cs.selector & 3
+
+    @property
+    def virtual8086(self) -> bool:
+        """Whether RFLAGS.VM makes this virtual-8086 mode: in protected mode only, long mode has none."""
+        long = (self.efer or 0) & LMA or (self.cs is not None and self.cs.descriptor.l)
+        return not long and (self.cr0 or 0) & PE != 0 and (self.rflags or 0) & VM != 0

@@ -32,6 +32,7 @@ MODES = {
     "compat": "compatibility mode (32-bit code in long mode)",
     "protected32": "32-bit protected mode",
     "protected16": "16-bit protected mode",
+    "virtual8086": "virtual-8086 mode",
     "real": "real mode",
 }
 WIDTH = 100
