@@ -50,7 +50,9 @@ def _prefixes(items: Iterable[str]) -> tuple[str, ...]:
 def _no_rule(name: str) -> str:
     from difflib import get_close_matches
 
-    names = [*dict.fromkeys(rule.table for rule in RULES), *(rule.id for rule in RULES)]
+    # whoever writes a number means a rule, not a table
+    tables = () if any(letter.isdigit() for letter in name) else dict.fromkeys(rule.table for rule in RULES)
+    names = [*tables, *(rule.id for rule in RULES)]
     near = get_close_matches(name.upper(), names, 1, 0.4)
     return f"no rule {name!r}; {f'did you mean {near[0]}? ' if near else ''}`x86tables explain` lists all"
 

@@ -1,6 +1,6 @@
 """Say why a rule is a rule, and how to fix what it finds.
 
-Without a rule, all of them are listed by table. `check` prints the identifiers.
+Without a rule, all of them are listed by table, with a table's letters those of one. `check` prints the identifiers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..checks.selection import find
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..checks import Rule
 
@@ -20,19 +20,25 @@ WIDTH = 90
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `explain`."""
-    parser.add_argument("rule", metavar="RULE", nargs="?", help="an identifier such as IDT004 (default: list all)")
+    parser.add_argument(
+        "rule",
+        metavar="RULE",
+        nargs="?",
+        help="an identifier such as IDT004, or IDT for that table's (default: list all)",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the explanation of one rule, or the list of all."""
-    rules = RULES if args.rule is None else (find(args.rule),)
+    """Print the explanation of one rule, or the list of all or of a table's."""
+    tables = [table for table in TABLES if args.rule is None or table == args.rule.upper()]
+    rules = tuple(rule for rule in RULES if rule.table in tables) or (find(args.rule),)
     if args.format == "json":
         import json
 
         print(json.dumps({"schema": 1, "rules": [data(rule) for rule in rules]}, indent=1))
     else:
-        for line in listing() if args.rule is None else explanation(rules[0]):
+        for line in listing(tables) if tables else explanation(rules[0]):
             print(line)
     return 0
 
@@ -44,10 +50,10 @@ def data(rule: Rule) -> dict[str, str | None]:
     return {"rule": rule.id, "severity": rule.severity, "title": rule.title, "phase": phase, **sections}
 
 
-def listing() -> Iterator[str]:
-    """All rules, a line each, by table."""
-    for table, name in TABLES.items():
-        yield f"{table}  {name}"
+def listing(tables: Iterable[str]) -> Iterator[str]:
+    """The rules of some tables, a line each."""
+    for table in tables:
+        yield f"{table}  {TABLES[table]}"
         for rule in RULES:
             if rule.table == table:
                 yield f"  {rule.id}  {rule.severity:<8} {rule.title}"
