@@ -9,7 +9,10 @@ from cli import IMAGES, call, output, refused
 from jsonschema import Draft202012Validator
 from spoilt import CHANGES, linux
 
+from x86tables.checks import Finding, Report
+from x86tables.checks.words import runs
 from x86tables.readers import elfcore, open_image
+from x86tables.render import findings
 from x86tables.scenarios import SCENARIOS, play
 
 LINUX = IMAGES / "linux.core"
@@ -52,6 +55,25 @@ def test_linux_in_text() -> None:
     assert lines[3] == "  the #DF handler runs on IST1 (asm_exc_double_fault)"
     assert max(map(len, lines)) <= 100
     assert "CPU 1  survives if a guard page is hit; the stack in use is not judged" in lines
+
+
+@pytest.mark.parametrize("name", ["cloud", "memtest"])
+def test_text_is_no_wider_than_100_columns(name: str) -> None:
+    symbols = ["--symbols", IMAGES / f"{name}.map"] if (IMAGES / f"{name}.map").exists() else []
+    lines = call("check", IMAGES / f"{name}.core", *symbols)[1].splitlines()
+    assert max(map(len, lines)) <= 100
+    first = next(at for at, line in enumerate(lines) if line.startswith("CPU 0"))
+    told = " ".join(" ".join(lines[first : first + 2]).split())
+    assert told.endswith("the stack in use has none: an overflow corrupts memory in silence")
+
+
+def test_a_long_place_is_broken_at_its_commas() -> None:
+    machine = open_image(str(LINUX)).machines[0]
+    where = f"idt[{runs(range(1, 256, 2))}].type"
+    lines = list(findings.lines(Report(machine, (Finding(where, "bad", "error", "IDT003"),))))
+    assert max(map(len, lines)) <= 100
+    assert lines[2].startswith("    error    IDT003  idt[1,3,5,") and lines[2].endswith(",")
+    assert where in "".join(line.strip() for line in lines)
 
 
 def test_ovmf_resets() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..checks import RULES
-from .lines import wrap
+from .lines import width, wrap
 from .verdict import coloured
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ def lines(report: Report) -> Iterator[str]:
     yield f"  findings{known}" if report.findings else f"  no findings{known}"
     for finding in report.findings:
         pad = " " * (8 - len(finding.severity))
-        yield f"    {coloured(finding.severity)}{pad} {finding.rule}  {finding.where}"
+        yield from _place(f"    {coloured(finding.severity)}{pad} {finding.rule}  ", finding.where)
         yield from wrap(f"             {finding.message}", " " * 13)
     by_needs: dict[str, list[str]] = {}
     for gap in report.not_checked:
@@ -32,6 +32,15 @@ def lines(report: Report) -> Iterator[str]:
         yield from wrap(f"  not checked: {_names(rules)} ({needs})", "    ")
     if report.findings:
         yield f"  `x86tables explain {report.findings[0].rule}` says why, and how to fix it"
+
+
+def _place(head: str, where: str) -> Iterator[str]:
+    """Where a finding is; a long list of vectors is broken at its commas."""
+    if len(head + where) <= width():
+        yield head + where
+        return
+    for line in wrap(head + where.replace(",", ", "), " " * 13):
+        yield line.replace(", ", ",")
 
 
 def _names(rules: list[str]) -> str:

@@ -49,7 +49,7 @@ def check(
 
 def _judgement(judgement: Judgement, symbols: Symbols, all_steps: bool) -> Iterator[str]:
     machine, overflow = judgement.machine, judgement.overflow
-    yield f"CPU {machine.cpu}  {coloured(judgement.verdict)}{_answer(judgement)}"
+    yield from wrap(f"CPU {machine.cpu}  {coloured(judgement.verdict)}{_answer(judgement)}", "       ")
     yield from wrap(f"  {overflow.reason}{_handler_name(overflow, symbols)}", "  ")
     if not machine.wide:
         return
