@@ -406,6 +406,16 @@ def test_real_mode(image: Callable[..., Path]) -> None:
     assert "0x01        0706:0504  (0x7564)" in output("dump", path)
 
 
+def test_a_vector_table_of_which_a_part_is_not_there(image: Callable[..., Path]) -> None:
+    """The last 16 bytes of the image's memory: four vectors, and no page behind."""
+    path = image(cr0=0x10, cs=Segment(0xF000, 0xF0000, 0xFFFF, 0x9B00), idtr=TableRegister(specimens.END - 16, 0x3FF))
+    found = cpu(path)
+    why = f"physical page {specimens.END:#x} is not in this image"
+    assert [row["vector"] for row in found["ivt"]] == [0, 1, 2, 3]
+    assert found["ivt_missing"] == [{"from": 16, "to": 0x400, "error": why}]
+    assert f"  bytes 0x10 to 0x3ff cannot be read: {why}\n" in output("dump", path)
+
+
 def test_virtual_8086_mode(image: Callable[..., Path]) -> None:
     """The tables are those of protected mode; there is no 64-bit stack to judge."""
     changes = PROTECTED | {"cs": Segment(0xF000, 0xF0000, 0xFFFF, 0xF300), "rip": 0xFFF0, "rflags": 0x2_0202}

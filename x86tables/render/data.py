@@ -49,6 +49,9 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str]) -> dict[str, 
         if machine.mode == "real" and name != "gdt":
             if name == "idt":
                 made["ivt"] = _vectors(machine)
+                table = machine.table("idt")
+                if table is not None and table.holes and not table.error:
+                    made["ivt_missing"] = _missing(table)
             continue
         table = machine.table(name)
         if table is None:
@@ -59,8 +62,13 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str]) -> dict[str, 
             made[name] = {"base": hexadecimal(table.base), "limit": table.limit}
             made[name] |= makers[name](machine, table, symbols)
             if table.holes:
-                made[name]["missing"] = [{"from": h.start, "to": h.stop, "error": h.why} for h in table.holes]
+                made[name]["missing"] = _missing(table)
     return made
+
+
+def _missing(table: Table) -> list[dict[str, Any]]:
+    """The bytes that cannot be read, and why."""
+    return [{"from": hole.start, "to": hole.stop, "error": hole.why} for hole in table.holes]
 
 
 def registers(value: Registers) -> dict[str, Any]:
