@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import specimens
+from cli import IMAGES
 from hypothesis import given
 from hypothesis import strategies as st
 from specimens import BASE
@@ -97,6 +98,37 @@ def test_elf_symbols(tmp_path: Path) -> None:
     symbols = read_symbols(str(tmp_path / "kernel"))
     assert {name for _, name in symbols.pairs} == {"gdt", "idt_table", "cpu_tss"}
     assert symbols.address("idt_table") == 0xFFFF_FFFF_8000_0000 + specimens.IDT
+
+
+FOREIGN = "no offset of these symbols fits the gates: no handler gets a name of them; are they of another kernel?"
+MOVED = FOREIGN.replace("no offset of these symbols fits", "these symbols moved by 0x10000000000 do not fit")
+
+
+@pytest.mark.parametrize(
+    ("image", "symbols", "offset", "remarks"),
+    [
+        ("xen.core", "linux.map", None, [FOREIGN]),
+        ("linux32.core", "linux.map", None, [FOREIGN]),
+        ("xen.core", "xen.map", None, []),
+        ("xen.core", "xen.map", 1 << 40, [MOVED]),
+    ],
+)
+def test_symbols_of_another_kernel_are_remarked(
+    image: str, symbols: str, offset: int | None, remarks: list[str]
+) -> None:
+    options = Options(symbols=str(IMAGES / symbols), kaslr_offset=offset)
+    assert list(open_image(str(IMAGES / image), options).remarks) == remarks
+
+
+def test_one_handler_with_a_name_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "core").write_bytes(specimens.core())
+    (tmp_path / "map").write_bytes(specimens.SYSTEM_MAP.splitlines(keepends=True)[0])
+    assert open_image(str(tmp_path / "core"), Options(symbols=str(tmp_path / "map"))).remarks == ()
+
+
+def test_an_elf_file_without_symbols() -> None:
+    with pytest.raises(ImageError, match="core: this ELF file has no symbols"):
+        read_symbols(str(IMAGES / "xen.core"))
 
 
 def test_symbols_name_tables_on_the_command_line(tmp_path: Path) -> None:

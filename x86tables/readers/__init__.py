@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import NotThere, UsageError
+from ..errors import ImageError, NotThere, UsageError
 from ..image import Image, Options
 from ..machine import Machine
 from ..memory import Memory, load
@@ -71,9 +71,9 @@ def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 
         physical |= set(contents.extra.get("physical", "").split(","))
         machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical)
         machines.append(machine)
-    if options.symbols is not None and options.kaslr_offset is None:
-        symbols, remark = _placed(symbols, machines)
-        remarks += remark
+    if options.symbols is not None:
+        symbols, moved = _placed(symbols, machines) if options.kaslr_offset is None else (symbols, [])
+        remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
     return Image(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
 
 
@@ -135,12 +135,14 @@ def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
 
 
 def read_symbols(path: str) -> Symbols:
-    """Symbols of an ELF file, a System.map or the output of `nm`."""
+    """Symbols of an ELF file, a System.map or the output of `nm`; ImageError when there are none."""
     data = load(path)
-    if data[:4] == b"\x7fELF":
-        symbols: Symbols = _reader("elf").symbol_table(path, data)
-        return symbols
-    return parse_map(data, path)
+    if data[:4] != b"\x7fELF":
+        return parse_map(data, path)
+    symbols: Symbols = _reader("elf").symbol_table(path, data)
+    if not symbols:
+        raise ImageError(f"{path}: this ELF file has no symbols: give the kernel before it was stripped, or its map")
+    return symbols
 
 
 def _placed(symbols: Symbols, machines: list[Machine]) -> tuple[Symbols, list[str]]:
@@ -158,3 +160,18 @@ def _placed(symbols: Symbols, machines: list[Machine]) -> tuple[Symbols, list[st
         if offset == 0:
             break
     return symbols, []
+
+
+def _unfitting(symbols: Symbols, machines: list[Machine], told: int | None) -> list[str]:
+    """A remark when there are gates and none of their handlers has a name; `told` is --kaslr-offset."""
+    gates: list[Any] = []
+    for machine in machines:
+        try:
+            gates += machine.gates if machine.wide or machine.mode == "protected32" else []
+        except NotThere:
+            continue
+    handlers = {gate.offset for gate in gates if gate.p}
+    if not handlers or any(map(symbols.name, handlers)):
+        return []
+    how = "no offset of these symbols fits" if told is None else f"these symbols moved by {told:#x} do not fit"
+    return [f"{how} the gates: no handler gets a name of them; are they of another kernel?"]
