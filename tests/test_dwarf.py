@@ -32,6 +32,13 @@ def test_lines_are_those_of_the_source() -> None:
     assert symbols.place(symbols.address("page_fault")) == f"page_fault at {source_line('page_fault:')}"
 
 
+def test_names_of_files_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(load(KERNEL)[:].replace(b"kernel.asm\0", b"\x1b[1m\nx.asm\0"))
+    symbols = read_symbols(str(tmp_path / "kernel"))
+    line = symbols.line(symbols.address("overflow"))
+    assert line and "\\x1b[1m\\nx.asm:" in line and line.isprintable()
+
+
 def test_data_and_strange_addresses_have_no_line() -> None:
     symbols = read_symbols(KERNEL)
     for address in (symbols.address("idt"), 0, 0xFFFF, 1 << 63, (1 << 64) - 1):

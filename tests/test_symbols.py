@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import specimens
-from cli import IMAGES
+from cli import IMAGES, output
 from hypothesis import given
 from hypothesis import strategies as st
 from specimens import BASE
@@ -98,6 +98,16 @@ def test_elf_symbols(tmp_path: Path) -> None:
     symbols = read_symbols(str(tmp_path / "kernel"))
     assert {name for _, name in symbols.pairs} == {"gdt", "idt_table", "cpu_tss"}
     assert symbols.address("idt_table") == 0xFFFF_FFFF_8000_0000 + specimens.IDT
+
+
+def test_names_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+    """Escapes stand for what is not printable, whichever file the names come from."""
+    (tmp_path / "core").write_bytes(specimens.core())
+    (tmp_path / "map").write_bytes(specimens.SYSTEM_MAP.replace(b"divide_error", b"a\x1b[31mred\x07"))
+    assert "a\\x1b[31mred\\x07" in output("dump", tmp_path / "core", "--symbols", tmp_path / "map")
+    (tmp_path / "kernel").write_bytes(specimens.kernel().replace(b"cpu_tss\0", b"c\x1b]\xe2\x80\xaes\0"))
+    names = {name for _, name in read_symbols(str(tmp_path / "kernel")).pairs}
+    assert names == {"gdt", "idt_table", "c\\x1b]\\u202es"}
 
 
 FOREIGN = "no offset of these symbols fits the gates: no handler gets a name of them; are they of another kernel?"

@@ -105,11 +105,16 @@ class Symbols:
         return fitting[0] if len(fitting) == 1 and most * 4 >= len(wanted) * 3 else None
 
 
+def printable(text: str) -> str:
+    """A name of a file's, with escapes (`\\x1b`) for whatever would move the cursor or hide on a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def parse_map(data: Data, path: str) -> Symbols:
     """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
     if len(data) > _MOST:
         raise ImageError(f"{path}: {len(data):#x} bytes are no list of symbols: at most {_MOST:#x} are read")
-    pairs = [(int(address, 16), name.decode("ascii", "replace")) for address, name in _LINE.findall(data)]
+    pairs = [(int(address, 16), printable(name.decode("ascii", "replace"))) for address, name in _LINE.findall(data)]
     if not pairs:
         raise ImageError(f"{path}: no symbols: lines of `address type name`, or an ELF file, are expected")
     return Symbols(pairs)

@@ -89,5 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(sentence: str) -> int:
     """Say on standard error, in one line whatever a file may be called, what is wrong; the exit status for that."""
-    print("x86tables:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence), file=sys.stderr)
+    from ..symbols import printable
+
+    print("x86tables:", printable(sentence), file=sys.stderr)
     return 2

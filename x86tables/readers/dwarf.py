@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 
+from ..symbols import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,4 +127,4 @@ def _files(header: Any, directory: str) -> dict[int, str]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return printable(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))

@@ -7,7 +7,7 @@ import re
 from ..errors import Absent, ImageError, NotThere
 from ..memory import Memory
 from ..registers import Registers, Segment, TableRegister
-from ..symbols import Symbols
+from ..symbols import Symbols, printable
 from . import Contents
 from .dwarf import Lines
 
@@ -96,7 +96,7 @@ def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
         if isinstance(section, SymbolTableSection):
             for symbol in section.iter_symbols():
                 if symbol.name and symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] != "STT_FILE":
-                    yield symbol["st_value"], symbol.name, symbol["st_size"]
+                    yield symbol["st_value"], printable(symbol.name), symbol["st_size"]
 
 
 def read(path: str, data: Data, options: Options) -> Contents:
