@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from specimens import BASE, FRAME, TABLES, TSS
 
 from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss, Tss32
+from x86tables.gdt import Entry
 from x86tables.memory import Memory
 from x86tables.readers import elfcore
 from x86tables.registers import Registers, Segment, TableRegister
@@ -102,6 +103,41 @@ def test_an_idt_is_shown_once() -> None:
     assert output("dump", CORE, "--cpu", 1).count("#DF") == 1
 
 
+def test_a_gdt_is_shown_once(image: Callable[..., Path]) -> None:
+    """A second CPU with the same GDT and a third with one slot less; JSON has all of all."""
+    one, less = specimens.registers(), TableRegister(BASE, 0x2F)
+    path = image(cpus=[one, one, one.replace(gdtr=less)])
+    text = output("dump", path)
+    assert f"GDT  base {BASE:#x}, limit 0x37: shared with CPU 0, shown there\n" in text
+    assert f"GDT  base {BASE:#x}, limit 0x2f: 6 slots\n" in text and text.count("64-bit code, ring 0") == 2
+    gdts = [cpu["gdt"] for cpu in valid(dumped(path))["cpus"]]
+    assert gdts[0] == gdts[1] and len(gdts[1]["entries"]) == len(gdts[2]["entries"]) + 1
+
+
+def test_what_is_shown_of_a_large_gdt_is_for_the_cpu(image: Callable[..., Path]) -> None:
+    """Of three CPUs with one GDT of three pages, the last has a selector into a page that the others do not name."""
+    one = specimens.registers().replace(gdtr=TableRegister(BASE, 0x2FFF))
+    text = output("dump", image(cpus=[one, one, one.replace(fs=Segment(0x1008))]))
+    assert text.count("GDT ") == 3 and text.count("limit 0x2fff: shared with CPU 0") == 1
+    assert text.count("limit 0x2fff: 1536 slots") == 2
+
+
+def test_a_gdt_is_walked_once_for_all_gates(image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every gate has a selector behind 4096 slots: looking up what it names does not decode them."""
+    gates = b"".join(bytes(Gate.interrupt(BASE + vector * vector, 0x2FF8)) for vector in range(8))
+    path = image({FRAME + specimens.IDT: gates}, gdtr=TableRegister(BASE, 0x2FFF))
+    walks, entries = 0, Gdt.entries
+
+    def counted(gdt: Gdt, *, wide: bool = True) -> Iterator[Entry]:
+        nonlocal walks
+        walks += 1
+        return entries(gdt, wide=wide)
+
+    monkeypatch.setattr(Gdt, "entries", counted)
+    assert output("dump", path).count("0x2ff8:") == 8
+    assert walks == 1
+
+
 def test_some_tables() -> None:
     (cpu, _) = dumped(CORE, "--table", "tss,gdt")["cpus"]
     assert {"gdt", "idt", "tss", "ldt"} & cpu.keys() == {"gdt", "tss"}
@@ -128,14 +164,20 @@ def test_absent_gates(image: Callable[..., Path]) -> None:
 def image(tmp_path: Path) -> Callable[..., Path]:
     """A core of the specimen's machine: `patches` over its physical memory, `changes` to its registers."""
 
-    def make(patches: dict[int, bytes] = {}, pages: set[int] | None = None, **changes: Any) -> Path:  # noqa: B006
+    def make(
+        patches: dict[int, bytes] = {},  # noqa: B006
+        pages: set[int] | None = None,
+        cpus: Iterable[Registers] = (specimens.registers(),),
+        **changes: Any,
+    ) -> Path:
         data = specimens.memory()
         memory = Memory([(FRAME, len(data), data, 0)])
         for address, content in patches.items():
             memory.overlay(address, content)
         path = tmp_path / "made.core"
         kept = pages or {page for known in memory.ranges for page in range(known.start & -0x1000, known.stop, 0x1000)}
-        elfcore.write(str(path), memory, kept, elfcore.state_note(specimens.registers().replace(**changes)))
+        notes = b"".join(elfcore.state_note(registers.replace(**changes)) for registers in cpus)
+        elfcore.write(str(path), memory, kept, notes)
         return path
 
     return make

@@ -42,6 +42,7 @@ def test_a_selector_finds_what_the_limit_covers(data: bytes, selector: int) -> N
     assert gdt[Selector.from_int(selector)] == gdt[selector] == gdt[selector ^ 7]
     entry = gdt.covering(selector)
     assert entry.selector <= start < entry.selector + len(entry.raw)
+    assert entry in gdt.entries()
 
 
 @given(strategies.gdts())

@@ -226,6 +226,9 @@ class Entry(Record):
         return len(self.raw) // 8
 
 
+_EMPTY = bytes(8)
+
+
 class Gdt:
     """A descriptor table: 8-byte slots and a tail of 0 to 7 bytes. It starts with the null slot.
 
@@ -332,14 +335,17 @@ class Gdt:
         """
         start = 0
         while start + 8 <= len(self._data):
-            descriptor, raw, truncated = self._decode(start) if wide else self._narrow(start)
-            if start == 0 or not any(raw):
-                descriptor, raw, truncated = SegmentDescriptor.parse(raw[:8]), raw[:8], False
-                kind = "null"
-            else:
-                kind = "refused" if descriptor.kind == "system" else descriptor.kind
-            yield Entry(start // 8, kind, descriptor, raw, truncated)
-            start += len(raw)
+            entry = self._entry(start, wide)
+            yield entry
+            start += len(entry.raw)
+
+    def _entry(self, start: int, wide: bool) -> Entry:
+        raw = bytes(self._data[start : start + 8])
+        if start == 0 or raw == _EMPTY:
+            return Entry(start // 8, "null", SegmentDescriptor.parse(raw), raw)
+        descriptor, raw, truncated = self._decode(start) if wide else self._narrow(start)
+        kind = "refused" if descriptor.kind == "system" else descriptor.kind
+        return Entry(start // 8, kind, descriptor, raw, truncated)
 
     def _narrow(self, start: int) -> tuple[Descriptor, bytes, bool]:
         raw = bytes(self._data[start : start + 8])
@@ -348,5 +354,9 @@ class Gdt:
 
     def covering(self, selector: int | Selector) -> Entry:
         """The entry of the walk whose slots hold the one that `selector` names: another when it is an upper half."""
-        slot = self._slot(int(selector)) // 8
-        return next(entry for entry in self.entries() if entry.index <= slot < entry.index + entry.slots)
+        start = self._slot(int(selector))
+        first = start
+        while first > 8 and self._data[first - 3] & 0x1F in WIDE:  # S and type of the slot before
+            first -= 8
+        # an entry begins at `first`, behind a slot that is no wide one's lower half; from there on they go by pairs
+        return self._entry(start - (start - first) % 16, True)

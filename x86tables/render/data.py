@@ -10,13 +10,15 @@ from ..tss import Tss
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from ..image import Image
     from ..layout import Layout
     from ..legacy import Tss32
     from ..machine import Machine, Stack, Table
     from ..symbols import Symbols
+
+    Seen: TypeAlias = "dict[tuple[Table, bool], dict[str, Any]]"
 
 SCHEMA = 1
 STACKS = ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8)))
@@ -29,22 +31,22 @@ def hexadecimal(value: int | None) -> str | None:
 
 def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> dict[str, Any]:
     """What `dump --format json` prints."""
+    seen: Seen = {}
     return {
         "schema": SCHEMA,
         "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
-        "cpus": [cpu(machine, image.symbols, tables) for machine in machines],
+        "cpus": [cpu(machine, image.symbols, tables, seen) for machine in machines],
     }
 
 
-def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str]) -> dict[str, Any]:
-    """One CPU with its tables in the terms of its own mode."""
+def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], seen: Seen) -> dict[str, Any]:
+    """One CPU with its tables in the terms of its own mode; descriptor tables in `seen` are not decoded again."""
     made: dict[str, Any] = {
         "cpu": machine.cpu,
         "mode": machine.mode,
         "assumed": list(machine.assumed),
         "registers": registers(machine.registers),
     }
-    makers = {"gdt": _gdt, "idt": _idt, "tss": _tss, "ldt": _gdt}
     for name in tables:
         if machine.mode == "real" and name != "gdt":
             if name == "idt":
@@ -60,7 +62,14 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str]) -> dict[str, 
             made[name] = {"base": hexadecimal(table.base), "limit": table.limit, "error": table.error}
         else:
             made[name] = {"base": hexadecimal(table.base), "limit": table.limit}
-            made[name] |= makers[name](machine, table, symbols)
+            if name == "idt":
+                made[name] |= _idt(machine, table, symbols)
+            elif name == "tss":
+                made[name] |= _tss(machine, table)
+            else:
+                key = table, machine.wide
+                seen[key] = seen.get(key) or _gdt(machine, table)
+                made[name] |= seen[key]
             if table.holes:
                 made[name]["missing"] = _missing(table)
     return made
@@ -125,7 +134,7 @@ def entries(gdt: Gdt, machine: Machine, table: Table) -> list[Entry]:
     return [entry for entry in walk if table.known(entry.index * 8, entry.index * 8 + len(entry.raw))]
 
 
-def _gdt(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
+def _gdt(machine: Machine, table: Table) -> dict[str, Any]:
     gdt = machine.gdt if table.name == "gdt" else machine.ldt
     made: dict[str, Any] = {"entries": [descriptor(e, machine.wide) for e in entries(gdt, machine, table)]}
     if gdt.tail:
@@ -171,7 +180,7 @@ def _task(task: Tss32) -> dict[str, Any]:
     }
 
 
-def _tss(machine: Machine, table: Table, symbols: Symbols) -> dict[str, Any]:
+def _tss(machine: Machine, table: Table) -> dict[str, Any]:
     if (tss16 := machine.tss16) is not None:
         made = _fields(table, tss16, ("sp0", "sp1", "sp2", "ip", "flags"), ("ss0", "ss1", "ss2", "link", "ldt"))
         return made | {"raw": table.data[: tss16.size].hex()}

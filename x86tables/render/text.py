@@ -45,7 +45,7 @@ def dump(image: Image, machines: Sequence[Machine], tables: Sequence[str], every
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
         yield from wrap(f"  note: {remark}", "    ")
-    shown: dict[tuple[str, int, int, bytes], int] = {}
+    shown: dict[tuple[object, ...], int] = {}
     for machine in machines:
         yield ""
         yield from heading(machine, image)
@@ -54,13 +54,13 @@ def dump(image: Image, machines: Sequence[Machine], tables: Sequence[str], every
                 continue
             yield ""
             table = machine.table(name)
-            if table is not None and name == "idt" and not table.error:
-                key = machine.mode, table.base, table.limit, table.data
-                if key in shown:
+            if table is not None and name != "tss" and not table.error:
+                pages = None if name == "idt" or everything else _named_pages(machine, table)
+                first = shown.setdefault((machine.mode, table, pages), machine.cpu)
+                if first != machine.cpu:
                     place = f"base {table.base:#x}, limit {table.limit:#x}"
-                    yield f"IDT  {place}: shared with CPU {shown[key]}, shown there"
+                    yield f"{_title(machine, name)}  {place}: shared with CPU {first}, shown there"
                     continue
-                shown[key] = machine.cpu
             yield from _table(machine, image, name, table, everything)
 
 
@@ -108,8 +108,12 @@ def _named(image: Image, address: int) -> str:
     return f" <{name}>" if name else ""
 
 
+def _title(machine: Machine, name: str) -> str:
+    return "IVT" if machine.mode == "real" and name == "idt" else name.upper()
+
+
 def _table(machine: Machine, image: Image, name: str, table: Table | None, everything: bool) -> Iterator[str]:
-    title = name.upper() if machine.mode != "real" or name != "idt" else "IVT"
+    title = _title(machine, name)
     if table is None:
         try:
             machine._data(name)
@@ -150,7 +154,7 @@ def _count(machine: Machine, table: Table) -> str:
 def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> Iterator[str]:
     found = entries(gdt, machine, table)
     empty = foreign = 0
-    pages = _named_pages(machine, table) if table.limit >= PAGE and not everything else None
+    pages = None if everything else _named_pages(machine, table)
     for entry in found:
         if pages is not None and (table.base + entry.selector) & -PAGE not in pages:
             foreign += entry.slots
@@ -167,11 +171,15 @@ def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> 
         yield f"  {words.size(len(gdt.tail))} behind the last slot: {gdt.tail.hex()}"
 
 
-def _named_pages(machine: Machine, table: Table) -> set[int]:
+def _named_pages(machine: Machine, table: Table) -> frozenset[int] | None:
     """The pages of a large GDT or LDT in which segment registers, TR, LDTR and gates have their descriptors.
+
+    None for a table of one page, which is shown whole.
 
     Xen's GDTR has its base 14 pages below Xen's own descriptors: what lies there is a guest's, or no table at all.
     """
+    if table.limit < PAGE:
+        return None
     r = machine.registers
     registers = (r.cs, r.ss, r.ds, r.es, r.fs, r.gs, r.tr, r.ldtr)
     selectors = [segment.selector for segment in registers if segment is not None]
@@ -179,7 +187,9 @@ def _named_pages(machine: Machine, table: Table) -> set[int]:
     if idt is not None and not idt.error:
         selectors += {gate.selector for gate in machine.gates if gate.p}
     ti = 4 if table.name == "ldt" else 0
-    return {(table.base + (s & ~7)) & -PAGE for s in selectors if s & ~3 and s & 4 == ti and s & ~7 <= table.limit}
+    return frozenset(
+        (table.base + (s & ~7)) & -PAGE for s in selectors if s & ~3 and s & 4 == ti and s & ~7 <= table.limit
+    )
 
 
 def _descriptor(entry: Entry) -> str:
