@@ -10,7 +10,7 @@ import pytest
 import specimens
 from cli import IMAGES, call, dumped, output, refused
 from jsonschema import Draft202012Validator
-from specimens import BASE, FRAME, TABLES, TSS
+from specimens import BASE, FRAME, STACK, TABLES, TSS
 
 from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss, Tss32
 from x86tables.gdt import Entry
@@ -160,6 +160,11 @@ def test_absent_gates(image: Callable[..., Path]) -> None:
 # Machines that are not what one expects
 
 
+def flowing(text: str) -> str:
+    """The text in one line."""
+    return " ".join(text.split())
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Callable[..., Path]:
     """A core of the specimen's machine: `patches` over its physical memory, `changes` to its registers."""
@@ -279,7 +284,7 @@ def test_a_descriptor_whose_second_half_is_beyond_the_limit(image: Callable[...,
     path = image(gdtr=TableRegister(BASE, 0x1F))
     last = cpu(path)["gdt"]["entries"][-1]
     assert (last["kind"], last["truncated"], len(last["raw"])) == ("tss-available", True, 16)
-    assert "truncated: its second half is beyond the limit" in output("dump", path)
+    assert "truncated: its second half is beyond the limit" in flowing(output("dump", path))
 
 
 def test_a_table_cut_in_the_middle_of_an_entry(image: Callable[..., Path]) -> None:
@@ -299,7 +304,7 @@ def test_a_null_descriptor_that_is_not_zero(image: Callable[..., Path]) -> None:
 
 def test_a_selector_into_the_upper_half_of_a_descriptor(image: Callable[..., Path]) -> None:
     path = image({FRAME + specimens.IDT: bytes(Gate.interrupt(BASE, 0x20))})
-    text = output("dump", path)
+    text = flowing(output("dump", path))
     assert "selector 0x20 is the upper half of the tss-available at 0x18; taken alone: " in text
 
 
@@ -339,6 +344,27 @@ def test_a_tss_that_ends_early(image: Callable[..., Path]) -> None:
     tss = cpu(path)["tss"]
     assert (tss["rsp"][0], tss["ist"], tss["iopb"]) == (hex(BASE + 0x3000), [hex(BASE + 0x2000), *[None] * 6], None)
     assert "IST2  beyond the limit" in output("dump", path)
+
+
+def test_whatever_is_wrong_fits_a_terminal(image: Callable[..., Path]) -> None:
+    """Refused descriptors and gates, causes of faults, a selector into an upper half, many open ports."""
+    odd = bytes(Gate.interrupt(BASE, 0x20).replace(type=5))
+    ports = bytes(IoMap.allowing(range(0x1000, 0x1100, 3)))
+    patches = {
+        FRAME + 8: bytes(SegmentDescriptor(p=True, type=0xF)) * 2,
+        FRAME + specimens.IDT + 16: odd,
+        FRAME + 0x400: bytes(Tss()) + ports,
+        TABLES + 0x3008: (1 << 63 | STACK | 3).to_bytes(8, "little"),
+    }
+    tables = {"gdtr": TableRegister(BASE, 0x17FF), "ldtr": Segment(0x28, BASE + 0x1000, 0xF, 0x8200)}
+    path = image(patches, tr=Segment(0x18, BASE + 0x400, 103 + len(ports), 0x8B00), **tables)
+    text = output("dump", path, "--reg", "efer=0x500")
+    assert [line for line in text.splitlines()[1:] if len(line) > 100] == []
+    said = flowing(text)
+    assert "no system descriptor (type 0xf: trap gate); raw" in said
+    assert f"raw {odd.hex()}; selector 0x20 is the" in said
+    assert said.count(f"read: page fault at {BASE + 0x1000:#x}: PTE has reserved bits {1 << 63:#x} set") == 2
+    assert "open to ring 3: 0x1000, 0x1003, " in said and "0x1021 and 74 more" in said
 
 
 def test_a_tss_of_which_a_part_cannot_be_read(image: Callable[..., Path]) -> None:

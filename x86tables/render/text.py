@@ -14,7 +14,7 @@ from ..selector import Selector
 from ..tss import Tss
 from . import words
 from .data import STACKS, entries, stacks
-from .lines import wrap
+from .lines import width, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ MODES = {
     "virtual8086": "virtual-8086 mode",
     "real": "real mode",
 }
-WIDTH = 100
 RUN = 4  # so many gates in a row that differ by a constant stride alone are shown as one line
 
 
@@ -72,7 +71,7 @@ def heading(machine: Machine, image: Image) -> Iterator[str]:
         line += f", ring {r.cpl}"
     if r.rip is not None:
         line += f", at {_far(machine, r.rip)}{_named(image, r.rip)}"
-    yield line
+    yield from wrap(line, " " * 7)
     known = [
         f"{name.upper()} {value:#x}" for name, value in r.asdict().items() if isinstance(value, int) and name != "rip"
     ]
@@ -123,9 +122,9 @@ def _table(machine: Machine, image: Image, name: str, table: Table | None, every
     yield f"{title}  base {table.base:#x}, limit {table.limit:#x}{_count(machine, table)}"
     for hole in table.holes:
         if table.error:
-            yield f"  cannot be read: {hole.why}"
+            yield from wrap(f"  cannot be read: {hole.why}", " " * 4)
         else:
-            yield f"  bytes {hole.start:#x} to {hole.stop - 1:#x} cannot be read: {hole.why}"
+            yield from wrap(f"  bytes {hole.start:#x} to {hole.stop - 1:#x} cannot be read: {hole.why}", " " * 4)
     if table.error:
         return
     if name in ("gdt", "ldt"):
@@ -162,7 +161,7 @@ def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> 
         if entry.kind == "null" and entry.index and not any(entry.raw):
             empty += 1
             continue
-        yield f"  {entry.index:>4}  {entry.selector:#06x}  {_descriptor(entry)}"
+        yield from wrap(f"  {entry.index:>4}  {entry.selector:#06x}  {_descriptor(entry)}", " " * 16)
     if empty:
         yield f"  {empty} empty slot{'s' if empty != 1 else ''} not shown"
     if foreign:
@@ -271,18 +270,19 @@ def _gate_lines(machine: Machine, image: Image, run: list[tuple[int, Gate | Lega
     remarks = [remark for remark in (name, note, stack) if remark]
     if gate.kind == "refused":
         kind = words.no_gate(gate.s, gate.type, "gate") if machine.wide else words.type32(gate.type)
-        remarks.append(f"{kind}; raw {bytes(gate).hex()}")
+        remarks += [kind, f"raw {bytes(gate).hex()}"]
     if not gate.p:
         remarks.append("not present")
     upper = _upper_half(machine, gate.selector) if gate.kind != "task-gate" else None
     remarks += [upper] if upper else []
+    indent = " " * len(text)
     for remark in remarks[1:]:
-        if len(text) + len(remarks[0]) + len(remark) + 3 > WIDTH:
-            yield f"{text}{remarks[0]};"
-            text, remarks[0] = " " * len(text), remark
+        if len(text) + len(remarks[0]) + len(remark) + 3 > width():
+            yield from wrap(f"{text}{remarks[0]};", indent)
+            text, remarks[0] = indent, remark
         else:
             remarks[0] += f"; {remark}"
-    yield (text + (remarks[0] if remarks else "")).rstrip()
+    yield from wrap(text + (remarks[0] if remarks else ""), indent)
 
 
 def _upper_half(machine: Machine, selector: int) -> str | None:
