@@ -6,6 +6,8 @@ mode is shown in its own terms. Gates in a row whose handlers differ by a consta
 
 from __future__ import annotations
 
+import sys
+
 from ..errors import ImageError, UsageError
 from ._image import add_image_arguments, chosen, image_from
 
@@ -36,11 +38,10 @@ def run(args: argparse.Namespace) -> int:
     image = image_from(args)
     machines = chosen(image, args)
     if args.format == "json":
-        import json
-
         from ..render import data
 
-        print(json.dumps(data.dump(image, machines, tables), indent=1))
+        for piece in data.dump(image, machines, tables):
+            sys.stdout.write(piece)
     else:
         from ..render import text
 

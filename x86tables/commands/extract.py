@@ -96,8 +96,9 @@ def touch(image: Image) -> None:
     from ..render import data
     from ..scenarios import SCENARIOS, judge
 
-    data.dump(image, image.machines, ("gdt", "idt", "tss", "ldt"))
+    seen: data.Seen = {}
     for machine in image.machines:
+        data.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), seen)
         judge(machine, tuple(SCENARIOS))
 
 

@@ -9,7 +9,7 @@ from ..tss import Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any, TypeAlias
 
     from ..image import Image
@@ -29,14 +29,20 @@ def hexadecimal(value: int | None) -> str | None:
     return None if value is None else f"{value:#x}"
 
 
-def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> dict[str, Any]:
-    """What `dump --format json` prints."""
+def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> Iterator[str]:
+    """What `dump --format json` prints, CPU by CPU: there may be hundreds, each with a table of 8192 entries."""
+    import json
+
+    about = {"path": image.path, "format": image.format, "remarks": list(image.remarks)}
+    head = json.dumps({"schema": SCHEMA, "image": about, "cpus": []}, indent=1)
+    yield head.removesuffix("]\n}")
     seen: Seen = {}
-    return {
-        "schema": SCHEMA,
-        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
-        "cpus": [cpu(machine, image.symbols, tables, seen) for machine in machines],
-    }
+    lead = "\n"
+    for machine in machines:
+        one = json.dumps(cpu(machine, image.symbols, tables, seen), indent=1)
+        yield lead + "  " + one.replace("\n", "\n  ")
+        lead = ",\n"
+    yield "\n ]\n}\n"
 
 
 def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], seen: Seen) -> dict[str, Any]:

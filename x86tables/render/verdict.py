@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from ..machine import NOT_KNOWN
 from ..story import HANDLER_STACK, SURVIVES
 from ..vectors import label
 from .lines import wrap
@@ -130,9 +131,12 @@ def _ways(scenario: Scenario) -> Iterator[str]:
 
 def _room(room: Room) -> str:
     names = ", ".join(label(vector) for vector in room.vectors[:4]) + (", ..." if len(room.vectors) > 4 else "")
-    size = f"{room.size:,} bytes" if room.below is not None else f"at least {room.size:,} bytes"
+    known = room.below is not None and not room.below.startswith(NOT_KNOWN)
+    size = f"{room.size:,} bytes" if known else f"at least {room.size:,} bytes"
     below = f", then {room.below}" if room.below is not None else ""
-    if not room.size and "is not canonical" in below:
+    if not room.size and not known:
+        size, below = room.below or size, ""
+    elif not room.size and "is not canonical" in below:
         below = ": not canonical"
     return f"{room.name}  {room.top:#018x}  {size}{below}{f'  ({names})' if names else '  (no gate)'}"
 
