@@ -158,7 +158,8 @@ def stack_overflow(machine: Machine, registers: Registers, options: Options) -> 
         guard = guard_below(machine, registers, FAR_PAGES)
         if guard is None:
             raise NotThere("a page below RSP that cannot be pushed to: none was found within 4 GiB")
-        remarks = (f"no page within {NEAR >> 20} MiB below RSP refuses a push: the nearest is below {guard.top:#x}",)
+        nearest = f"the nearest is below {guard.top:#x}" if guard.top else "there is none down to address 0"
+        remarks = (f"no page within {NEAR >> 20} MiB below RSP refuses a push: {nearest}",)
     edge = guard.top
 
     def at(rsp: int, event: Event | None = None) -> Story:
