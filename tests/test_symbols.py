@@ -119,6 +119,7 @@ MOVED = FOREIGN.replace("no offset of these symbols fits", "these symbols moved 
     [
         ("xen.core", "linux.map", None, [FOREIGN]),
         ("linux32.core", "linux.map", None, [FOREIGN]),
+        ("cloud.core", "linux.map", None, [FOREIGN]),  # alike, but for the NMI's entry
         ("xen.core", "xen.map", None, []),
         ("xen.core", "xen.map", 1 << 40, [MOVED]),
     ],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .memory import Data
 
 MOST_ALIKE = 1 << 13  # symbols at one place within their pages: more of them tell nothing
+FAR = 0x1_0000  # bytes between the entry code of a kernel and what else its gates lead to
 _LINE = re.compile(rb"^([0-9a-fA-F]{8,16}) [A-Za-z] ([^\s]+)", re.MULTILINE)
 
 _MOST = 1 << 28  # bytes of text: a kernel with all its debug symbols has a tenth of that
@@ -86,8 +87,9 @@ class Symbols:
     def offset_for(self, handlers: Iterable[int]) -> int | None:
         """How far a kernel was moved (KASLR): the one offset, a multiple of 4 KiB, that puts symbols on the handlers.
 
-        A quarter of them may go without: some gates of a healthy kernel lead into init memory, between symbols. None
-        when no offset does it, or several do equally well.
+        A quarter of them may go without: some gates of a healthy kernel lead into init memory, far from the others. One
+        without a symbol amid those that have one tells of another build. None when no offset does it, or several do
+        equally well.
         """
         wanted = set(handlers)
         if len(wanted) < 4:
@@ -102,7 +104,12 @@ class Symbols:
                 hits[handler - address] = hits.get(handler - address, 0) + 1
         most = max(hits.values(), default=0)
         fitting = [offset for offset, count in hits.items() if count == most]
-        return fitting[0] if len(fitting) == 1 and most * 4 >= len(wanted) * 3 else None
+        if len(fitting) != 1 or most * 4 < len(wanted) * 3:
+            return None
+        starts = {address + fitting[0] for address in self._addresses}
+        named = wanted & starts
+        amid = range(min(named) - FAR, max(named) + FAR)
+        return None if any(handler in amid for handler in wanted - named) else fitting[0]
 
 
 def printable(text: str) -> str:
