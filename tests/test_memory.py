@@ -6,11 +6,14 @@ import mmap
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from x86tables.errors import Absent, ImageError
 from x86tables.memory import PAGE, Memory, Recording, load
+
+zstd = zstandard.ZstdCompressor().compress
 
 # Pieces and overlays in a small space, so that they meet and overlap
 PIECES = st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=20)), max_size=6)
@@ -84,10 +87,6 @@ def test_recording_notes_every_page() -> None:
 
 
 CONTENT = b"head" + bytes(3 << 20) + b"tail" + bytes(70_000)
-
-
-def zstd(data: bytes) -> bytes:
-    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(data))
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, zstd])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import specimens
+import zstandard
 from cli import dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
@@ -19,6 +20,7 @@ from x86tables.memory import Memory
 from x86tables.readers import elfcore, monitor, open_image
 from x86tables.registers import Registers, Segment, TableRegister
 
+zstd = zstandard.ZstdCompressor().compress
 LINK = 0xFFFF_FFFF_8000_0000
 
 
@@ -38,10 +40,6 @@ def core(tmp_path: Path) -> Path:
 def flat(tmp_path: Path) -> Path:
     (path := tmp_path / "memory.bin").write_bytes(specimens.memory())
     return path
-
-
-def zstd(data: bytes) -> bytes:
-    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(data))
 
 
 # ELF cores

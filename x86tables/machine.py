@@ -235,16 +235,16 @@ class Machine:
 
         The byte at `top` itself is not part of it. The search ends after `most` bytes.
         """
-        above = self._push_trouble(top & (1 << 64) - 1) if top % PAGE == 0 else None
+        above = self.push_trouble(top & (1 << 64) - 1) if top % PAGE == 0 else None
         page, below = top - 8 & -PAGE, None
         while top - page <= most:
-            below = self._push_trouble(page & (1 << 64) - 1)
+            below = self.push_trouble(page & (1 << 64) - 1)
             if below is not None:
                 return Stack(top, page + PAGE if page + PAGE < top else top, below, above)
             page -= PAGE
         return Stack(top, page + PAGE, None, above)
 
-    def _push_trouble(self, address: int) -> str | None:
+    def push_trouble(self, address: int) -> str | None:
         """Why ring 0 cannot push to the page of `address`, or why that is not known; None when it can."""
         if self.space.paging.mode == "flat":
             return f"{NOT_KNOWN}no page tables without CR3"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .delivery import PUSHES
 from .errors import Absent, NotThere
 from .gdt import SegmentDescriptor
-from .machine import Machine
+from .machine import NOT_KNOWN, Machine
 from .memory import PAGE
 from .paging import NonCanonical, PageFault
 from .records import Record
@@ -146,22 +146,17 @@ def guard_below(machine: Machine, registers: Registers, pages: int = NEAR // PAG
             machine.translate(page % TOP, access)
         except (PageFault, NonCanonical) as error:
             top, size = (page + PAGE) % TOP, PAGE
-            while size < NEAR and _push(machine, (page - size) % TOP) == REFUSED:
+            while size < NEAR and _landing(machine, (page - size) % TOP) == REFUSED:
                 size += PAGE
             return Guard(top, size, _kind(error), _why(error))
         page -= PAGE if page < 0 else PAGE + page - machine.space.page(page).linear
     return None
 
 
-def _push(machine: Machine, page: int) -> str:
+def _landing(machine: Machine, page: int) -> str:
     """What a page is for a push, in words."""
-    try:
-        machine.translate(page, PUSHES[0][0])
-    except Absent as error:
-        return f"not known: {error}"
-    except (PageFault, NonCanonical):
-        return REFUSED
-    return "writable"
+    why = machine.push_trouble(page)
+    return "writable" if why is None else why if why.startswith(NOT_KNOWN) else REFUSED
 
 
 def _why(error: PageFault | NonCanonical) -> str:
@@ -208,7 +203,7 @@ def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) 
     beyond = None
     if frame > guard.size:
         landing = (guard.top - frame) % TOP
-        found = _push(machine, landing & -PAGE)
+        found = _landing(machine, landing & -PAGE)
         beyond = f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {found}"
     return StackInUse(GUARDED, guard.why, rsp, guard, beyond)
 

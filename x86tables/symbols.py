@@ -95,7 +95,8 @@ class Symbols:
         if len(wanted) < 4:
             return None
         by_place: dict[int, list[int]] = {}
-        for address in set(self._addresses):
+        addresses = set(self._addresses)
+        for address in addresses:
             by_place.setdefault(address & 0xFFF, []).append(address)
         hits: dict[int, int] = {}
         for handler in wanted:
@@ -106,8 +107,7 @@ class Symbols:
         fitting = [offset for offset, count in hits.items() if count == most]
         if len(fitting) != 1 or most * 4 < len(wanted) * 3:
             return None
-        starts = {address + fitting[0] for address in self._addresses}
-        named = wanted & starts
+        named = {handler for handler in wanted if handler - fitting[0] in addresses}
         amid = range(min(named) - FAR, max(named) + FAR)
         return None if any(handler in amid for handler in wanted - named) else fitting[0]
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .layout import Buffer
 
 
+STACKS = ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8)))  # the fields of Tss that name one
+
+
 class Tss(Layout, size=104, cite="SDM Vol. 3A, figure '64-Bit TSS Format'"):
     """Stack pointers for privilege changes (RSP0-2) and for gates that ask for one (IST1-7).
 

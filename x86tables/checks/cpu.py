@@ -10,7 +10,7 @@ from ..records import Record
 from ..registers import MCE
 from ..story import HANDLER_STACK
 from ..tss import Tss
-from .tables import TOP, Tables, remembered
+from .tables import Tables, remembered
 from .words import listed
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
 ROOM = FRAME + HANDLER_STACK
 GUARD_SEARCH = 1 << 20
-TSS_LIMIT = 0x67  # of what has no I/O permission bitmap behind it
+FULL = Tss.size - 1  # the limit of a TSS without an I/O permission bitmap
 MC = 18
 FEATURE = (28, 29, 30)  # raised only where a hypervisor's or AMD's feature is on, which no table tells
 
@@ -68,6 +68,14 @@ class UsedStack(Record):
     def used_by(self) -> str:
         """Who uses it, for a message."""
         return f"used by {listed(self.vectors)}" if self.vectors else "used when ring 3 is interrupted"
+
+
+class Below(Record):
+    """What a stack runs into: its `end`, a name for a message, and whether it is a table (else another stack)."""
+
+    end: int
+    name: str
+    table: bool
 
 
 class Cpu(Tables):
@@ -180,20 +188,20 @@ class Cpu(Tables):
         found: tuple[int, str | None] = self.once(("ground", stack.top), search)
         return found
 
-    def below(self, stack: UsedStack) -> tuple[int, str] | None:
-        """What a stack runs into before its bottom, tables or other stacks in use: the nearest end, and its name."""
+    def below(self, stack: UsedStack) -> Below | None:
+        """What a stack runs into before its bottom, tables or other stacks in use: the nearest."""
         start, bottom = stack.top & ~15, self.ground(stack)[0]
-        found = [(other.top & ~15, f"the stack of {other.names}") for other in self.stacks]
+        found = [Below(other.top & ~15, f"the stack of {other.names}", False) for other in self.stacks]
         for cpu in self.cpus:
             if cpu is not self:
                 found += [
-                    (other.top & ~15, f"the stack of CPU {cpu.number}'s {other.names}")
+                    Below(other.top & ~15, f"the stack of CPU {cpu.number}'s {other.names}", False)
                     for other in cpu.stacks
-                    if other.vectors and bottom < other.top < start and self.same_place(cpu, other.top - 8)
+                    if other.vectors and bottom < other.top < start and self.same_place(other.top - 8, cpu)
                 ]
-        found = [(end, name) for end, name in found if bottom < end < start]
-        found += [(min(end, start), name) for at, end, name in self.spans if at < start and bottom < end]
-        return max(found, default=None)
+        found = [other for other in found if bottom < other.end < start]
+        found += [Below(min(end, start), name, True) for at, end, name in self.spans if at < start and bottom < end]
+        return max(found, key=lambda other: other.end, default=None)
 
     @remembered
     def spans(self) -> list[tuple[int, int, str]]:
@@ -204,23 +212,21 @@ class Cpu(Tables):
             if table is None or name in self.machine.physical:
                 continue
             if name in ("gdt", "ldt") and table.limit >= PAGE:
-                ti = 4 if name == "ldt" else 0
-                pages = {(table.base + (s & ~7)) % TOP & -PAGE for s in self.users if s & 4 == ti}
-                found += [(page, page + PAGE, f"the {name.upper()}") for page in pages]
+                found += [(page, page + PAGE, f"the {name.upper()}") for page in self.named_pages(table)]
             else:
-                limit = min(table.limit, TSS_LIMIT) if name == "tss" else table.limit
+                limit = min(table.limit, FULL) if name == "tss" else table.limit
                 found.append((table.base, table.base + limit + 1, f"the {name.upper()}"))
         return found
 
-    def same_place(self, other: Cpu, linear: int) -> bool:
-        """Whether two CPUs see the same memory at a linear address."""
+    def same_place(self, linear: int, other: Cpu, theirs: int | None = None) -> bool:
+        """Whether a linear address is the same memory as another CPU's, at the same address if none is given."""
         here = self.physical(linear)
-        return here is not None and here == other.physical(linear)
+        return here is not None and here == other.physical(linear if theirs is None else theirs)
 
     def room(self, stack: UsedStack) -> int:
         """How many bytes a stack has before it runs into something or a push faults."""
         below = self.below(stack)
-        return (stack.top & ~15) - max(self.ground(stack)[0], below[0] if below else 0)
+        return (stack.top & ~15) - max(self.ground(stack)[0], below.end if below else 0)
 
     @property
     def page_fault_has_stack(self) -> bool:

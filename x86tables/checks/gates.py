@@ -42,7 +42,7 @@ def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gate.selector = 0x08
     """
     for selector, users in cpu.gate_selectors.items():
-        if selector in cpu.broken_code or selector in cpu.cut_off or cpu.gdt_lost:
+        if cpu.blamed(selector):
             continue
         code, why = cpu.lookup(selector)
         if why in (NULL, BEYOND, NO_LDT):

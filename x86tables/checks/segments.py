@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def trouble(cpu: Cpu, selector: int, fits: bool) -> str:
     """What is wrong with a selector that should name a certain kind of descriptor; "" when nothing, or not known."""
-    if selector & ~3 in cpu.cut_off or selector & ~3 in cpu.broken_code or cpu.gdt_lost:
+    if cpu.blamed(selector):
         return ""
     code, why = cpu.lookup(selector)
     if why in (NULL, BEYOND, NO_LDT):
@@ -92,7 +92,7 @@ def stale_data(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 def star(cpu: Cpu) -> int | None:
-    """STAR where SYSCALL is in use and it is set; notes what is not known."""
+    """STAR where SYSCALL is in use; notes what is not known."""
     efer, value = cpu.registers.efer, cpu.registers.star
     if value is None:
         if efer is None or efer & 1:
@@ -100,7 +100,8 @@ def star(cpu: Cpu) -> int | None:
         return None
     if efer is None:
         cpu.lack("EFER is not known (bit SCE: is SYSCALL in use)")
-    return value or None if efer is None or efer & 1 else None
+        return value or None
+    return value if efer & 1 else None
 
 
 @rule("SYS001", ERROR, "SYSCALL loads segments that the GDT does not have")
@@ -114,9 +115,9 @@ def syscall_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gdt = null, kernel code, kernel data, ...; STAR[47:32] = 0x08
     """
     value = star(cpu)
-    if value is None:
-        if cpu.registers.star == 0 and (cpu.registers.efer or 0) & 1 and cpu.ring3:
-            yield Finding("star[47:32]", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
+    if value == 0 and cpu.ring3:
+        yield Finding("star[47:32]", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
+    if not value:
         return
     call = value >> 32 & 0xFFFC
     yield from _pair(cpu, "SYSCALL", "star[47:32]", call, call + 8, 0)
@@ -134,7 +135,7 @@ def sysret_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gdt = ..., user data 0x18, user code 0x20; STAR[63:48] = 0x13
     """
     value = star(cpu)
-    if value is None:
+    if not value:  # 0 is SYS001's
         return
     back = value >> 48 & 0xFFFC
     yield from _pair(cpu, "SYSRET", "star[63:48]", back + 16, back + 8, 3)
@@ -168,7 +169,7 @@ def star_rpl(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: STAR = 0x0013_0008 << 32
     """
     value = star(cpu)
-    if value is None:
+    if not value:  # 0 is SYS001's
         return
     call, back = value >> 32 & 0xFFFF, value >> 48 & 0xFFFF
     if call & 3:

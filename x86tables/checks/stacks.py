@@ -63,8 +63,8 @@ def no_guard(image: Image, cpu: Cpu) -> Iterator[Finding]:
         below = cpu.below(stack)
         bottom, why = cpu.ground(stack)
         if below:
-            if (stack.top & ~15) - below[0] >= ROOM:
-                message = f"{stack.names} {stack.top:#x} runs on into {below[1]} at {below[0]:#x}"
+            if (stack.top & ~15) - below.end >= ROOM:
+                message = f"{stack.names} {stack.top:#x} runs on into {below.name} at {below.end:#x}"
                 yield Finding(stack.where, message)
         elif why == "":
             size = (stack.top - bottom) >> 10
@@ -87,8 +87,8 @@ def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
             continue
         room, below, why = cpu.room(stack), cpu.below(stack), cpu.ground(stack)[1]
         if room < ROOM and (below or why is not None):
-            why = f"before {below[1]} begins" if below else f"before a push faults: {why}"
-            lost = room < FRAME and (not below or "stack" not in below[1])
+            why = f"before {below.name} begins" if below else f"before a push faults: {why}"
+            lost = room < FRAME and (not below or below.table)
             needs = f"the frame takes {FRAME}" if lost else f"a frame and a handler take {ROOM}"
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
             yield Finding(stack.where, message, _severity(cpu, stack) or ERROR if lost else "")

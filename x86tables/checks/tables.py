@@ -192,7 +192,7 @@ class Tables:
         table = self.table("gdt")
         if table is None or table.error:
             return {}
-        pages = {(table.base + selector) % TOP & -PAGE for selector in self.users if not selector & 4}
+        pages = self.named_pages(table)
         small = table.limit < PAGE
         return {
             entry.selector: entry.descriptor
@@ -200,6 +200,11 @@ class Tables:
             if entry.kind != "null" and isinstance(entry.descriptor, SegmentDescriptor | SystemDescriptor)
             if small or (table.base + entry.selector) % TOP & -PAGE in pages
         }
+
+    def named_pages(self, table: Table) -> set[int]:
+        """The pages of the GDT or LDT in which somebody has a descriptor."""
+        ti = 4 if table.name == "ldt" else 0
+        return {(table.base + (s & ~7)) % TOP & -PAGE for s in self.users if s & 4 == ti}
 
     @remembered
     def rings(self) -> set[int]:
@@ -307,6 +312,10 @@ class Tables:
             if why == "" and code is not None and not selector & 4 and (not good_code(code) or code.dpl):
                 found.add(selector)
         return found
+
+    def blamed(self, selector: int) -> bool:
+        """Whether rules on the GDT have it already that a selector leads nowhere good."""
+        return selector & ~3 in self.cut_off or selector & ~3 in self.broken_code or self.gdt_lost
 
 
 def kind_of(code: Code) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..gdt import TSS_AVAILABLE, TSS_BUSY
 from ..tss import Tss
 from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
+from .cpu import FULL
 from .tables import BEYOND, TOP, UNREADABLE, kind_of
 from .words import listed
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ..image import Image
     from .cpu import Cpu, Slot
 
-FULL = 0x67
 RING3_STACK = "interrupts from ring 3"
 
 
@@ -281,8 +281,7 @@ def same_tss(cpu: Cpu, other: Cpu) -> bool:
     if mine is None or theirs is None:
         return False
     if cpu.paged and other.paged and "tss" not in cpu.machine.physical:
-        here = cpu.physical(mine.base)
-        return here is not None and here == other.physical(theirs.base)
+        return cpu.same_place(mine.base, other, theirs.base)
     return mine.base == theirs.base
 
 

@@ -13,7 +13,7 @@ from ..idt import Gate
 from ..layout import Layout
 from ..pseudo import PseudoDescriptor
 from ..selector import Selector
-from ..tss import Tss
+from ..tss import STACKS, Tss
 from . import keys
 from .tables import Address, Entry, Item, Region, Stack, Table, Tables
 
@@ -33,7 +33,7 @@ SEGMENTS: dict[str, Callable[[], SegmentDescriptor]] = {
     "code32": SegmentDescriptor.code32,
     "user_code32": lambda: SegmentDescriptor.code32(3),
 }
-SLOTS = ("stack", "rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8)))
+SLOTS = ("stack", *STACKS)
 _SYMBOL = re.compile(r"[A-Za-z_.$][\w.$]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|\d+)(?:\s*(B|KiB|MiB|GiB)?)", re.ASCII)

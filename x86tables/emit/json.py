@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 
 from ..errors import NotThere
+from ..tss import STACKS
 from . import number
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..config.tables import Item, Lookup, Table, Tables
 
-HEX = {"base", "offset", *(f"rsp{n}" for n in range(3)), *(f"ist{n}" for n in range(1, 8))}
+HEX = {"base", "offset", *STACKS}
 
 
 def emit(tables: Tables, find: Lookup) -> dict[str, str]:

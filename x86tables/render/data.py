@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import NotThere
 from ..gdt import CallGate, Entry, Gdt, SegmentDescriptor
 from ..registers import Registers, Segment, TableRegister
-from ..tss import Tss
+from ..tss import STACKS, Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Seen: TypeAlias = "dict[tuple[Table, bool], dict[str, Any]]"
 
 SCHEMA = 1
-STACKS = ("rsp0", "rsp1", "rsp2", *(f"ist{n}" for n in range(1, 8)))
 
 
 def hexadecimal(value: int | None) -> str | None:
@@ -29,12 +28,16 @@ def hexadecimal(value: int | None) -> str | None:
     return None if value is None else f"{value:#x}"
 
 
+def about(image: Image) -> dict[str, Any]:
+    """What every command's JSON says of the image."""
+    return {"path": image.path, "format": image.format, "remarks": list(image.remarks)}
+
+
 def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> Iterator[str]:
     """What `dump --format json` prints, CPU by CPU: there may be hundreds, each with a table of 8192 entries."""
     import json
 
-    about = {"path": image.path, "format": image.format, "remarks": list(image.remarks)}
-    head = json.dumps({"schema": SCHEMA, "image": about, "cpus": []}, indent=1)
+    head = json.dumps({"schema": SCHEMA, "image": about(image), "cpus": []}, indent=1)
     yield head.removesuffix("]\n}")
     seen: Seen = {}
     lead = "\n"

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from ..gdt import WIDE, CallGate, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
+from ..gdt import (
+    TSS16,
+    TSS_AVAILABLE,
+    TSS_BUSY,
+    WIDE,
+    CallGate,
+    LegacySystemDescriptor,
+    SegmentDescriptor,
+    SystemDescriptor,
+)
 from ..idt import INTERRUPT, TRAP, Gate
-from ..legacy import GATES, LegacyGate, Tss32
+from ..legacy import GATES, LegacyGate, Tss16, Tss32
 from ..pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from ..tss import Tss
@@ -16,6 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..layout import Layout
+
+# The least limit of a protected-mode TSS, by type
+LEAST = dict.fromkeys(TSS16, Tss16.size - 1) | dict.fromkeys((TSS_AVAILABLE, TSS_BUSY), Tss32.size - 1)
 
 
 def oddities(value: Layout) -> list[str]:
@@ -87,7 +99,7 @@ def _system_odd(value: SystemDescriptor) -> Iterator[str]:
     elif value.type == 0xC:
         yield "type 0xc is a call gate: its base and limit are an offset and a selector"
     else:
-        yield from _tss_limit(value, 0x67 if value.type != 0x2 else 0)
+        yield from _tss_limit(value, Tss.size - 1 if value.type != 0x2 else 0)
         if value.p and not value.base:
             yield "the base is 0"
         yield from _address("base", value.base)
@@ -145,7 +157,7 @@ def _legacy_system_odd(value: LegacySystemDescriptor) -> Iterator[str]:
     elif value.type not in TYPES32:
         yield f"type {value.type:#x} is reserved"
     else:
-        yield from _tss_limit(value, {0x1: 0x2B, 0x3: 0x2B, 0x9: 0x67, 0xB: 0x67}.get(value.type, 0))
+        yield from _tss_limit(value, LEAST.get(value.type, 0))
     yield from _absent(value)
 
 

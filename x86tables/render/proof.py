@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .data import SCHEMA, hexadecimal
+from .data import SCHEMA, about, hexadecimal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def data(image: Image, proved: Sequence[Proved], cpu: str) -> dict[str, Any]:
     """What `prove --format json` prints."""
     return {
         "schema": SCHEMA,
-        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
+        "image": about(image),
         "on": cpu,
         "cpus": [_cpu(one) for one in proved],
     }

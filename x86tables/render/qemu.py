@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..vectors import label
 from . import log
-from .data import SCHEMA, hexadecimal
+from .data import SCHEMA, about, hexadecimal
 from .lines import wrap
 from .verdict import coloured
 
@@ -47,7 +47,7 @@ def data(image: Image, found: Sequence[Overflow], cpu: str) -> dict[str, Any]:
     """The same as plain values."""
     return {
         "schema": SCHEMA,
-        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
+        "image": about(image),
         "on": cpu,
         "cpus": [_cpu(one) for one in found],
     }

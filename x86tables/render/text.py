@@ -11,9 +11,9 @@ from ..legacy import Tss32
 from ..machine import Stack
 from ..memory import PAGE
 from ..selector import Selector
-from ..tss import Tss
+from ..tss import STACKS, Tss
 from . import words
-from .data import STACKS, entries, stacks
+from .data import entries, stacks
 from .lines import width, wrap
 
 TYPE_CHECKING = False

@@ -131,14 +131,16 @@ def _ways(scenario: Scenario) -> Iterator[str]:
 
 def _room(room: Room) -> str:
     names = ", ".join(label(vector) for vector in room.vectors[:4]) + (", ..." if len(room.vectors) > 4 else "")
-    known = room.below is not None and not room.below.startswith(NOT_KNOWN)
-    size = f"{room.size:,} bytes" if known else f"at least {room.size:,} bytes"
-    below = f", then {room.below}" if room.below is not None else ""
-    if not room.size and not known:
-        size, below = room.below or size, ""
+    size, below = f"{room.size:,} bytes", room.below
+    if below is None:
+        extent = f"at least {size}"
+    elif below.startswith(NOT_KNOWN):
+        extent = f"at least {size}, then {below}" if room.size else below
     elif not room.size and "is not canonical" in below:
-        below = ": not canonical"
-    return f"{room.name}  {room.top:#018x}  {size}{below}{f'  ({names})' if names else '  (no gate)'}"
+        extent = f"{size}: not canonical"
+    else:
+        extent = f"{size}, then {below}"
+    return f"{room.name}  {room.top:#018x}  {extent}{f'  ({names})' if names else '  (no gate)'}"
 
 
 def _scenario(scenario: Scenario, symbols: Symbols, all_steps: bool) -> Iterator[str]:

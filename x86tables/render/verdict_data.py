@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..events import DELIVERED
 from ..vectors import label
-from .data import SCHEMA, hexadecimal, registers
+from .data import SCHEMA, about, hexadecimal, registers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check(image: Image, judgements: Iterable[Judgement]) -> dict[str, Any]:
     """What `check --format json` prints, without findings of rules."""
     return {
         "schema": SCHEMA,
-        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
+        "image": about(image),
         "cpus": [_judgement(judgement, image.symbols) for judgement in judgements],
     }
 
@@ -118,7 +118,7 @@ def trace(image: Image, event: Event, told: Iterable[tuple[Machine, Registers, S
     """What `trace --format json` prints."""
     return {
         "schema": SCHEMA,
-        "image": {"path": image.path, "format": image.format, "remarks": list(image.remarks)},
+        "image": about(image),
         "event": {"vector": event.vector, "kind": event.kind, "error_code": hexadecimal(event.error_code)},
         "cpus": [_told(machine, before, one, image.symbols) for machine, before, one in told],
     }
