@@ -26,12 +26,12 @@ docs: .venv/test.stamp
 N := 10000
 SEED := 1
 differential: .venv/test.stamp
-	$(RUN) x86tables.proof.differential $(N) --seed $(SEED)
+	$(RUN) differential.bochs $(N) --seed $(SEED)
 
 # The same against QEMU's, in one QEMU process: N=5000 takes two minutes.
 differential-qemu: N := 5000
 differential-qemu: .venv/test.stamp
-	$(RUN) x86tables.proof.qemu_differential $(N) --seed $(SEED)
+	$(RUN) differential.qemu $(N) --seed $(SEED)
 
 bench: .venv/bench.stamp
 	$(RUN) benchmarks

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from x86tables import Gate, checks, scenarios, schemas
-from x86tables.image import Image
+from benchmarks import peers, readers
+from benchmarks.duels import duel, line
+from x86tables import Gate, checks, schemas
+from x86tables.delivery import scenarios
+from x86tables.machine.image import Image
 from x86tables.readers import open_image
-
-from . import peers, readers
-from .duels import duel, line
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 60
@@ -64,7 +64,7 @@ def rules() -> None:
     linux = open_image(str(ROOT / "tests/images/linux.core"))
 
     def verdicts() -> Image:
-        image = linux.replace(machines=tuple(machine.variant() for machine in linux.machines))
+        image = linux.replace(machines=tuple(machine.replace() for machine in linux.machines))
         for machine in image.machines:
             assert scenarios.judge(machine).verdict == "survives"
         return image

@@ -8,14 +8,14 @@ from pathlib import Path
 from time import process_time
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.declared import Area, declare
-from x86tables.delivery import deliver
-from x86tables.events import Event
-from x86tables.machine import Machine
+from x86tables.delivery.deliver import deliver
+from x86tables.delivery.events import Event
+from x86tables.delivery.scenarios import play
+from x86tables.delivery.simulate import simulate
+from x86tables.machine.machine import Machine
+from x86tables.machine.registers import Registers
+from x86tables.machine.synthetic import Mapping, synthetic_machine
 from x86tables.readers import open_image
-from x86tables.registers import Registers
-from x86tables.scenarios import play
-from x86tables.story import run
 
 ROOT = Path(__file__).parent.parent
 LINUX = ROOT / "tests/images/linux.core"
@@ -31,11 +31,11 @@ def machine(rsp: int) -> Machine:
     gdt.append(SystemDescriptor.tss(K + 0x3000))
     for vector in range(256):
         idt[vector] = Gate.interrupt(CODE + 16 * vector, code, ist=int(vector == 8))
-    areas = [Area("stack", STACK, 0x4000), Area("IST1", IST, 0x4000), Area("code", CODE, 0x1000, "rx")]
+    mappings = [Mapping("stack", STACK, 0x4000), Mapping("IST1", IST, 0x4000), Mapping("code", CODE, 0x1000, "rx")]
     registers = Registers(rip=CODE, rsp=rsp)
     tss = Tss(ist1=IST + 0x4000)
-    return declare(
-        areas, gdt=(K, gdt), idt=(K + 0x1000, idt), tss=(K + 0x3000, tss), registers=registers, complete=True
+    return synthetic_machine(
+        mappings, gdt=(K, gdt), idt=(K + 0x1000, idt), tss=(K + 0x3000, tss), registers=registers, complete=True
     )
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     works: dict[str, Callable[[], object]] = {
         "an interrupt": partial(deliver, good, Event.interrupt(0x20)),
         "#PF, then #DF on IST1": partial(deliver, full, Event.exception("#PF", 2, STACK - 8)),
-        "the same, and its handler": partial(run, full, Event.exception("#PF", 2, STACK - 8)),
+        "the same, and its handler": partial(simulate, full, Event.exception("#PF", 2, STACK - 8)),
     }
     for name, work in works.items():
         rate = a_second(work)
@@ -65,10 +65,10 @@ def main() -> None:
         print(f"{name:<40} {rate:>10,.0f} a second   >= {DELIVERIES_WANTED:,}   {met}")
     image = open_image(str(LINUX))
     start = process_time()
-    ways = [way for cpu in image.machines for way in play("survival-matrix", cpu).ways]
+    variants = [variant for cpu in image.machines for variant in play("survival-matrix", cpu).variants]
     seconds = process_time() - start
     met = "met" if seconds <= MATRIX_SECONDS_WANTED else "MISSED"
-    name = f"{len(ways):,} stories of a Linux core"
+    name = f"{len(variants):,} stories of a Linux core"
     print(f"{name:<40} {seconds:>10.2f} seconds    <= {MATRIX_SECONDS_WANTED:g}       {met}")
 
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from volatility3.framework import contexts
 from volatility3.framework.layers import elf, intel, physical
 
+from benchmarks.duels import duel, line
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.paging import AddressSpace, Region, build
+from x86tables.machine.paging import AddressSpace, Region, build
+from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore, open_image
-from x86tables.registers import Registers, Segment, TableRegister
-
-from .duels import duel, line
 
 GIB, PAGE = 1 << 30, 0x1000
 TABLES, START, OWN = 0x100_0000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_8000_0000

@@ -5,13 +5,13 @@ for double faults. Everything here is declared in Python; `x86tables check` does
 """
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.declared import Area, declare
-from x86tables.events import Event
-from x86tables.machine import Machine
-from x86tables.registers import Registers
-from x86tables.scenarios import Scenario, play
-from x86tables.story import run
-from x86tables.vectors import label
+from x86tables.delivery.events import Event
+from x86tables.delivery.scenarios import Scenario, play
+from x86tables.delivery.simulate import simulate
+from x86tables.machine.machine import Machine
+from x86tables.machine.registers import Registers
+from x86tables.machine.synthetic import Mapping, synthetic_machine
+from x86tables.tables.vectors import label
 
 KERNEL = 0xFFFF_FFFF_8000_0000
 GDT, IDT, TSS = KERNEL, KERNEL + 0x1000, KERNEL + 0x2000
@@ -22,12 +22,12 @@ DOUBLE_FAULT_TOP = DOUBLE_FAULT_STACK + 20 * 1024
 CODE = KERNEL + 0x10_0000
 BREAKPOINT, DOUBLE_FAULT, PAGE_FAULT = CODE + 0x100, CODE + 0x200, CODE + 0x300
 
-AREAS = [
-    Area("kernel code", CODE, 0x1000, "rx"),
-    Area("guard page", STACK - 0x1000, 0x1000, ""),
-    Area("kernel stack", STACK, 16 * 1024, "rw"),
-    Area("guard page", DOUBLE_FAULT_STACK - 0x1000, 0x1000, ""),
-    Area("double fault stack", DOUBLE_FAULT_STACK, 20 * 1024, "rw"),
+MAPPINGS = [
+    Mapping("kernel code", CODE, 0x1000, "rx"),
+    Mapping("guard page", STACK - 0x1000, 0x1000, ""),
+    Mapping("kernel stack", STACK, 16 * 1024, "rw"),
+    Mapping("guard page", DOUBLE_FAULT_STACK - 0x1000, 0x1000, ""),
+    Mapping("double fault stack", DOUBLE_FAULT_STACK, 20 * 1024, "rw"),
 ]
 
 
@@ -42,8 +42,8 @@ def kernel(*, ist: int = 0, page_fault: int | None = None, rsp: int = TOP - 0x20
     idt["#DF"] = Gate.interrupt(DOUBLE_FAULT, code, ist=ist)
     if page_fault is not None:
         idt["#PF"] = Gate.interrupt(page_fault, code)
-    return declare(
-        AREAS,
+    return synthetic_machine(
+        MAPPINGS,
         gdt=(GDT, gdt),
         idt=(IDT, idt),
         tss=(TSS, Tss(rsp0=TOP, ist1=DOUBLE_FAULT_TOP)),
@@ -55,8 +55,8 @@ def kernel(*, ist: int = 0, page_fault: int | None = None, rsp: int = TOP - 0x20
 def tell(title: str, scenario: Scenario) -> None:
     """The verdict, and the events that led to it."""
     print(f"{title}\n  {scenario.verdict}: {scenario.reason}")
-    story = scenario.worst.story if scenario.worst else None
-    for delivery in story.deliveries if story else ():
+    simulation = scenario.worst.simulation if scenario.worst else None
+    for delivery in simulation.deliveries if simulation else ():
         for attempt in delivery.attempts:
             step = attempt.steps[-1]
             where = "" if step.address is None else f" at {step.address:#x}"
@@ -64,30 +64,28 @@ def tell(title: str, scenario: Scenario) -> None:
     print()
 
 
-breakpoint_ = run(kernel(), Event.int3())
+breakpoint_ = simulate(kernel(), Event.int3())
 print(f"int3: {breakpoint_.outcome}: {breakpoint_.reason}\n")
 
 tell("The stack overflows. The double fault gate has no IST:", play("stack-overflow", kernel()))
 tell("The stack overflows. The double fault gate has IST1:", play("stack-overflow", kernel(ist=1)))
 
 # Without a page fault handler every page fault is a double fault: gate 14 is not present.
-wild = run(kernel(ist=1), Event.exception("#PF", error_code=2, cr2=0xDEADBEEF))
+wild = simulate(kernel(ist=1), Event.exception("#PF", error_code=2, cr2=0xDEADBEEF))
 print(f"A wild pointer, no page fault handler: {wild.outcome}: {wild.reason}")
 for attempt in wild.deliveries[0].attempts:
     print(f"    {attempt.event.label}: {attempt.steps[-1].step}: {attempt.steps[-1].found}")
 
 # With one whose page is missing, no double fault comes of it at first: the page fault is delivered, and its handler
 # faults at its first instruction, again and again, until its frames reach the guard page.
-missing = run(kernel(ist=1, page_fault=CODE + 0x5000), Event.exception("#PF", error_code=2, cr2=0xDEADBEEF))
+missing = simulate(kernel(ist=1, page_fault=CODE + 0x5000), Event.exception("#PF", error_code=2, cr2=0xDEADBEEF))
 print(f"\nA wild pointer, the page fault handler swapped out: {missing.outcome}: {missing.reason}")
-if missing.loop is not None:
-    print(
-        f"    {label(missing.loop.vectors[0])} comes {missing.loop.rounds} times, {missing.loop.eaten} bytes of stack\n"
-    )
+if (loop := missing.loop) is not None:
+    print(f"    {label(loop.vectors[0])} comes {loop.rounds} times, {loop.stack_consumed} bytes of stack\n")
 
 # 48 bytes for the frame, and not one for the handler: it is entered, and cannot push anything, for ever.
 tiny = kernel(ist=1)
 tss = Tss(ist1=DOUBLE_FAULT_STACK + 48)
 memory = tiny.memory.copy()
 memory.overlay(tiny.translate(TSS), bytes(tss))
-tell("The stack overflows. The double fault stack has 48 bytes:", play("stack-overflow", tiny.variant(memory=memory)))
+tell("The stack overflows. The double fault stack has 48 bytes:", play("stack-overflow", tiny.replace(memory=memory)))

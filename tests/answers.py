@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -119,16 +118,20 @@ def answer(job: Job, folder: Path, work: Path) -> None:
         text = text.replace(path, short)
     ending = "json" if words[-1] in ("json", "sarif") or words[0] == "schema" else "txt"
     (folder / f"{name}.{ending}").write_text(text)
+    for file in out.rglob("*") if out.exists() else ():
+        file.write_bytes(file.read_bytes().replace(bytes(work), b"WORK").replace(bytes(ROOT), b"ROOT"))
 
 
 def build_kernel(work: Path) -> None:
     """The example kernel, linked, with its declaration and a copy of that without its IST stack."""
-    kernel = work / "kernel"
+    kernel = work / "source"
     shutil.copytree(EXAMPLES / "kernel", kernel, ignore=shutil.ignore_patterns("build"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = ["make", "-s", f"PYTHON={sys.executable}"]
     subprocess.run(command, cwd=kernel, env=environment, check=True, stdout=subprocess.DEVNULL)
-    shutil.copy(kernel / "build/survives/kernel.elf", work / "kernel.elf")
+    strip = ["objcopy", "--strip-debug", kernel / "build/survives/kernel.elf", work / "kernel.elf"]  # it names folders
+    subprocess.run(strip, check=True)
+    shutil.rmtree(kernel)
     text = (EXAMPLES / "kernel/kernel.toml").read_text()
     (work / "kernel.toml").write_text(text)
     (work / "triple-fault.toml").write_text(text.replace(', ist = "double_fault"', ""))
@@ -137,9 +140,9 @@ def build_kernel(work: Path) -> None:
 def run(folder: Path) -> None:
     """Save all answers in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor() as pool:
-        work = Path(name)
-        build_kernel(work)
+    work = folder / "kernel"
+    build_kernel(work)
+    with ProcessPoolExecutor() as pool:
         waiting = [pool.submit(answer, job, folder, work) for job in jobs(work)]
         for future in waiting:
             future.result()

@@ -164,8 +164,8 @@ def main() -> int:
                 kept.write_bytes(fuzz.failed)
                 print(f"{kept}: {wrong}")
             number += 1
-    ways = sum(map(len, fuzz.starts.values()))
-    print(f"{number} cases, {ways} of them went a new way, {failed} failed")
+    variants = sum(map(len, fuzz.starts.values()))
+    print(f"{number} cases, {variants} of them went a new way, {failed} failed")
     return 1 if failed else 0
 
 

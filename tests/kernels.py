@@ -3,9 +3,9 @@
 from typing import Any
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.declared import Area, declare, load
-from x86tables.machine import Machine
-from x86tables.registers import Registers, Segment
+from x86tables.machine.machine import Machine
+from x86tables.machine.registers import Registers, Segment
+from x86tables.machine.synthetic import Mapping, load, synthetic_machine
 
 K = 0xFFFF_FFFF_8000_0000
 GDT, IDT, TSS, LDT = K, K + 0x1000, K + 0x3000, K + 0x4000  # each in a page of its own
@@ -14,16 +14,16 @@ IST = K + 0x25000  # the end of a 20 KiB stack
 CODE = K + 0x100000
 USER, USER_STACK = 0x40_0000, 0x50_0000
 CS, DS, UCS, UDS, TR, CONFORMING = 0x08, 0x10, 0x1B, 0x23, 0x28, 0x38
-AREAS = (
-    Area("GDT", GDT, 0x1000),
-    Area("IDT", IDT, 0x1000),
-    Area("TSS", TSS, 0x1000),
-    Area("guard", GUARD, 0x1000, ""),
-    Area("stack", STACK, 0x4000),
-    Area("IST1", IST - 0x5000, 0x5000),
-    Area("code", CODE, 0x2000, "rx"),
-    Area("program", USER, 0x1000, "rxu"),
-    Area("its stack", USER_STACK, 0x1000, "rwu"),
+MAPPINGS = (
+    Mapping("GDT", GDT, 0x1000),
+    Mapping("IDT", IDT, 0x1000),
+    Mapping("TSS", TSS, 0x1000),
+    Mapping("guard", GUARD, 0x1000, ""),
+    Mapping("stack", STACK, 0x4000),
+    Mapping("IST1", IST - 0x5000, 0x5000),
+    Mapping("code", CODE, 0x2000, "rx"),
+    Mapping("program", USER, 0x1000, "rxu"),
+    Mapping("its stack", USER_STACK, 0x1000, "rwu"),
 )
 
 
@@ -63,7 +63,7 @@ def gate(vector: int, **changes: int) -> dict[str, Gate]:
 
 def kernel(
     *,
-    areas: tuple[Area, ...] = AREAS,
+    mappings: tuple[Mapping, ...] = MAPPINGS,
     ring: int = 0,
     gates: dict[str, Gate] | None = None,
     segments: tuple[SegmentDescriptor, ...] = (),
@@ -78,8 +78,8 @@ def kernel(
     if ring == 3:
         chosen = {"rip": USER + 0x10, "rsp": USER_STACK + 0x1000, "rflags": 0x202}
         registers = {"cs": load(UCS, SegmentDescriptor.user_code()), "ss": Segment(UDS), **registers}
-    return declare(
-        areas,
+    return synthetic_machine(
+        mappings,
         gdt=(GDT, gdt(*segments)),
         idt=(IDT, idt(**(gates or {}))),
         tss=(TSS, tss or Tss(rsp0=TOP, ist1=IST)),

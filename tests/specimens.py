@@ -4,9 +4,9 @@ import struct
 from collections.abc import Iterable
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.paging import Region, build
+from x86tables.machine.paging import Region, build
+from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore
-from x86tables.registers import Registers, Segment, TableRegister
 
 BASE = 0xFFFF_8000_0000_0000  # linear
 FRAME = 0x10_0000  # physical: GDT, IDT and TSS, a stack, and from TABLES on the page tables

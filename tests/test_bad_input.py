@@ -19,10 +19,10 @@ import specimens
 import zstandard
 from specimens import BASE, END, FRAME, NONE, TABLES, core, header, kernel, segment
 
-from x86tables import memory
 from x86tables.commands import main
+from x86tables.machine import memory
+from x86tables.machine.registers import Segment, TableRegister
 from x86tables.readers import elfcore
-from x86tables.registers import Segment, TableRegister
 
 Run = Callable[..., tuple[int, str, str]]
 MIB = 1 << 20

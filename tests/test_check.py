@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from cli import IMAGES, call, output, refused
 from jsonschema import Draft202012Validator
-from spoilt import CHANGES, linux
+from mutated import CHANGES, linux
 
 from x86tables.checks import Finding, Report
 from x86tables.checks.words import runs
+from x86tables.delivery.scenarios import SCENARIOS, play
 from x86tables.readers import elfcore, open_image
 from x86tables.render import findings
-from x86tables.scenarios import SCENARIOS, play
 
 LINUX = IMAGES / "linux.core"
 KEYS = {"cpu", "verdict", "reason", "handled_by", "assumed", "stack", "scenarios", "findings", "not_checked"}
@@ -92,10 +92,10 @@ def test_not_applicable(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_one_thing_changed(name: str) -> None:
-    spoilt = CHANGES[name]
+    mutated = CHANGES[name]
     scenario = play("stack-overflow", linux(name).machines[0])
-    assert scenario.verdict == spoilt.verdict
-    assert spoilt.reason in scenario.reason
+    assert scenario.verdict == mutated.verdict
+    assert mutated.reason in scenario.reason
 
 
 def test_all_scenarios() -> None:

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 from cli import IMAGES, call, output, refused
-from spoilt import CHANGES, linux
+from mutated import CHANGES, linux
 
-from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss, scenarios
+from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
 from x86tables.checks.selection import find, read_baseline, select, without
-from x86tables.declared import Area, declare
+from x86tables.delivery import scenarios
 from x86tables.errors import UsageError
-from x86tables.image import Image, Options
-from x86tables.machine import Machine
+from x86tables.machine.image import Image, Options
+from x86tables.machine.machine import Machine
+from x86tables.machine.registers import MCE, PAE, Registers, Segment, TableRegister
+from x86tables.machine.symbols import Symbols
+from x86tables.machine.synthetic import Mapping, synthetic_machine
 from x86tables.readers import open_image
-from x86tables.registers import MCE, PAE, Registers, Segment, TableRegister
 from x86tables.render import findings
-from x86tables.symbols import Symbols
 
 ROOT = Path(__file__).parent.parent
 K = 0xFFFF_FFFF_8000_0000
@@ -48,7 +49,10 @@ class Kernel:
     """A kernel without a fault, with one CPU or two, for a mutation to spoil."""
 
     def __init__(self, cpus: int = 1) -> None:
-        self.areas = {"code": Area("code", CODE, 0x2000, "rx"), "program": Area("program", 0x40_0000, 0x1000, "rxu")}
+        self.mappings = {
+            "code": Mapping("code", CODE, 0x2000, "rx"),
+            "program": Mapping("program", 0x40_0000, 0x1000, "rxu"),
+        }
         self.idt = Idt()
         for vector in range(256):
             dpl = 3 if vector in (3, 4, 0x80) else 0
@@ -57,10 +61,10 @@ class Kernel:
         for cpu in range(cpus):
             names = ("GDT", "IDT", "TSS") if not cpu else ("GDT1", "IDT1", "TSS1")
             for name, base in zip(names, (GDT, IDT, TSS), strict=True):
-                self.areas[name] = Area(name, base + cpu * NEXT, 0x1000)
+                self.mappings[name] = Mapping(name, base + cpu * NEXT, 0x1000)
             for number in range(6):
-                self.areas[f"guard{number}" + "'" * cpu] = Area("guard", stack(number, cpu) - 0x5000, 0x1000, "")
-                self.areas[f"stack{number}" + "'" * cpu] = Area("stack", stack(number, cpu) - 0x4000, 0x4000)
+                self.mappings[f"guard{number}" + "'" * cpu] = Mapping("guard", stack(number, cpu) - 0x5000, 0x1000, "")
+                self.mappings[f"stack{number}" + "'" * cpu] = Mapping("stack", stack(number, cpu) - 0x4000, 0x4000)
             gdt = Gdt()
             gdt.append(SegmentDescriptor.kernel_code())
             gdt.append(SegmentDescriptor.kernel_data())
@@ -74,8 +78,8 @@ class Kernel:
         self.symbols = {handler(vector): f"isr{vector}" for vector in range(256)}
         self.format, self.vendor, self.own_idt = "elfcore", "intel", False
 
-    def area(self, name: str, permissions: str) -> None:
-        self.areas[name] = self.areas[name].replace(permissions=permissions)
+    def mapping(self, name: str, permissions: str) -> None:
+        self.mappings[name] = self.mappings[name].replace(permissions=permissions)
 
     def gate(self, *vectors: int, **changes: Any) -> None:
         for vector in vectors:
@@ -95,10 +99,10 @@ class Kernel:
     def image(self) -> Image:
         for cpu in range(1, len(self.gdt)):
             for name, data in (("GDT1", self.gdt[cpu]), ("TSS1", self.tss[cpu]), ("IDT1", self.idt)):
-                if not self.areas[name].data:
-                    self.areas[name] = self.areas[name].replace(data=bytes(data))
-        first = declare(
-            self.areas.values(),
+                if not self.mappings[name].data:
+                    self.mappings[name] = self.mappings[name].replace(data=bytes(data))
+        first = synthetic_machine(
+            self.mappings.values(),
             gdt=(GDT, self.gdt[0]),
             idt=(IDT, self.idt),
             tss=(TSS, self.tss[0]),
@@ -156,11 +160,11 @@ def second_idt(k: Kernel) -> None:
     k.own_idt = True
     other = Idt.parse(bytes(k.idt))
     other[14] = other[14].replace(offset=handler(300))
-    k.areas["IDT1"] = k.areas["IDT1"].replace(data=bytes(other))
+    k.mappings["IDT1"] = k.mappings["IDT1"].replace(data=bytes(other))
 
 
 def no_guard_at_all(k: Kernel) -> None:
-    k.areas["heap"] = Area("heap", K + 0x100_0000, 0x20_0000)
+    k.mappings["heap"] = Mapping("heap", K + 0x100_0000, 0x20_0000)
     k.pointers(ist1=K + 0x120_0000)
 
 
@@ -172,7 +176,7 @@ def fault_stack(k: Kernel) -> None:
 
 def next_cpu_above(k: Kernel) -> None:
     """CPU 1's #DF stack right above that of CPU 0, whose guard is far below."""
-    k.areas["more"] = Area("more", stack(5), 0x1000)
+    k.mappings["more"] = Mapping("more", stack(5), 0x1000)
     k.pointers(0, ist1=stack(5))
     k.pointers(1, ist1=stack(5) + 0x1000)
 
@@ -189,10 +193,10 @@ def bitmap(k: Kernel) -> None:
 
 # rule, mutation, where, severity where it is not the rule's own, CPUs
 MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
-    ("GDT001", lambda k: k.area("GDT", ""), "gdt", "", 1),
-    ("GDT002", lambda k: k.area("GDT", "rwu"), "gdt", "", 1),
-    ("GDT003", both(lambda k: k.area("GDT", "r"), lambda k: k.code(type=0xA)), "gdt[1].type", "", 1),
-    ("GDT004", both(declared, lambda k: k.area("GDT", "r")), "gdt[5].type", "", 1),
+    ("GDT001", lambda k: k.mapping("GDT", ""), "gdt", "", 1),
+    ("GDT002", lambda k: k.mapping("GDT", "rwu"), "gdt", "", 1),
+    ("GDT003", both(lambda k: k.mapping("GDT", "r"), lambda k: k.code(type=0xA)), "gdt[1].type", "", 1),
+    ("GDT004", both(declared, lambda k: k.mapping("GDT", "r")), "gdt[5].type", "", 1),
     ("GDT005", set_register(gdtr=TableRegister(GDT, 0x38)), "gdtr.limit", "", 1),
     ("GDT006", set_register(gdtr=TableRegister(GDT, 0xFFFF)), "gdtr.limit", "", 1),
     ("GDT007", set_register(gdtr=TableRegister(GDT, 0x27)), "gdtr.limit", "", 1),
@@ -231,8 +235,8 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT010", set_register(idtr=TableRegister(IDT, 0xFFE)), "idtr.limit", "", 1),
     ("IDT011", set_register(idtr=TableRegister(IDT, 7)), "idtr.limit", "", 1),
     ("IDT011", set_register(idtr=TableRegister(0, 0)), "idtr.limit", "", 1),
-    ("IDT012", lambda k: k.area("IDT", ""), "idt", "", 1),
-    ("IDT013", lambda k: k.area("IDT", "rwu"), "idt", "", 1),
+    ("IDT012", lambda k: k.mapping("IDT", ""), "idt", "", 1),
+    ("IDT013", lambda k: k.mapping("IDT", "rwu"), "idt", "", 1),
     ("IDT014", lambda k: k.gate(2, ist=0), "idt[2].ist", "", 1),
     ("IDT014", both(machine_checks, lambda k: k.gate(18, ist=0)), "idt[18].ist", "", 1),
     ("IDT015", both(lambda k: k.gate(6, ist=5, type=0xF), lambda k: k.gate(48, ist=5), lambda k: k.pointers(ist5=stack(5))), "idt[6].type", "", 1),  # noqa: E501
@@ -256,9 +260,9 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("TSS006", lambda k: k.descriptor(limit=0x4F), "tr.limit", "warning", 1),
     ("TSS006", both(lambda k: k.descriptor(limit=0x4A), lambda k: k.gate(29, ist=5)), "tr.limit", "warning", 1),
     ("TSS007", lambda k: k.descriptor(g=True), "gdt[5].g", "", 1),
-    ("TSS008", lambda k: k.area("TSS", ""), "tss", "", 1),
+    ("TSS008", lambda k: k.mapping("TSS", ""), "tss", "", 1),
     ("TSS008", both(set_register(tr=tr(base=TSS & 0xFFFF_FFFF)), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF)), "tss", "", 1),  # noqa: E501
-    ("TSS009", lambda k: k.area("TSS", "rwu"), "tss", "", 1),
+    ("TSS009", lambda k: k.mapping("TSS", "rwu"), "tss", "", 1),
     ("TSS010", lambda k: k.pointers(iopb=0), "tss.iopb", "", 1),
     ("TSS011", bitmap, "tss.iopb", "", 1),
     ("TSS012", lambda k: k.descriptor(1, base=TSS), "tr.base", "", 2),
@@ -270,12 +274,12 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("TSS014", lambda k: k.pointers(reserved2=1), "tss.reserved2", "warning", 1),
     ("TSS015", lambda k: k.pointers(ist1=stack(1) & (1 << 48) - 1), "tss.ist1", "", 1),
     ("STK001", lambda k: k.pointers(ist1=stack(1) - 0x4000), "tss.ist1", "", 1),
-    ("STK001", lambda k: k.area("stack1", "r"), "tss.ist1", "", 1),
-    ("STK001", lambda k: k.area("stack4", "r"), "tss.ist4", "note", 1),
-    ("STK001", both(machine_checks, lambda k: k.area("stack4", "r")), "tss.ist4", "", 1),
+    ("STK001", lambda k: k.mapping("stack1", "r"), "tss.ist1", "", 1),
+    ("STK001", lambda k: k.mapping("stack4", "r"), "tss.ist4", "note", 1),
+    ("STK001", both(machine_checks, lambda k: k.mapping("stack4", "r")), "tss.ist4", "", 1),
     ("STK001", both(lambda k: k.gate(29, ist=5), lambda k: k.pointers(ist5=CODE)), "tss.ist5", "note", 1),
-    ("STK001", both(fault_stack, lambda k: k.area("stack1", "")), "tss.ist1", "warning", 1),
-    ("STK002", lambda k: k.area("guard2", "rw"), "tss.ist2", "", 1),
+    ("STK001", both(fault_stack, lambda k: k.mapping("stack1", "")), "tss.ist1", "warning", 1),
+    ("STK002", lambda k: k.mapping("guard2", "rw"), "tss.ist2", "", 1),
     ("STK002", no_guard_at_all, "tss.ist1", "", 1),
     ("STK002", next_cpu_above, "tss.ist1", "", 2),
     ("STK003", lambda k: k.pointers(ist1=IDT + 0x1000), "tss.ist1", "error", 1),
@@ -294,7 +298,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("STK005", lambda k: k.gate(13, ist=1), "tss.ist1", "warning", 1),
     ("STK005", both(lambda k: k.pointers(ist5=stack(5)), lambda k: k.gate(48, 49, ist=5)), "tss.ist5", "note", 1),
     ("STK006", lambda k: k.pointers(1, ist1=stack(1)), "tss.ist1", "", 2),
-    ("STK007", lambda k: k.area("stack1", "rwu"), "tss.ist1", "", 1),
+    ("STK007", lambda k: k.mapping("stack1", "rwu"), "tss.ist1", "", 1),
     ("REG001", set_register(cs=Segment(DS, flags=0xAF9B00)), "cs", "", 1),
     ("REG001", set_register(cs=Segment(UCS, flags=0xAF9B00)), "cs", "", 1),
     ("REG002", set_register(ss=Segment(CS)), "ss", "", 1),
@@ -340,7 +344,7 @@ def test_clean_configuration() -> None:
 
 def test_pages_of_a_large_gdt_that_nobody_names_are_not_judged() -> None:
     kernel = Kernel()
-    kernel.areas["other"] = Area("other", K + 0x3000, 0x1000, data=b"\xff" * 0x1000)
+    kernel.mappings["other"] = Mapping("other", K + 0x3000, 0x1000, data=b"\xff" * 0x1000)
     set_register(gdtr=TableRegister(GDT, 0x3FFF))(kernel)
     assert found(judge(kernel.image())) == []
     kernel.code(d_b=True)
@@ -413,7 +417,7 @@ def test_messages_name_handlers_and_hints() -> None:
 def test_one_finding_for_a_stack_of_many_vectors() -> None:
     kernel = Kernel()
     kernel.gate(*range(32), ist=1)
-    kernel.area("stack1", "")
+    kernel.mapping("stack1", "")
     rules = [rule for _, rule, _, _ in found(judge(kernel.image()))]
     assert rules.count("STK001") == 1
 
@@ -425,7 +429,7 @@ def test_nothing_is_said_of_what_nobody_uses() -> None:
     kernel = Kernel()
     kernel.pointers(ist6=0x1234, ist7=1 << 63, rsp1=3, rsp2=0x7FFD_6968_3138)
     kernel.gdt[0].append(SegmentDescriptor.kernel_data())
-    kernel.areas["GDT"] = kernel.areas["GDT"].replace(size=0x1000)
+    kernel.mappings["GDT"] = kernel.mappings["GDT"].replace(size=0x1000)
     kernel.registers[0]["gdtr"] = TableRegister(GDT, 0x1FFF)  # its second page is the IDT, which nothing names
     assert found(judge(kernel.image())) == []
 
@@ -467,7 +471,7 @@ def test_without_ring_3_its_rules_are_silent() -> None:
     kernel.gdt[0][UCS] = kernel.gdt[0][UDS] = SegmentDescriptor()
     kernel.registers[0].update(star=0, efer=0xD00)
     for name in ("GDT", "IDT", "TSS", "stack1"):
-        kernel.area(name, "rwu")
+        kernel.mapping(name, "rwu")
     kernel.pointers(rsp0=0, iopb=0)
     kernel.gate(3, dpl=0)
     kernel.gate(2, ist=0)
@@ -487,7 +491,7 @@ def lacking(kernel: Kernel, **registers: Any) -> dict[str, str]:
     image = kernel.image()
     (machine,) = image.machines
     told = machine.registers.replace(**registers)
-    (report,) = judge(image.replace(machines=(machine.variant(registers=told, declared=None),)))
+    (report,) = judge(image.replace(machines=(machine.replace(registers=told, declared=None),)))
     assert report.findings == ()
     return {gap.rule: gap.needs for gap in report.not_checked}
 
@@ -509,7 +513,7 @@ def test_what_is_not_known_is_not_checked() -> None:
 def test_what_another_cpu_lacks() -> None:
     image = Kernel(2).image()
     first, second = image.machines
-    first = first.variant(registers=first.registers.replace(tr=None))
+    first = first.replace(registers=first.registers.replace(tr=None))
     reports = judge(image.replace(machines=(first, second)))
     assert {gap.rule: gap.needs for gap in reports[1].not_checked} == dict.fromkeys(
         ("TSS012", "STK002", "STK003", "STK006"), "CPU 0: TR is not known"
@@ -522,7 +526,7 @@ def test_with_fred_there_is_no_idt_to_judge() -> None:
     image = kernel.image()
     (machine,) = image.machines
     fred = machine.registers.replace(cr4=machine.registers.cr4 | 1 << 32 if machine.registers.cr4 else 1 << 32)
-    (report,) = judge(image.replace(machines=(machine.variant(registers=fred),)))
+    (report,) = judge(image.replace(machines=(machine.replace(registers=fred),)))
     assert report.findings == ()
     assert {gap.rule[:3] for gap in report.not_checked} == {"IDT", "TSS", "STK"}
 
@@ -542,10 +546,10 @@ def test_efer_is_asked_for_only_where_it_decides() -> None:
 
 def test_undeclared_memory_below_a_stack() -> None:
     kernel = Kernel()
-    del kernel.areas["guard1"]
+    del kernel.mappings["guard1"]
     image = kernel.image()
-    ranges = [range(area.address, area.address + area.size) for area in kernel.areas.values()]
-    (report,) = judge(image.replace(machines=(image.machines[0].variant(declared=ranges),)))
+    ranges = [range(mapping.address, mapping.address + mapping.size) for mapping in kernel.mappings.values()]
+    (report,) = judge(image.replace(machines=(image.machines[0].replace(declared=ranges),)))
     assert report.findings == ()
     assert {gap.rule for gap in report.not_checked} == {"STK002", "STK003"}
     assert "the configuration says nothing of" in report.not_checked[0].needs
@@ -563,7 +567,7 @@ def test_a_table_that_the_image_does_not_hold() -> None:
         for piece in (range(whole.start, frame), range(frame + 0x1000, whole.stop))
         if whole.start <= frame < whole.stop
     )
-    (report,) = judge(image.replace(machines=(machine.variant(memory=memory),)))
+    (report,) = judge(image.replace(machines=(machine.replace(memory=memory),)))
     assert report.findings == ()
     assert {gap.rule for gap in report.not_checked} >= {"IDT001", "IDT004", "IDT005", "TSS013", "STK001"}
     assert all(f"physical page {frame:#x}" in gap.needs for gap in report.not_checked)
@@ -596,8 +600,8 @@ def test_damaged_machines_are_judged(seed: int) -> None:
     for _ in range(draw.randrange(40)):
         idt[draw.randrange(4096)] ^= 1 << draw.randrange(8)
     kernel.gdt[0], kernel.idt, kernel.tss[0] = Gdt.parse(gdt), Idt.parse(idt), Tss.parse(tss)
-    for name in draw.sample(sorted(kernel.areas), 3):
-        kernel.area(name, draw.choice(["", "r", "rw", "rwu", "rwxu"]))
+    for name in draw.sample(sorted(kernel.mappings), 3):
+        kernel.mapping(name, draw.choice(["", "r", "rw", "rwu", "rwxu"]))
     image = kernel.image()
     r = image.machines[0].registers
     changes: dict[str, Any] = {}
@@ -610,7 +614,7 @@ def test_damaged_machines_are_judged(seed: int) -> None:
             changes[name] = value.replace(selector=draw.randrange(0x50), base=draw.choice([value.base, 1 << 63]))
         elif isinstance(value, int) and name not in ("cr0", "cr4"):
             changes[name] = draw.choice([None, 0, draw.getrandbits(64)])
-    machines = (image.machines[0].variant(registers=r.replace(**changes)), image.machines[1])
+    machines = (image.machines[0].replace(registers=r.replace(**changes)), image.machines[1])
     for report in judge(image.replace(machines=machines)):
         for line in findings.lines(report):
             assert line.isprintable()
@@ -734,11 +738,11 @@ def test_findings_on_real_systems_are_argued(name: str) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_linux_with_one_thing_changed(name: str) -> None:
     """What a change adds is one finding, at its cause; the others stay, but those on what is out of reach now."""
-    spoilt = CHANGES[name]
+    mutated = CHANGES[name]
     clean = found(judge(linux()))
-    expected = {row for row in clean if row[0] == 1 or row[1] not in spoilt.gone}
-    if spoilt.finding is not None:
-        expected |= {(cpu, *spoilt.finding) for cpu in range(1 + spoilt.shared)}
+    expected = {row for row in clean if row[0] == 1 or row[1] not in mutated.gone}
+    if mutated.finding is not None:
+        expected |= {(cpu, *mutated.finding) for cpu in range(1 + mutated.shared)}
     told = found(judge(linux(name)))
     assert len(told) == len(set(told))
     assert set(told) == expected

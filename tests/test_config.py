@@ -10,10 +10,10 @@ import pytest
 from cli import call, output, refused
 
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
+from x86tables.config.layout import Segment
 from x86tables.config.lines import key_lines, shown
-from x86tables.config.placing import Segment
-from x86tables.scenarios import judge
-from x86tables.symbols import Symbols
+from x86tables.delivery.scenarios import judge
+from x86tables.machine.symbols import Symbols
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 DOUBLE_FAULT = next(path for path in EXAMPLES if path.name == "double_fault.toml")

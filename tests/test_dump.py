@@ -13,10 +13,10 @@ from jsonschema import Draft202012Validator
 from specimens import BASE, FRAME, STACK, TABLES, TSS
 
 from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss, Tss32
-from x86tables.gdt import Entry
-from x86tables.memory import Memory
+from x86tables.machine.memory import Memory
+from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore
-from x86tables.registers import Registers, Segment, TableRegister
+from x86tables.tables.gdt import Entry
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in IMAGES.glob("*.txt"))

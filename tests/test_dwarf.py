@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from x86tables.commands import main
-from x86tables.memory import load
+from x86tables.machine.memory import load
+from x86tables.machine.symbols import Symbols
 from x86tables.readers import read_symbols
 from x86tables.readers.dwarf import Lines
-from x86tables.symbols import Symbols
 
 LOGS = Path(__file__).parent / "logs"
 KERNEL = str(LOGS / "triple.elf.xz")

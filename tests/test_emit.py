@@ -11,7 +11,7 @@ from linking import ASSEMBLERS, Linked, outside, run, written
 from x86tables import Gate, Layout, SegmentDescriptor, SystemDescriptor, Tss, UsageError, config
 from x86tables.config.tables import Tables
 from x86tables.emit import emit, members, names
-from x86tables.vectors import EXCEPTIONS
+from x86tables.tables.vectors import EXCEPTIONS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # Everything at once: addresses as numbers and as symbols, tops, strides, tables with names of their own, a short IDT

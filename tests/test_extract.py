@@ -9,8 +9,8 @@ import specimens
 from cli import IMAGES, dumped, output, refused
 from specimens import BASE, FRAME
 
-from x86tables.image import Options
-from x86tables.memory import PAGE, Memory, Recording
+from x86tables.machine.image import Options
+from x86tables.machine.memory import PAGE, Memory, Recording
 from x86tables.readers import elfcore, open_image
 
 NAMES = sorted(path.stem for path in IMAGES.glob("*.core"))
@@ -88,7 +88,7 @@ def test_everything_that_was_read_is_there(name: str) -> None:
     for machine in image.machines:
         for table in ("gdt", "idt", "tss", "ldt"):
             found = machine.table(table)
-            assert found is None or not found.holes or machine.registers.tr is None
+            assert found is None or not found.gaps or machine.registers.tr is None
     assert all(image.memory.holds(page) for page in recordings[0].pages)
 
 

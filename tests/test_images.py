@@ -14,9 +14,9 @@ import pytest
 from cli import IMAGES, dumped, output
 from declarations import whole
 
-from x86tables.image import Image
-from x86tables.machine import Machine
-from x86tables.paging import Access, Page, PageFault
+from x86tables.machine.image import Image
+from x86tables.machine.machine import Machine
+from x86tables.machine.paging import Access, Page, PageFault
 from x86tables.readers import open_image
 
 NAMES = sorted(path.stem for path in IMAGES.glob("*.json"))

@@ -11,7 +11,7 @@ from cli import output
 
 from x86tables.checks import RULES as CATALOGUE
 from x86tables.commands import main
-from x86tables.proof import guest
+from x86tables.prove import qemu as guest
 from x86tables.qemulog import chains, entries
 
 LOGS = Path(__file__).parent / "logs"
@@ -60,9 +60,9 @@ def raised(old: int | None, new: int) -> str:
 def test_real_boots(
     capsys: pytest.CaptureFixture[str], name: str, outcome: str, rule: str | None, events: list[tuple[object, ...]]
 ) -> None:
-    story = told(capsys, str(LOGS / f"{name}.log.xz"))
-    assert story["outcome"] == outcome
-    (only,) = story["stories"]
+    simulation = told(capsys, str(LOGS / f"{name}.log.xz"))
+    assert simulation["outcome"] == outcome
+    (only,) = simulation["stories"]
     assert only["rule"] == rule
     found = [(e["vector"], e["origin"], e["failure"] and e["failure"]["cause"]) for e in only["events"]]
     assert found == events
@@ -70,23 +70,27 @@ def test_real_boots(
 
 def test_whole_linux_boot(capsys: pytest.CaptureFixture[str]) -> None:
     """6633 events and the resets of two CPUs, and nothing wrong; the counts are those of grep and sort."""
-    story = told(capsys, str(LOGS / "linux.log.xz"))
+    simulation = told(capsys, str(LOGS / "linux.log.xz"))
     text = log("linux").decode()
-    assert (story["outcome"], story["stories"], story["resets"]) == ("nothing", [], text.count("CPU Reset"))
-    assert story["log"]["lines"] == text.count("\n")
+    assert (simulation["outcome"], simulation["stories"], simulation["resets"]) == (
+        "nothing",
+        [],
+        text.count("CPU Reset"),
+    )
+    assert simulation["log"]["lines"] == text.count("\n")
     counted: dict[int, int] = {}
     for vector in re.findall(r"^ *\d+: v=(..)", text, re.MULTILINE):
         counted[int(vector, 16)] = counted.get(int(vector, 16), 0) + 1
-    assert {count["vector"]: count["total"] for count in story["counts"]} == counted
-    kinds = {count["vector"]: count["origin"] for count in story["counts"]}
+    assert {count["vector"]: count["total"] for count in simulation["counts"]} == counted
+    kinds = {count["vector"]: count["origin"] for count in simulation["counts"]}
     assert (kinds[3], kinds[14], kinds[0xEC]) == ("int", "exception", "interrupt")
 
 
 def test_image_names_and_decides(capsys: pytest.CaptureFixture[str]) -> None:
     image = ["--in", str(LOGS / "triple.core.xz"), "--symbols", str(LOGS / "triple.elf.xz")]
-    (story,) = told(capsys, str(LOGS / "triple.log.xz"), *image)["stories"]
-    assert story["replayed"] is True
-    fault, double = story["events"]
+    (simulation,) = told(capsys, str(LOGS / "triple.log.xz"), *image)["stories"]
+    assert simulation["replayed"] is True
+    fault, double = simulation["events"]
     assert (fault["name"], fault["line"]) == ("overflow", "kernel.asm:97")
     assert "<page_fault at kernel.asm:121>" in fault["gate"]
     assert "<double_fault at kernel.asm:115>" in double["gate"]
@@ -94,9 +98,9 @@ def test_image_names_and_decides(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_linked_kernel_as_image(capsys: pytest.CaptureFixture[str]) -> None:
-    (story,) = told(capsys, str(LOGS / "triple.log.xz"), "--in", str(LOGS / "triple.elf.xz"))["stories"]
-    assert story["events"][0]["name"] == "overflow"
-    assert (story["replayed"], story["rule"]) == (False, "IDT004")
+    (simulation,) = told(capsys, str(LOGS / "triple.log.xz"), "--in", str(LOGS / "triple.elf.xz"))["stories"]
+    assert simulation["events"][0]["name"] == "overflow"
+    assert (simulation["replayed"], simulation["rule"]) == (False, "IDT004")
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,8 +187,8 @@ def test_a_log_that_ends_in_a_delivery(
     assert f"the log ends here, line {lines}: what became of it is not known" in text
     assert "guest" not in text and "SHUTDOWN" not in text
     if lines == 522:  # the memory, as it was after the end, tells it
-        (story,) = told(capsys, str(path), "--in", str(LOGS / "triple.core.xz"))["stories"]
-        assert story["replayed"] is True
+        (simulation,) = told(capsys, str(path), "--in", str(LOGS / "triple.core.xz"))["stories"]
+        assert simulation["replayed"] is True
 
 
 def test_interrupt_before_a_fault_of_its_instruction_was_delivered() -> None:

@@ -7,10 +7,10 @@ import specimens
 from specimens import BASE, FRAME, TABLES, registers
 
 from x86tables.errors import NotThere
-from x86tables.machine import Machine
-from x86tables.memory import Memory
-from x86tables.paging import NX, P
-from x86tables.registers import (
+from x86tables.machine.machine import Machine
+from x86tables.machine.memory import Memory
+from x86tables.machine.paging import NX, P
+from x86tables.machine.registers import (
     CET,
     LA57,
     LMA,
@@ -162,7 +162,7 @@ def test_paging_bits() -> None:
 
 def test_a_variant_is_a_machine_of_its_own() -> None:
     one = machine()
-    other = one.variant(registers().replace(cr4=0x6F0 | SMAP), maxphyaddr=40)
+    other = one.replace(registers().replace(cr4=0x6F0 | SMAP), maxphyaddr=40)
     assert (one.space.paging.smap, other.space.paging.smap) == (False, True)
     assert (one.maxphyaddr, other.maxphyaddr, other.gdt) == (52, 40, one.gdt)
 
@@ -206,7 +206,7 @@ def test_a_table_with_a_hole() -> None:
     """Three pages, one that is missing, and the first again."""
     table = machine(gdtr=TableRegister(BASE + 0x2000, 0x2FFF)).table("gdt")
     assert table is not None and table.error is None
-    assert [(hole.start, hole.stop) for hole in table.holes] == [(0x1000, 0x2000)]
+    assert [(hole.start, hole.stop) for hole in table.gaps] == [(0x1000, 0x2000)]
     assert table.known(0xFF8, 0x1000) and not table.known(0xFF8, 0x1001) and table.known(0x2000, 0x3000)
     assert table.data[0x1000:0x2000] == bytes(0x1000) and table.data[0x2000:] == specimens.tables()
     assert not table.known(0x2FF8, 0x3001), "beyond the limit nothing is known"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x86tables.errors import Absent, ImageError
-from x86tables.memory import PAGE, Memory, Recording, load
+from x86tables.machine.memory import PAGE, Memory, Recording, load
 
 zstd = zstandard.ZstdCompressor().compress
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x86tables.errors import Absent, UsageError
-from x86tables.memory import Memory
-from x86tables.paging import (
+from x86tables.machine.memory import Memory
+from x86tables.machine.paging import (
     NX,
     PS,
     READ,

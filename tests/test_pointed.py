@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cli import output
-from spoilt import linux
+from mutated import linux
 
 from x86tables import Gate, SelectorErrorCode
 from x86tables.commands import main
@@ -93,7 +93,7 @@ def test_gates_whose_segment_is_no_code(selector: int) -> None:
     place = first.translate(first.registers.idtr.base + 14 * Gate.size)
     memory.overlay(place, bytes(first.idt[14].replace(selector=selector)))
     code = SelectorErrorCode.from_int(selector)
-    (cpu,) = pointed.selector_error(image, [first.variant(memory=memory)], code)
+    (cpu,) = pointed.selector_error(image, [first.replace(memory=memory)], code)
     wanted = f"no 64-bit code segment, yet that of gate 14: a delivery there raises #GP({selector:#x})"
     assert cpu["problems"] == [wanted]
     assert any(wanted[:30] in line for line in pointed.text([cpu]))

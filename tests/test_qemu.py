@@ -11,12 +11,14 @@ import pytest
 from cli import call, refused
 
 from x86tables import Gate, Idt
+from x86tables.delivery.scenarios import play
 from x86tables.errors import ImageError, NotThere, UsageError
-from x86tables.idt import Gate as IdtGate
-from x86tables.machine import Machine
-from x86tables.proof import boot_image, guest, kernel, overflow
-from x86tables.registers import LA57, PAE, SMAP, SMEP
-from x86tables.scenarios import play
+from x86tables.machine.machine import Machine
+from x86tables.machine.registers import LA57, PAE, SMAP, SMEP
+from x86tables.prove import boot_image, overflow
+from x86tables.prove import qemu as guest
+from x86tables.prove import qemu_kernel as kernel
+from x86tables.tables.idt import Gate as IdtGate
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "examples/double_fault.toml"
@@ -32,10 +34,11 @@ def machine() -> Callable[..., Machine]:
 
 
 @pytest.mark.needs("as", "objcopy", "nm")
-@pytest.mark.parametrize("name", assemble.NAMES)
-def test_shipped_bytes_are_the_source_assembled(name: str) -> None:
-    made = assemble.module(name)
-    assert (assemble.PROOF / f"{name}_code.py").read_text() == made, "run: python tests/assemble.py"
+@pytest.mark.parametrize("source", assemble.SOURCES)
+def test_bytes_are_the_source_assembled(source: Path) -> None:
+    assert source.with_name(f"{source.stem}_code.py").read_text() == assemble.module(source), (
+        "run: python tests/assemble.py"
+    )
 
 
 # Stack overflows
@@ -65,7 +68,7 @@ def test_a_page_fault_handler_on_an_ist_survives_by_itself(machine: Callable[...
     gate = made.idt[14].replace(ist=1)
     memory = made.memory.copy()
     memory.overlay(made.translate(made.registers.idtr.base) + 14 * 16, bytes(gate))  # type: ignore[union-attr]
-    found = overflow.overflow(made.variant(memory=memory))
+    found = overflow.overflow(made.replace(memory=memory))
     assert (found.verdict, found.vector, found.stack, found.differs) == ("survives", 14, "IST1", "")
     assert found.error_code == 2
 
@@ -75,7 +78,7 @@ def test_a_stack_too_small_for_the_handler_loops(machine: Callable[..., Machine]
     made = machine(ist=1)
     memory = made.memory.copy()
     memory.overlay(made.translate(made.registers.tr.base), bytes(made.tss.replace(ist1=0xFFFF_FFFF_8002_0030)))  # type: ignore[union-attr]
-    found = overflow.overflow(made.variant(memory=memory))
+    found = overflow.overflow(made.replace(memory=memory))
     assert (found.verdict, found.predicted, found.differs) == ("loops", "loops", "")
 
 
@@ -86,7 +89,7 @@ def test_a_busy_task_register_is_told(machine: Callable[..., Machine]) -> None:
     memory = made.memory.copy()
     place = made.translate(made.registers.gdtr.base + entry.selector)  # type: ignore[union-attr]
     memory.overlay(place + 5, b"\x8b")
-    found = overflow.overflow(made.variant(memory=memory))
+    found = overflow.overflow(made.replace(memory=memory))
     assert found.verdict == "unknown"
     assert found.reason.startswith("the tables cannot be loaded: #GP(0x18) at 0x")
 
@@ -105,21 +108,21 @@ def test_features(machine: Callable[..., Machine], flags: int, tmp_path: Path) -
 def test_no_overflow_is_no_proof(machine: Callable[..., Machine]) -> None:
     """What was seen is judged by CR2 and RIP: a handler that was entered for another reason proves nothing."""
     made = machine(ist=1)
-    way = play("stack-overflow", made).ways[1]
+    variant = play("stack-overflow", made).variants[1]
     seen = overflow.Overflow(made, "survives", "survives", "", 0, (0x1000, 0x2000), 8, 0, 0x1FF8, 0, 0x5000, "IST1")
-    assert overflow.judged(seen, way, 0x5000).verdict == "survives"
+    assert overflow.judged(seen, variant, 0x5000).verdict == "survives"
     for changes in ({"cr2": 0x2000}, {"cr2": 0xFF8}, {"cr2": None}, {"rip": 0x5004}):
-        other = overflow.judged(seen.replace(**changes), way, 0x5000)
+        other = overflow.judged(seen.replace(**changes), variant, 0x5000)
         assert other.verdict == "unknown"
         assert "no stack overflow was seen" in other.reason
 
 
 def test_what_is_not_as_predicted_is_told(machine: Callable[..., Machine]) -> None:
     made = machine(ist=1)
-    way = play("stack-overflow", made).ways[1]
+    variant = play("stack-overflow", made).variants[1]
     seen = overflow.Overflow(made, "survives", "survives", "", 0, (0x1000, 0x2000), 14, 0, 0x1FF8, 0, 0x5000, "IST1")
-    assert overflow.judged(seen, way, 0x5000).differs.startswith("vector 8 predicted, 14 seen")
-    shut = overflow.judged(seen.replace(verdict="triple-fault"), way, 0x5000)
+    assert overflow.judged(seen, variant, 0x5000).differs.startswith("vector 8 predicted, 14 seen")
+    shut = overflow.judged(seen.replace(verdict="triple-fault"), variant, 0x5000)
     assert shut.differs.startswith("survives predicted")
 
 
@@ -130,7 +133,7 @@ def test_handlers_need_room(machine: Callable[..., Machine]) -> None:
     memory = made.memory.copy()
     memory.overlay(made.translate(made.registers.idtr.base), bytes(idt))  # type: ignore[union-attr]
     with pytest.raises(NotThere, match="the handlers of #DF and #BP lie 4 bytes apart: 7 are needed"):
-        boot_image.boot_image(made.variant(memory=memory), made.registers, 128)
+        boot_image.boot_image(made.replace(memory=memory), made.registers, 128)
 
 
 def test_the_image_takes_no_page_of_the_machine(machine: Callable[..., Machine]) -> None:

@@ -15,10 +15,10 @@ from cli import dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
 from x86tables.errors import ImageError
-from x86tables.image import Options
-from x86tables.memory import Memory
+from x86tables.machine.image import Options
+from x86tables.machine.memory import Memory
+from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore, monitor, open_image
-from x86tables.registers import Registers, Segment, TableRegister
 
 zstd = zstandard.ZstdCompressor().compress
 LINK = 0xFFFF_FFFF_8000_0000

@@ -13,8 +13,8 @@ import pytest
 from x86tables import commands
 from x86tables.checks import RULES
 from x86tables.commands import main
+from x86tables.delivery.scenarios import SCENARIOS
 from x86tables.render import sarif
-from x86tables.scenarios import SCENARIOS
 
 HERE = Path(__file__).parent
 # The standard's own schema, as the MIT-licensed SARIF packages of Microsoft carry it; and a stricter one of ours, for

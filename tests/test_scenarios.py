@@ -1,16 +1,16 @@
 """Scenarios: every way off a stack, the stack in use, and the questions that texts on double faults ask."""
 
 import pytest
-from kernels import AREAS, CODE, GUARD, IST, STACK, TOP, gate, kernel
+from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
 
 from x86tables import Tss
-from x86tables.declared import Area
+from x86tables.delivery.scenarios import SCENARIOS, Options, Scenario, judge, play
+from x86tables.delivery.stacks import guard_below, in_ring0, rooms, stack_in_use
 from x86tables.errors import UsageError
-from x86tables.machine import Machine
-from x86tables.memory import Memory
-from x86tables.registers import CET, PAE, SMAP, Registers, Segment, TableRegister
-from x86tables.scenarios import SCENARIOS, Options, Scenario, judge, play
-from x86tables.stacks import guard_below, in_ring0, rooms, stack_in_use
+from x86tables.machine.machine import Machine
+from x86tables.machine.memory import Memory
+from x86tables.machine.registers import CET, PAE, SMAP, Registers, Segment, TableRegister
+from x86tables.machine.synthetic import Mapping
 
 GONE = CODE + 0x9000
 
@@ -19,14 +19,14 @@ def overflow(machine: Machine, **options: int) -> Scenario:
     return play("stack-overflow", machine, Options(**options))
 
 
-def areas(name: str, permissions: str) -> tuple[Area, ...]:
-    return tuple(area.replace(permissions=permissions) if area.name == name else area for area in AREAS)
+def mappings(name: str, permissions: str) -> tuple[Mapping, ...]:
+    return tuple(mapping.replace(permissions=permissions) if mapping.name == name else mapping for mapping in MAPPINGS)
 
 
 def test_a_good_kernel_survives_in_every_way() -> None:
     scenario = overflow(kernel())
     assert (scenario.verdict, scenario.handled_by) == ("survives", (8, "IST1"))
-    assert [way.name for way in scenario.ways] == [
+    assert [variant.name for variant in scenario.variants] == [
         "push at the guard's edge",
         "call at the guard's edge",
         *(
@@ -38,11 +38,11 @@ def test_a_good_kernel_survives_in_every_way() -> None:
         "push 2048 bytes inside of the guard",
         "push 4088 bytes inside of the guard",
     ]
-    assert {way.verdict for way in scenario.ways} == {"survives"}
+    assert {variant.verdict for variant in scenario.variants} == {"survives"}
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "verdict", "reason"),
+    ("mutated", "verdict", "reason"),
     [
         (kernel(gates=gate(8, ist=0)), "triple-fault", f"push SS at {STACK - 8:#x} on the same stack (no IST)"),
         (kernel(gates=gate(8, p=0)), "triple-fault", "gate P: P 0"),
@@ -53,16 +53,16 @@ def test_a_good_kernel_survives_in_every_way() -> None:
         (kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 40)), "triple-fault", "push RIP"),
         (kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 48)), "loops", "cannot run (PTE not present)"),
         (kernel(tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 64)), "loops", "cannot run (PTE not present)"),
-        (kernel(idtr=TableRegister(AREAS[1].address, 0x8E)), "triple-fault", "IDT limit"),
-        (kernel(tr=Segment(0x28, AREAS[2].address, 0x2A)), "triple-fault", "TSS limit: limit 0x2a, IST1 ends at 0x2b"),
-        (kernel(tr=Segment(0x28, AREAS[2].address, 0x2B)), "survives", "the #DF handler runs on IST1"),
+        (kernel(idtr=TableRegister(MAPPINGS[1].address, 0x8E)), "triple-fault", "IDT limit"),
+        (kernel(tr=Segment(0x28, MAPPINGS[2].address, 0x2A)), "triple-fault", "TSS limit: limit 0x2a, IST1 ends"),
+        (kernel(tr=Segment(0x28, MAPPINGS[2].address, 0x2B)), "survives", "the #DF handler runs on IST1"),
         (kernel(gates=gate(8, offset=GONE)), "survives", "the #PF handler runs on the current stack"),
-        (kernel(areas=areas("code", "r")), "loops", "cannot run"),
+        (kernel(mappings=mappings("code", "r")), "loops", "cannot run"),
         (kernel(gates=gate(14, ist=2), tss=Tss(rsp0=TOP, ist1=IST, ist2=IST - 0x1000)), "survives", "#PF handler runs"),
     ],
 )  # fmt: skip
-def test_one_thing_changed(spoilt: Machine, verdict: str, reason: str) -> None:
-    scenario = overflow(spoilt)
+def test_one_thing_changed(mutated: Machine, verdict: str, reason: str) -> None:
+    scenario = overflow(mutated)
     assert scenario.verdict == verdict
     assert reason in scenario.reason
 
@@ -92,8 +92,8 @@ def test_a_stack_named() -> None:
 
 def test_no_guard_near() -> None:
     # 2 MiB of writable memory below: the overflow is judged at its end, and the stack has no guard
-    wide = (*AREAS, Area("wide", 0x4000_0000, 0x20_0000))
-    machine = kernel(areas=wide, rsp=0x4020_0000)
+    wide = (*MAPPINGS, Mapping("wide", 0x4000_0000, 0x20_0000))
+    machine = kernel(mappings=wide, rsp=0x4020_0000)
     assert stack_in_use(machine).verdict == "silent-corruption"
     scenario = overflow(machine)
     assert scenario.verdict == "survives"
@@ -104,8 +104,8 @@ def test_no_guard_near() -> None:
     ("changes", "kind"),
     [
         ({}, "unmapped"),
-        ({"areas": areas("guard", "r")}, "read-only"),
-        ({"areas": areas("guard", "rwu"), "cr4": PAE | SMAP}, "user page"),
+        ({"mappings": mappings("guard", "r")}, "read-only"),
+        ({"mappings": mappings("guard", "rwu"), "cr4": PAE | SMAP}, "user page"),
     ],
 )
 def test_kinds_of_guard(changes: dict[str, object], kind: str) -> None:
@@ -118,23 +118,27 @@ def test_kinds_of_guard(changes: dict[str, object], kind: str) -> None:
 
 
 def test_a_read_only_page_is_no_guard_without_wp() -> None:
-    machine = kernel(areas=areas("guard", "r"), cr0=0x8000_0001)
+    machine = kernel(mappings=mappings("guard", "r"), cr0=0x8000_0001)
     guard = guard_below(machine, machine.registers)
     assert guard is not None and guard.top == GUARD
 
 
 def test_a_frame_that_steps_over_the_guard() -> None:
-    below = (*AREAS, Area("below", GUARD - 0x1000, 0x1000))
-    assert stack_in_use(kernel(areas=below), frame=0x1000).beyond is None
-    assert stack_in_use(kernel(areas=below), frame=0x1800).beyond == (
+    below = (*MAPPINGS, Mapping("below", GUARD - 0x1000, 0x1000))
+    assert stack_in_use(kernel(mappings=below), frame=0x1000).beyond is None
+    assert stack_in_use(kernel(mappings=below), frame=0x1800).beyond == (
         f"a frame of 6144 bytes steps over the guard of 4096: {STACK - 0x1800:#x} is writable"
     )
 
 
 def test_tables_in_the_way() -> None:
-    low = tuple(area.replace(permissions="rw") if area.name == "guard" else area for area in AREAS)
-    filled = (*low, Area("filler", AREAS[0].address + 0x4000, 0xC000), Area("more", AREAS[0].address + 0x2000, 0x1000))
-    stack = stack_in_use(kernel(areas=filled))
+    low = tuple(mapping.replace(permissions="rw") if mapping.name == "guard" else mapping for mapping in MAPPINGS)
+    filled = (
+        *low,
+        Mapping("filler", MAPPINGS[0].address + 0x4000, 0xC000),
+        Mapping("more", MAPPINGS[0].address + 0x2000, 0x1000),
+    )
+    stack = stack_in_use(kernel(mappings=filled))
     assert stack.verdict == "silent-corruption"
     assert "the TSS at 0xffffffff80003000, the IDT at 0xffffffff80001000, the GDT at 0xffffffff80000000" in stack.reason
 
@@ -159,50 +163,55 @@ def test_rooms() -> None:
 
 
 def test_the_four_questions() -> None:
-    ways = {way.name: way for way in play("double-fault-questions", kernel()).ways}
-    handlers = [way.story and (way.story.vector, way.story.stack) for way in ways.values()]
+    variants = {variant.name: variant for variant in play("double-fault-questions", kernel()).variants}
+    handlers = [
+        variant.simulation and (variant.simulation.vector, variant.simulation.stack) for variant in variants.values()
+    ]
     assert handlers == [(14, "current"), (8, "IST1"), (14, "current"), (8, "IST1")]
-    swapped = ways["a page fault, its handler swapped out"].story
+    swapped = variants["a page fault, its handler swapped out"].simulation
     assert swapped is not None and swapped.loop is not None and swapped.loop.stride == 48
 
 
 def test_the_gap_after_syscall() -> None:
     star = 0x08 << 32
     bad = play("syscall-gap", kernel(ring=3, star=star, gates=gate(8, ist=0)))
-    assert (bad.verdict, len(bad.ways)) == ("triple-fault", 4)
-    on_program = play("syscall-gap", kernel(ring=3, star=star)).ways[0]
+    assert (bad.verdict, len(bad.variants)) == ("triple-fault", 4)
+    on_program = play("syscall-gap", kernel(ring=3, star=star)).variants[0]
     assert on_program.verdict == "survives"
     assert "which user code chose" in on_program.reason
     good = play("syscall-gap", kernel(ring=3, star=star, gates={**gate(2, ist=1), **gate(18, ist=1)}))
-    assert {way.reason for way in good.ways} == {"the NMI handler runs on IST1", "the #MC handler runs on IST1"}
+    assert {variant.reason for variant in good.variants} == {
+        "the NMI handler runs on IST1",
+        "the #MC handler runs on IST1",
+    }
     off = play("syscall-gap", kernel(efer=0xD00))
     assert (off.verdict, off.reason) == ("not-applicable", "SYSCALL is off (EFER.SCE)")
 
 
 def test_survival_matrix() -> None:
     scenario = play("survival-matrix", kernel())
-    assert len(scenario.ways) == 3 * 256
-    assert {way.verdict for way in scenario.ways} == {"survives"}
-    spoilt = play("survival-matrix", kernel(tss=Tss(rsp0=0, ist1=IST)))
-    assert spoilt.verdict == "survives"  # #DF has its own stack from ring 3, too
-    spoilt = play("survival-matrix", kernel(gates=gate(8, ist=0)))
-    dead = {way.name.partition(" from ")[2] for way in spoilt.ways if way.verdict != "survives"}
+    assert len(scenario.variants) == 3 * 256
+    assert {variant.verdict for variant in scenario.variants} == {"survives"}
+    mutated = play("survival-matrix", kernel(tss=Tss(rsp0=0, ist1=IST)))
+    assert mutated.verdict == "survives"  # #DF has its own stack from ring 3, too
+    mutated = play("survival-matrix", kernel(gates=gate(8, ist=0)))
+    dead = {variant.name.partition(" from ")[2] for variant in mutated.variants if variant.verdict != "survives"}
     assert dead == {"ring 0 at the guard"}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_what_is_not_known(name: str) -> None:
     machine = kernel()
-    nowhere = machine.variant(memory=Memory())
+    nowhere = machine.replace(memory=Memory())
     assert play(name, nowhere).verdict == "unknown"
-    assert play(name, machine.variant(Registers(cr0=0x10))).verdict == "not-applicable"
+    assert play(name, machine.replace(Registers(cr0=0x10))).verdict == "not-applicable"
 
 
 def test_unknown_says_what_is_needed() -> None:
     machine = kernel(complete=False)
-    scenario = overflow(machine, stack=AREAS[-1].address + 0x10)  # nothing is declared below it
+    scenario = overflow(machine, stack=MAPPINGS[-1].address + 0x10)  # nothing is declared below it
     assert scenario.verdict == "unknown"
-    assert scenario.needs == f"the configuration says nothing of {AREAS[-1].address - 0x1000:#x}"
+    assert scenario.needs == f"the configuration says nothing of {MAPPINGS[-1].address - 0x1000:#x}"
     assert overflow(kernel(cr4=PAE | CET, general={"s_cet": 1})).verdict == "unknown"
 
 
@@ -216,6 +225,6 @@ def test_an_idt_that_is_not_mapped_is_a_shutdown(name: str) -> None:
     """It is known that the IDT's page is not there: nothing can be delivered."""
     machine = kernel()
     nowhere = machine.registers.replace(idtr=TableRegister(0xFFFF_8FFF_0000_0000, 0xFFF))
-    scenario = play(name, machine.variant(nowhere))
+    scenario = play(name, machine.replace(nowhere))
     assert scenario.verdict == "triple-fault"
     assert "IDT entry" in scenario.reason

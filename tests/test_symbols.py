@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from specimens import BASE
 
 from x86tables.errors import ImageError, NotThere
-from x86tables.image import Options
+from x86tables.machine.image import Options
+from x86tables.machine.symbols import Symbols, parse_map
 from x86tables.readers import address, open_image, read_symbols
-from x86tables.symbols import Symbols, parse_map
 
 KERNEL = Symbols([(0x1000, "start"), (0x1010, "handler"), (0x1010, "alias"), (0x9000, "gdt"), (0x9100, "twice")])
 

@@ -3,7 +3,7 @@
 import pytest
 
 from x86tables import EXCEPTIONS, UsageError, Vector
-from x86tables.vectors import BENIGN, CONTRIBUTORY, DOUBLE_FAULT, PAGE_FAULT, label, number
+from x86tables.tables.vectors import BENIGN, CONTRIBUTORY, DOUBLE_FAULT, PAGE_FAULT, label, number
 
 
 def test_the_32_rows_are_in_order() -> None:

@@ -1,14 +1,14 @@
 """x86-64 descriptor tables: made, shown, judged and proved."""
 
 from .errors import Absent, ImageError, NotThere, UsageError, X86TablesError
-from .gdt import CallGate, Gdt, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
-from .idt import Gate, Idt
-from .layout import Layout, bits
-from .legacy import LegacyGate, RealModeVector, Tss32, VectorTable
-from .pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from .selector import PageFaultErrorCode, Selector, SelectorErrorCode
-from .tss import IoMap, Tss
-from .vectors import EXCEPTIONS, Vector
+from .tables.gdt import CallGate, Gdt, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
+from .tables.idt import Gate, Idt
+from .tables.layout import Layout, bits
+from .tables.legacy import LegacyGate, RealModeVector, Tss32, VectorTable
+from .tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
+from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from .tables.tss import IoMap, Tss
+from .tables.vectors import EXCEPTIONS, Vector
 
 __version__ = "0.1.0"
 

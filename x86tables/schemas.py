@@ -36,9 +36,9 @@ from construct import (
     this,
 )
 
-from . import gdt, idt, legacy, pseudo, selector, tss
 from .errors import UsageError
-from .layout import Layout
+from .tables import gdt, idt, legacy, pseudo, selector, tss
+from .tables.layout import Layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypothesis import strategies as st
 
+from differential.machines import Case, draw
+
 from .errors import UsageError
-from .gdt import (
+from .machine.machine import Machine
+from .records import Record
+from .tables.gdt import (
     CALL_GATE,
     LDT,
     SYSTEM_KINDS,
@@ -30,15 +34,12 @@ from .gdt import (
     SegmentDescriptor,
     SystemDescriptor,
 )
-from .idt import INTERRUPT, TRAP, Gate, Idt
-from .layout import Layout
-from .legacy import GATES, LegacyGate, RealModeVector, Tss32
-from .machine import Machine
-from .proof.machines import Case, draw
-from .pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from .records import Record
-from .selector import PageFaultErrorCode, Selector, SelectorErrorCode
-from .tss import IoMap, Tss
+from .tables.idt import INTERRUPT, TRAP, Gate, Idt
+from .tables.layout import Layout
+from .tables.legacy import GATES, LegacyGate, RealModeVector, Tss32
+from .tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
+from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from .tables.tss import IoMap, Tss
 
 if TYPE_CHECKING:
     from collections.abc import Callable

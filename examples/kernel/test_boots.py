@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from x86tables.proof import guest, kernel
+from x86tables.prove import qemu as guest
+from x86tables.prove import qemu_kernel as kernel
 
 BUILD = Path(__file__).parent / "build"
 SECONDS = 60  # for one boot; it takes less than one

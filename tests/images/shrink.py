@@ -50,8 +50,8 @@ def x86tables(*argv: str | Path) -> str:
 def page_tables(core: Path) -> bytes:
     """A core with every page table that a CPU's CR3 leads to; empty when paging is off."""
     sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
-    from x86tables.image import Options
-    from x86tables.memory import Memory, Recording
+    from x86tables.machine.image import Options
+    from x86tables.machine.memory import Memory, Recording
     from x86tables.readers import elfcore, open_image
 
     recordings: list[Recording] = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..machine.registers import FRED
 from ..records import Record
-from ..registers import FRED
 from . import gates, gdt, idt, segments, stacks, tss
 from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
 from .cpu import Cpu
@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..image import Image
-    from ..machine import Machine
+    from ..machine.image import Image
+    from ..machine.machine import Machine
 
 __all__ = ["PHASES", "RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
 

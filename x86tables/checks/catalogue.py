@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu
 
     Check: TypeAlias = "Callable[[Image, Cpu], Iterator[Finding]]"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .. import vectors
-from ..gdt import TSS_AVAILABLE, TSS_BUSY, SystemDescriptor
-from ..memory import PAGE
-from ..paging import PUSH
+from ..delivery.simulate import HANDLER_STACK
+from ..machine.memory import PAGE
+from ..machine.paging import PUSH
+from ..machine.registers import MCE
 from ..records import Record
-from ..registers import MCE
-from ..story import HANDLER_STACK
-from ..tss import Tss
+from ..tables import vectors
+from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY, SystemDescriptor
+from ..tables.tss import Tss
 from .tables import Tables, remembered
 from .words import listed
 
@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
-    from ..machine import Machine, Table
+    from ..machine.image import Image
+    from ..machine.machine import Machine, Table
 
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
 ROOM = FRAME + HANDLER_STACK

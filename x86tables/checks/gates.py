@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from .. import vectors
-from ..memory import PAGE
-from ..paging import Access
+from ..machine.memory import PAGE
+from ..machine.paging import Access
+from ..tables import vectors
 from .catalogue import ERROR, NOTE, SEVERITIES, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 from .words import listed, runs
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu
 
 FETCH = Access(fetch=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..gdt import SegmentDescriptor
-from ..paging import WRITE
+from ..machine.paging import WRITE
+from ..tables.gdt import SegmentDescriptor
 from .catalogue import DECLARED, ERROR, NOTE, WARNING, Finding, rule
 from .tables import TOP, good_code, l_and_d
 from .words import listed
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import vectors
+from ..tables import vectors
 from .catalogue import ERROR, WARNING, Finding, rule
 from .words import listed, runs
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu
 
 DF, GP, PF = 8, 13, 14

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..gdt import SegmentDescriptor
+from ..tables.gdt import SegmentDescriptor
 from .catalogue import ERROR, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu
 
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu, UsedStack
 
 DF, UNMASKABLE = 8, {1, 2, 18}

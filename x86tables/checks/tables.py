@@ -6,13 +6,13 @@ rule reads `lacks` afterwards: the rule is then `not_checked`, whatever it found
 
 from __future__ import annotations
 
-from .. import vectors
 from ..errors import Absent
-from ..gdt import LDT, TSS_AVAILABLE, TSS_BUSY, SegmentDescriptor, SystemDescriptor
-from ..idt import INTERRUPT, TRAP, Gate
-from ..memory import PAGE
-from ..paging import READ, NonCanonical, PageFault, canonical
-from ..selector import Selector
+from ..machine.memory import PAGE
+from ..machine.paging import READ, NonCanonical, PageFault, canonical
+from ..tables import vectors
+from ..tables.gdt import LDT, TSS_AVAILABLE, TSS_BUSY, SegmentDescriptor, SystemDescriptor
+from ..tables.idt import INTERRUPT, TRAP, Gate
+from ..tables.selector import Selector
 from .words import listed
 
 TYPE_CHECKING = False
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from functools import cached_property
     from typing import Any, TypeAlias
 
-    from ..image import Image
-    from ..machine import Machine, Table
-    from ..paging import Access
-    from ..registers import Segment
+    from ..machine.image import Image
+    from ..machine.machine import Machine, Table
+    from ..machine.paging import Access
+    from ..machine.registers import Segment
 
     Code: TypeAlias = "SegmentDescriptor | SystemDescriptor"
     remembered = cached_property
@@ -227,7 +227,7 @@ class Tables:
             return {}
         size = min((table.limit + 1) // Gate.size, 256) * Gate.size
         gates = Gate.parse_table(table.data[:size])
-        if not table.holes:
+        if not table.gaps:
             return dict(enumerate(gates))
         return {v: gate for v, gate in enumerate(gates) if self.readable(table, v * Gate.size, Gate.size)}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..gdt import TSS_AVAILABLE, TSS_BUSY
-from ..tss import Tss
+from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY
+from ..tables.tss import Tss
 from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
 from .cpu import FULL
 from .tables import BEYOND, TOP, UNREADABLE, kind_of
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image import Image
+    from ..machine.image import Image
     from .cpu import Cpu, Slot
 
 RING3_STACK = "interrupts from ring 3"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import vectors
+from ..tables import vectors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

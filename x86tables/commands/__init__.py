@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(sentence: str) -> int:
     """Say on standard error, in one line whatever a file may be called, what is wrong; the exit status for that."""
-    from ..symbols import printable
+    from ..machine.symbols import printable
 
     print("x86tables:", printable(sentence), file=sys.stderr)
     return 2

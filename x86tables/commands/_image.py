@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UsageError
-from ..image import Image, Options
+from ..machine.image import Image, Options
 from ..readers import FORMATS, number, open_image
 
 TYPE_CHECKING = False
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ..machine import Machine
-    from ..memory import Memory
-    from ..registers import Registers
+    from ..machine.machine import Machine
+    from ..machine.memory import Memory
+    from ..machine.registers import Registers
 
 MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
@@ -53,7 +53,7 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
         return _configured(args, wrap is not None)
     registers: tuple[Registers, ...] = ()
     if args.registers is not None:
-        from ..memory import load
+        from ..machine.memory import load
         from ..readers import monitor
 
         content = load(args.registers)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from ..proof.guest import Ending
-    from ..symbols import Symbols
+    from ..machine.symbols import Symbols
+    from ..prove.qemu import Ending
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it in QEMU; 1 unless it ends as expected, and for a configuration as predicted."""
-    from ..proof import guest
+    from ..prove import qemu as guest
 
     seconds = float(number(args.seconds, "--seconds", 86400)) if args.seconds is not None else guest.SECONDS
     guest.program()
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     import os
     import tempfile
 
-    from ..proof import kernel
+    from ..prove import qemu_kernel as kernel
 
     with tempfile.TemporaryDirectory() as folder:
         command = kernel.arguments(args.image, args.append, os.path.join(folder, "kernel") if args.as_elf32 else None)
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _configuration(args: argparse.Namespace, seconds: float) -> int:
-    from ..proof import guest
-    from ..proof.overflow import overflow
+    from ..prove import qemu as guest
+    from ..prove.overflow import overflow
 
     image = image_from(args)
     names, options = options_from(args, image)
@@ -66,7 +66,7 @@ def _configuration(args: argparse.Namespace, seconds: float) -> int:
 
 
 def _guest(args: argparse.Namespace, title: str, ending: Ending) -> int:
-    from ..proof import guest
+    from ..prove import qemu as guest
     from ..render import qemu
 
     symbols = _symbols(args)
@@ -81,8 +81,8 @@ def _guest(args: argparse.Namespace, title: str, ending: Ending) -> int:
 def _symbols(args: argparse.Namespace) -> Symbols:
     """Names from `--symbols`, or from the kernel itself where it has some and they can be read."""
     from ..errors import ImageError
+    from ..machine.symbols import Symbols
     from ..readers import read_symbols
-    from ..symbols import Symbols
 
     if args.symbols is not None:
         return read_symbols(args.symbols)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
+from ..delivery.simulate import LOOPS, TRIPLE_FAULT
 from ..errors import NotThere, UsageError
-from ..story import LOOPS, TRIPLE_FAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..checks import Report
     from ..config import Tables
     from ..config.tables import Lookup
-    from ..image import Image
+    from ..machine.image import Image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, then write; 1 when the checks refuse it."""
-    from ..config.declaring import declare
+    from ..config.compile import declare
     from ..config.kernel import beside
-    from ..config.placing import image
-    from ..config.reading import read
+    from ..config.layout import image
+    from ..config.read import read
 
     tables = declare(*read(args.config))
     find, segments = beside(tables, args.symbols)
@@ -81,9 +81,9 @@ def judged(tables: Tables, image: Image, lines: list[str]) -> str:
     """
     from .. import checks
     from ..checks import selection
+    from ..delivery.scenarios import judge
     from ..render import findings
     from ..render.lines import wrap
-    from ..scenarios import judge
 
     rules = selection.select(tables.config.check.select, tables.config.check.ignore)
     refused = []

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from .. import checks
 from ..checks import selection
+from ..delivery.scenarios import NOT_APPLICABLE, SCENARIOS, Judgement, Options, judge
+from ..delivery.simulate import HANDLER_STACK, SURVIVES
 from ..errors import UsageError
 from ..readers import number
-from ..scenarios import NOT_APPLICABLE, SCENARIOS, Judgement, Options, judge
-from ..story import HANDLER_STACK, SURVIVES
 from ._image import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..checks import Report
-    from ..image import Image
-    from ..machine import Machine
+    from ..machine.image import Image
+    from ..machine.machine import Machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

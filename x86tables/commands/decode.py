@@ -25,12 +25,12 @@ import re
 import sys
 
 from ..errors import UsageError
-from ..gdt import CallGate, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
-from ..idt import Gate
-from ..legacy import GATES, LegacyGate, RealModeVector, Tss32
-from ..pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
-from ..tss import Tss
+from ..tables.gdt import CallGate, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
+from ..tables.idt import Gate
+from ..tables.legacy import GATES, LegacyGate, RealModeVector, Tss32
+from ..tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
+from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from ..tables.tss import Tss
 from ._image import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ..layout import Layout
+    from ..tables.layout import Layout
 
 KINDS: dict[str, type[Layout]] = {
     "segment": SegmentDescriptor, "system": SystemDescriptor, "call-gate": CallGate, "gate": Gate,
@@ -220,9 +220,9 @@ def _type_bits(data: bytes) -> tuple[bool, int]:
 
 def as_text(kind: str, value: Layout) -> str:
     """The value, its bytes, its meaning, what is odd, and the diagram."""
+    from ..render.anomalies import oddities
+    from ..render.describe import meaning
     from ..render.diagram import diagram
-    from ..render.odd import oddities
-    from ..render.words import meaning
 
     number = f"0x{int(value):0{value.size * 2}x}" if value.size <= 16 else f"{value.size} bytes"
     rows = [(kind, [number]), ("bytes", [bytes(value).hex(" ")])]
@@ -247,8 +247,8 @@ def as_json(kind: str, value: Layout, found: list[dict[str, Any]] | None = None)
     """One object: `schema`, `kind` (as `--as` takes it), `raw`, `fields`, `meaning`, `odd`, and what is `in_image`."""
     import json
 
-    from ..render.odd import oddities
-    from ..render.words import meaning
+    from ..render.anomalies import oddities
+    from ..render.describe import meaning
 
     told: dict[str, Any] = {
         "raw": bytes(value).hex(),

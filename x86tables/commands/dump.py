@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..image import Image
-    from ..machine import Machine
+    from ..machine.image import Image
+    from ..machine.machine import Machine
 
 TABLES = ("gdt", "idt", "tss", "ldt")
 

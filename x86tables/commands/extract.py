@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ..errors import ImageError, UsageError
-from ..memory import PAGE, Recording
+from ..machine.memory import PAGE, Recording
 from ..readers import elfcore
 from ._image import add_image_arguments, image_from
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from ..image import Image
-    from ..memory import Memory
+    from ..machine.image import Image
+    from ..machine.memory import Memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +93,10 @@ def _write(path: str, memory: Memory, pages: set[int], notes: bytes) -> int:
 
 def touch(image: Image) -> None:
     """Read all that the commands on images read."""
+    from ..delivery.scenarios import SCENARIOS, judge
     from ..render import data
-    from ..scenarios import SCENARIOS, judge
 
-    seen: data.Seen = {}
+    seen: data.Observation = {}
     for machine in image.machines:
         data.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), seen)
         judge(machine, tuple(SCENARIOS))

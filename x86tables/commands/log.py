@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..image import Image
+    from ..machine.image import Image
     from ..qemulog.chains import Account
 
 
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the story; 0 whatever it is."""
+    from ..machine.symbols import Symbols
     from ..qemulog import chains, entries
-    from ..symbols import Symbols
 
     account = chains.account(entries.read(args.file))
     if not account.counts and not account.resets and not account.chains:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def opened(path: str, account: Account) -> Image:
     """The image, with the registers that the log has where it matters first."""
-    from ..image import Options
+    from ..machine.image import Options
     from ..readers import open_image
 
     events = [chain.first for chain in account.chains] + ([account.last.event] if account.last is not None else [])

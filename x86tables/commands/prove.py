@@ -11,9 +11,9 @@ fault's handler is entered, or a page fault's for an address next to the stack p
 
 from __future__ import annotations
 
+from ..delivery.scenarios import NOT_APPLICABLE, play
+from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..errors import UsageError
-from ..scenarios import NOT_APPLICABLE, play
-from ..story import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ._image import add_image_arguments, chosen, image_from
 from ._qemu import add_guest_arguments
 from ._qemu import run as run_qemu
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ..proof.prove import Proved
+    from ..prove.run import Proved
 
 # scenarios that a foreign CPU cannot be made to play: they take handlers away that are there
 OURS = ("double-fault-questions",)
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         if name in OURS and "all" not in args.scenario:
             raise UsageError(f"--scenario {name}: it takes handlers away, which cannot be done on a foreign CPU")
-    from ..proof import bochs
-    from ..proof.prove import prove
+    from ..prove import bochs
+    from ..prove.run import prove
 
     proved = []
     for machine in chosen(image, args):

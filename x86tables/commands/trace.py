@@ -6,32 +6,22 @@ too: whether the handler's first instruction can be fetched, and whether it has 
 
 from __future__ import annotations
 
-from .. import vectors
+from ..delivery.events import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
+from ..delivery.simulate import HANDLER_STACK, simulate
+from ..delivery.stacks import in_ring0, in_ring3
+from ..delivery.state import CpuState
 from ..errors import UsageError
-from ..events import (
-    EXCEPTION,
-    INT,
-    INT1,
-    INTERRUPT,
-    NMI,
-    PF,
-    TRAP,
-    Event,
-)
 from ..readers import number
-from ..stacks import in_ring0, in_ring3
-from ..state import State
-from ..story import HANDLER_STACK
-from ..story import run as tell
+from ..tables import vectors
 from ._image import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..image import Image
-    from ..machine import Machine
-    from ..registers import Registers
+    from ..machine.image import Image
+    from ..machine.machine import Machine
+    from ..machine.registers import Registers
 
 KINDS = (EXCEPTION, TRAP, INTERRUPT, NMI, INT, INT1)
 
@@ -63,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     told = []
     for machine in machines:
         registers = _registers(machine, args, image)
-        told.append((machine, registers, tell(State(machine, registers), event, used)))
+        told.append((machine, registers, simulate(CpuState(machine, registers), event, used)))
     if args.format == "json":
         import json
 

@@ -17,12 +17,12 @@ except ImportError:
 
     raise UsageError("a configuration needs the package msgspec: pip install 'x86tables[config]'") from None
 
-from .declaring import declare as _declare
+from .compile import declare as _declare
 from .kernel import beside
 from .keys import Check, Config, Cpu, Gate, Gdt, Machine, Memory, Segment, Stack, Strided, Stubs, Syscall
 from .keys import Tables as TableNames
-from .placing import image, lookup
-from .reading import Source, decode, read
+from .layout import image, lookup
+from .read import Source, decode, read
 from .tables import Address, Tables
 
 __all__ = [

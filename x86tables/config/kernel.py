@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ..memory import load as load_file
+from ..machine.memory import load as load_file
 from ..readers import read_symbols
 from ..readers.elf import guarded, matches, open_elf
-from .declaring import declare
-from .placing import Segment, image, lookup
-from .reading import read
+from .compile import declare
+from .layout import Segment, image, lookup
+from .read import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..image import Image
+    from ..machine.image import Image
     from .tables import Lookup, Tables
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..vectors import BY_MNEMONIC
+from ..tables.vectors import BY_MNEMONIC
 from .keys import Config
 
 TYPE_CHECKING = False

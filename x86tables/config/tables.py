@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from ..layout import Layout
+    from ..tables.layout import Layout
     from .keys import Config
-    from .reading import Source
+    from .read import Source
 
     Lookup: TypeAlias = "Callable[[str], int]"  # the address of a symbol; NotThere when there is none
 

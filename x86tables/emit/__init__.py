@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..config.tables import Address, Item, Lookup, Table, Tables
-    from ..layout import Field, Layout
+    from ..tables.layout import Field, Layout
 
 HEADLINE = "Made by x86tables from {}: change that, not this."
 MAP = "Link with tables.ld among the inputs: it defines the pieces of addresses that are cut."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..config.tables import Address, Item, Lookup, Table, Tables
-    from ..layout import Layout
+    from ..tables.layout import Layout
 
 FILL = "fill_tables"
 

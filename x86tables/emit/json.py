@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 
 from ..errors import NotThere
-from ..tss import STACKS
+from ..tables.tss import STACKS
 from . import number
 
 TYPE_CHECKING = False

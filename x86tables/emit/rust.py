@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..config.tables import Address, Item, Lookup, Table, Tables
-    from ..layout import Layout
+    from ..tables.layout import Layout
 
 # item by item, because a file that is included must not begin with an attribute of its own
 UNUSED = "#[allow(dead_code)]\n"

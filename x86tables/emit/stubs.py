@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..records import Record
-from ..vectors import EXCEPTIONS, label
+from ..tables.vectors import EXCEPTIONS, label
 from . import HEADLINE
 
 TYPE_CHECKING = False

@@ -10,8 +10,8 @@ link.stale(plan)                                                       # what a 
 from __future__ import annotations
 
 from .kernel import Kernel, read
-from .objections import assumptions, problems
-from .places import Patch, Plan, plan
+from .plan import Patch, Plan, plan
+from .validate import assumptions, problems
 from .writing import patched, stale, write
 
 __all__ = ["Kernel", "Patch", "Plan", "assumptions", "patched", "plan", "problems", "read", "stale", "write"]

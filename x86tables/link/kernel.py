@@ -7,20 +7,20 @@ import re
 import struct
 from functools import partial
 
-from ..config.placing import Segment
+from ..config.layout import Segment
 from ..errors import ImageError, UsageError
-from ..memory import PAGE
-from ..memory import load as load_file
+from ..machine.memory import PAGE
+from ..machine.memory import load as load_file
+from ..machine.symbols import Symbols
 from ..readers.elf import guarded, matches, open_elf
 from ..records import Record
-from ..symbols import Symbols
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ..memory import Data
+    from ..machine.memory import Data
 
 ALLOCATED, LOCAL_STORAGE = 1 << 1, 1 << 10  # sh_flags
 FILE, THREAD_LOCAL = 4, 6  # types of symbols whose values are no addresses

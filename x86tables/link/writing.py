@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from ..errors import UsageError
-from .places import entry_name
+from .plan import entry_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .places import Patch, Plan
+    from .plan import Patch, Plan
 
 
 def patched(plan: Plan) -> bytes:

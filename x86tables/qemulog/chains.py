@@ -6,8 +6,8 @@ instruction, the same stack, and the vector that `check_exception` calls old.
 
 from __future__ import annotations
 
-from .. import vectors
 from ..records import Record
+from ..tables import vectors
 from .diagnosis import Failure, diagnose, named_vector, place_of, pushed
 from .entries import Delivering, Raised, Reset, Serviced, Shutdown
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..registers import Registers
+    from ..machine.registers import Registers
     from .entries import Entry
 
 DF, GP, PF = (vectors.number(name) for name in ("#DF", "#GP", "#PF"))
@@ -120,14 +120,14 @@ class Chain(Record):
         return RULES.get(deciding.cause)
 
     @property
-    def way(self) -> tuple[object, ...]:
+    def variant(self) -> tuple[object, ...]:
         """What chains have in common that went the same way, wherever they began."""
         return (self.verdict, *((a.event.vector, a.origin, a.failure and a.failure.cause) for a in self.attempts))
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What chains that are alike have in common: the instruction too, but an interrupt comes at any."""
-        return (self.way, None if self.attempts[0].origin == INTERRUPT else self.first.rip)
+        return (self.variant, None if self.attempts[0].origin == INTERRUPT else self.first.rip)
 
 
 class Count(Record):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .. import vectors
-from ..pseudo import ErrorFrame
+from ..machine.registers import LMA
 from ..records import Record
-from ..registers import LMA
-from ..selector import SelectorErrorCode
+from ..tables import vectors
+from ..tables.pseudo import ErrorFrame
+from ..tables.selector import SelectorErrorCode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..registers import Registers
+    from ..machine.registers import Registers
     from .entries import Delivering
 
 NP, TS, PF = (vectors.number(name) for name in ("#NP", "#TS", "#PF"))

@@ -10,7 +10,7 @@ import re
 import sys
 
 from ..errors import ImageError
-from ..memory import load
+from ..machine.memory import load
 from ..records import Record
 
 TYPE_CHECKING = False
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, TypeAlias
 
-    from ..memory import Data
-    from ..registers import Registers
+    from ..machine.memory import Data
+    from ..machine.registers import Registers
 
     Entry: TypeAlias = "Raised | Serviced | Delivering | Shutdown | Reset | End"
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from .. import delivery, events
-from ..registers import Registers
+from ..delivery import deliver as delivery
+from ..delivery import events
+from ..machine.registers import Registers
 from .chains import CUT, EXCEPTION, INT, INTERRUPT, SHUTDOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..events import Delivery
-    from ..image import Image
-    from ..machine import Machine
+    from ..delivery.events import Delivery
+    from ..machine.image import Image
+    from ..machine.machine import Machine
     from .chains import Chain
     from .entries import Delivering
 
@@ -22,7 +23,7 @@ def machine_at(image: Image, event: Delivering) -> Machine | None:
         return None
     if image.format == "elf":  # as linked: memory goes by linear addresses, and there are no page tables
         registers = Registers(gdtr=registers.gdtr, idtr=registers.idtr, tr=registers.tr)
-    return image.machines[0].variant(registers)
+    return image.machines[0].replace(registers)
 
 
 def replay(image: Image, chain: Chain) -> Delivery | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 
 from ..errors import ImageError, NotThere, UsageError
-from ..image import Image, Options
-from ..machine import Machine
-from ..memory import Memory, load
+from ..machine.image import Image, Options
+from ..machine.machine import Machine
+from ..machine.memory import Memory, load
+from ..machine.registers import Registers, Segment, TableRegister
+from ..machine.symbols import Symbols, parse_map
 from ..records import Record
-from ..registers import Registers, Segment, TableRegister
-from ..symbols import Symbols, parse_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 
     bits = options.maxphyaddr or (int(contents.extra["maxphyaddr"]) if "maxphyaddr" in contents.extra else None)
     machines, remarks = [], list(contents.remarks)
     for cpu, loaded in enumerate(registers):
-        told, physical = _told(loaded, options, symbols)
+        told, physical = _variant(loaded, options, symbols)
         physical |= set(contents.extra.get("physical", "").split(","))
         machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical)
         machines.append(machine)
@@ -77,7 +77,7 @@ def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 
     return Image(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
 
 
-def _told(registers: Registers, options: Options, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
+def _variant(registers: Registers, options: Options, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
     """The registers with what the command line says of them, and the tables whose addresses are physical."""
     changes: dict[str, Any] = {}
     for name, value in options.changes.items():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 
-from ..symbols import printable
+from ..machine.symbols import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, TypeAlias
 
-    from ..memory import Data
+    from ..machine.memory import Data
 
     Row: TypeAlias = tuple[int, str | None]  # from this address on; None where a sequence ends
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from ..errors import Absent, ImageError, NotThere
-from ..memory import Memory
-from ..registers import Registers, Segment, TableRegister
-from ..symbols import Symbols, printable
+from ..machine.memory import Memory
+from ..machine.registers import Registers, Segment, TableRegister
+from ..machine.symbols import Symbols, printable
 from . import Contents
 from .dwarf import Lines
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..image import Options
-    from ..memory import Data
+    from ..machine.image import Options
+    from ..machine.memory import Data
 
 # Names that kernels give their tables, the likeliest first; compared without case and leading underscores or dots.
 NAMES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from ..errors import ImageError
-from ..memory import PAGE, Memory
-from ..registers import Registers, Segment, TableRegister
+from ..machine.memory import PAGE, Memory
+from ..machine.registers import Registers, Segment, TableRegister
 from . import Contents
 
 TYPE_CHECKING = False
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..image import Options
-    from ..memory import Data, Piece
+    from ..machine.image import Options
+    from ..machine.memory import Data, Piece
 
 CORE, PT_LOAD, PT_NOTE, NT_PRSTATUS, MANY = 4, 1, 4, 1, 0xFFFF
 MOST_PIECES, MOST_NOTES, MOST_CPUS = 1 << 18, 1 << 22, 1 << 12  # segments apart, bytes, registers: what is read

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import ImageError
-from ..registers import Registers, Segment, TableRegister
+from ..machine.registers import Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ..errors import ImageError, UsageError
-from ..gdt import Gdt
-from ..idt import Idt
-from ..image import Options
-from ..memory import Memory
-from ..paging import canonical
-from ..registers import Registers, Segment, TableRegister
-from ..tss import Tss
+from ..machine.image import Options
+from ..machine.memory import Memory
+from ..machine.paging import canonical
+from ..machine.registers import Registers, Segment, TableRegister
+from ..tables.gdt import Gdt
+from ..tables.idt import Idt
+from ..tables.tss import Tss
 from . import Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..memory import Data
+    from ..machine.memory import Data
 
 
 def matches(data: Data) -> bool:

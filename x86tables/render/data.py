@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from ..errors import NotThere
-from ..gdt import CallGate, Entry, Gdt, SegmentDescriptor
-from ..registers import Registers, Segment, TableRegister
-from ..tss import STACKS, Tss
+from ..machine.registers import Registers, Segment, TableRegister
+from ..tables.gdt import CallGate, Entry, Gdt, SegmentDescriptor
+from ..tables.tss import STACKS, Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, TypeAlias
 
-    from ..image import Image
-    from ..layout import Layout
-    from ..legacy import Tss32
-    from ..machine import Machine, Stack, Table
-    from ..symbols import Symbols
+    from ..machine.image import Image
+    from ..machine.machine import Machine, Stack, Table
+    from ..machine.symbols import Symbols
+    from ..tables.layout import Layout
+    from ..tables.legacy import Tss32
 
-    Seen: TypeAlias = "dict[tuple[Table, bool], dict[str, Any]]"
+    Observation: TypeAlias = "dict[tuple[Table, bool], dict[str, Any]]"
 
 SCHEMA = 1
 
@@ -39,7 +39,7 @@ def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> It
 
     head = json.dumps({"schema": SCHEMA, "image": about(image), "cpus": []}, indent=1)
     yield head.removesuffix("]\n}")
-    seen: Seen = {}
+    seen: Observation = {}
     lead = "\n"
     for machine in machines:
         one = json.dumps(cpu(machine, image.symbols, tables, seen), indent=1)
@@ -48,7 +48,7 @@ def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> It
     yield "\n ]\n}\n"
 
 
-def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], seen: Seen) -> dict[str, Any]:
+def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], seen: Observation) -> dict[str, Any]:
     """One CPU with its tables in the terms of its own mode; descriptor tables in `seen` are not decoded again."""
     made: dict[str, Any] = {
         "cpu": machine.cpu,
@@ -61,7 +61,7 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], seen: Seen) -
             if name == "idt":
                 made["ivt"] = _vectors(machine)
                 table = machine.table("idt")
-                if table is not None and table.holes and not table.error:
+                if table is not None and table.gaps and not table.error:
                     made["ivt_missing"] = _missing(table)
             continue
         table = machine.table(name)
@@ -79,14 +79,14 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], seen: Seen) -
                 key = table, machine.wide
                 seen[key] = seen.get(key) or _gdt(machine, table)
                 made[name] |= seen[key]
-            if table.holes:
+            if table.gaps:
                 made[name]["missing"] = _missing(table)
     return made
 
 
 def _missing(table: Table) -> list[dict[str, Any]]:
     """The bytes that cannot be read, and why."""
-    return [{"from": hole.start, "to": hole.stop, "error": hole.why} for hole in table.holes]
+    return [{"from": hole.start, "to": hole.stop, "error": hole.why} for hole in table.gaps]
 
 
 def registers(value: Registers) -> dict[str, Any]:

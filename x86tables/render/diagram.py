@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..layout import Field, Layout
+    from ..tables.layout import Field, Layout
 
 WIDTH = 80
 

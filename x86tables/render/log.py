@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .. import vectors
 from ..checks import RULES
 from ..errors import NotThere
 from ..qemulog.chains import CUT, DF, ENTERED, EXCEPTION, GUEST, INT, INTERRUPT, PF, SHUTDOWN
 from ..qemulog.diagnosis import named_vector
 from ..qemulog.replay import agrees, machine_at, replay
-from ..selector import PageFaultErrorCode, SelectorErrorCode
-from . import words
+from ..tables import vectors
+from ..tables.selector import PageFaultErrorCode, SelectorErrorCode
+from . import describe as words
 from .data import SCHEMA, hexadecimal
 from .lines import wrap
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ..events import Delivery
-    from ..image import Image
+    from ..delivery.events import Delivery
+    from ..machine.image import Image
+    from ..machine.symbols import Symbols
     from ..qemulog.chains import Account, Attempt, Chain, Count
     from ..qemulog.entries import Delivering
-    from ..symbols import Symbols
 
 SHOWN = 8  # stories told in full, and places at which one happened too
 HEADLINES = {
@@ -44,16 +44,16 @@ class Teller:
 
     def __init__(self, account: Account, symbols: Symbols, image: Image | None) -> None:
         self.account, self.symbols, self.image = account, symbols, image
-        self._told: dict[int, Delivery | None] = {}
+        self._variant: dict[int, Delivery | None] = {}
 
     def replayed(self, chain: Chain) -> Delivery | None:
         """The replay of a chain with the image; None without an image, or where it goes another way than the log."""
         if self.image is None:
             return None
-        if chain.end not in self._told:
+        if chain.end not in self._variant:
             told = replay(self.image, chain)
-            self._told[chain.end] = told if told is not None and agrees(chain, told) else None
-        return self._told[chain.end]
+            self._variant[chain.end] = told if told is not None and agrees(chain, told) else None
+        return self._variant[chain.end]
 
     def place(self, event: Delivering) -> str:
         """`0x8:0x100118 <overflow at kernel.asm:97>`."""
@@ -173,7 +173,7 @@ def text(path: str, teller: Teller) -> Iterator[str]:
     chains = sorted(account.chains, key=lambda chain: (chain.outcome == ENTERED, chain.deliberate, chain.first.line))
     stories: dict[object, list[Chain]] = {}  # those that differ in their instruction alone are told once
     for chain in chains:
-        stories.setdefault((chain.way, teller.rule(chain)), []).append(chain)
+        stories.setdefault((chain.variant, teller.rule(chain)), []).append(chain)
     for alike in list(stories.values())[:SHOWN]:
         yield ""
         yield from _chain(alike[0], teller)

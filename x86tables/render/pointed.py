@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import re
 
-from .. import vectors
 from ..checks import judge
-from ..delivery import deliver
+from ..delivery.deliver import deliver
+from ..delivery.events import SHUTDOWN, Event
 from ..errors import Absent, NotThere
-from ..events import SHUTDOWN, Event
-from ..gdt import SegmentDescriptor
-from ..paging import NX, PS, RW, US, Access, NonCanonical, P, PageFault
-from ..selector import PageFaultErrorCode, Selector, SelectorErrorCode
-from . import words
+from ..machine.paging import NX, PS, RW, US, Access, NonCanonical, P, PageFault
+from ..tables import vectors
+from ..tables.gdt import SegmentDescriptor
+from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from . import describe as words
+from .anomalies import oddities
 from .data import hexadecimal
-from .odd import oddities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..idt import Gate
-    from ..image import Image
-    from ..legacy import LegacyGate
-    from ..machine import Machine
-    from ..paging import PageEntry
+    from ..machine.image import Image
+    from ..machine.machine import Machine
+    from ..machine.paging import PageEntry
+    from ..tables.idt import Gate
+    from ..tables.legacy import LegacyGate
 
 DIRTY, ACCESSED, GLOBAL = 1 << 6, 1 << 5, 1 << 8
 VECTORS = range(256)
@@ -67,7 +67,7 @@ def _gate(image: Image, machine: Machine, code: SelectorErrorCode) -> dict[str, 
     gate = gates[vector]
     at = vector * gate.size
     if not table.known(at, at + gate.size):
-        raise NotThere(f"gate {vector} cannot be read: {next(hole.why for hole in table.holes if hole.stop > at)}")
+        raise NotThere(f"gate {vector} cannot be read: {next(hole.why for hole in table.gaps if hole.stop > at)}")
     problems = list(oddities(gate))
     if not any(bytes(gate)):
         problems.append("there is no gate: all its bytes are zero")
@@ -258,10 +258,10 @@ def text(found: Iterable[dict[str, Any]]) -> Iterator[str]:
             same.append(one["cpu"])
     for cpus, one in groups:
         yield ""
-        yield from _told(", ".join(map(str, cpus)), one)
+        yield from _variant(", ".join(map(str, cpus)), one)
 
 
-def _told(cpus: str, one: dict[str, Any]) -> Iterator[str]:
+def _variant(cpus: str, one: dict[str, Any]) -> Iterator[str]:
     cpu = f"CPU {cpus}"
     if "walk" in one:
         yield f"{cpu}  {one['address']}: {one['result']}"

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from ..image import Image
-    from ..machine import Machine
-    from ..proof.account import Seen
-    from ..proof.prove import Proof, Proved
-    from ..symbols import Symbols
+    from ..machine.image import Image
+    from ..machine.machine import Machine
+    from ..machine.symbols import Symbols
+    from ..prove.event_log import Observation
+    from ..prove.run import Proof, Proved
 
 
 def text(image: Image, proved: Sequence[Proved], cpu: str, events: bool) -> Iterator[str]:
@@ -33,22 +33,22 @@ def text(image: Image, proved: Sequence[Proved], cpu: str, events: bool) -> Iter
             for proof in ran:
                 if events or not proof.agrees or (not told and proof.verdict == one.verdict):
                     told = True
-                    yield from _way(proof, image.symbols)
+                    yield from _variant_lines(proof, image.symbols)
             for proof in proofs:
                 if proof.trial.why:
                     yield f"    not run: {proof.trial.name}: {proof.trial.why}"
 
 
-def _way(proof: Proof, symbols: Symbols) -> Iterator[str]:
+def _variant_lines(proof: Proof, symbols: Symbols) -> Iterator[str]:
     yield f"    {proof.trial.name}: {proof.verdict}"
-    seen = () if proof.account is None else proof.account.seen
+    seen = () if proof.event_log is None else proof.event_log.seen
     for one in seen[:12]:
         name = symbols.name(one.rip) if one.rip is not None else ""
         yield f"      {one}{f' ({name})' if name else ''}"
     if len(seen) > 12:
         yield f"      ... {len(seen) - 12} more"
-    if proof.habits:
-        yield f"      differs by what docs/deviations.md calls {', '.join(proof.habits)}: {proof.differs}"
+    if proof.deviations:
+        yield f"      differs by what docs/deviations.md calls {', '.join(proof.deviations)}: {proof.differs}"
     elif proof.differs:
         yield f"      differs: {proof.differs}"
 
@@ -86,12 +86,12 @@ def _way_data(proof: Proof) -> dict[str, Any]:
         "agrees": proof.agrees,
         "not_run": proof.trial.why or None,
         "differs": proof.differs or None,
-        "habits": list(proof.habits),
-        "events": [] if proof.account is None else [_seen(one) for one in proof.account.seen],
+        "habits": list(proof.deviations),
+        "events": [] if proof.event_log is None else [_seen(one) for one in proof.event_log.seen],
     }
 
 
-def _seen(one: Seen) -> dict[str, Any]:
+def _seen(one: Observation) -> dict[str, Any]:
     made: dict[str, Any] = {"what": one.what, "vector": one.vector}
     if one.what == "raised":
         made |= {"error_code": one.error_code, "cr2": hexadecimal(one.cr2)}

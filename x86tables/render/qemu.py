@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..vectors import label
+from ..tables.vectors import label
 from . import log
 from .data import SCHEMA, about, hexadecimal
 from .lines import wrap
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from ..image import Image
-    from ..proof.guest import Ending
-    from ..proof.overflow import Overflow
-    from ..symbols import Symbols
+    from ..machine.image import Image
+    from ..machine.symbols import Symbols
+    from ..prove.overflow import Overflow
+    from ..prove.qemu import Ending
 
 OUTPUT = 12  # lines of a guest's own output that are shown, the last ones
 

@@ -10,8 +10,8 @@ import os
 
 from .. import __version__
 from ..checks import RULES
-from ..scenarios import NOT_APPLICABLE
-from ..story import SURVIVES, UNKNOWN
+from ..delivery.scenarios import NOT_APPLICABLE
+from ..delivery.simulate import SURVIVES, UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..checks import Report, Rule
-    from ..image import Image
-    from ..scenarios import Judgement
+    from ..delivery.scenarios import Judgement
+    from ..machine.image import Image
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {"error": "error", "warning": "warning", "note": "note"}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from .. import vectors
 from ..errors import NotThere
-from ..gdt import Gdt, SegmentDescriptor
-from ..legacy import Tss32
-from ..machine import Stack
-from ..memory import PAGE
-from ..selector import Selector
-from ..tss import STACKS, Tss
-from . import words
+from ..machine.machine import Stack
+from ..machine.memory import PAGE
+from ..tables import vectors
+from ..tables.gdt import Gdt, SegmentDescriptor
+from ..tables.legacy import Tss32
+from ..tables.selector import Selector
+from ..tables.tss import STACKS, Tss
+from . import describe as words
 from .data import entries, stacks
 from .lines import width, wrap
 
@@ -20,12 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..gdt import Entry
-    from ..idt import Gate
-    from ..image import Image
-    from ..layout import Field
-    from ..legacy import LegacyGate, Tss16
-    from ..machine import Machine, Table
+    from ..machine.image import Image
+    from ..machine.machine import Machine, Table
+    from ..tables.gdt import Entry
+    from ..tables.idt import Gate
+    from ..tables.layout import Field
+    from ..tables.legacy import LegacyGate, Tss16
 
 MODES = {
     "long64": "64-bit mode",
@@ -120,7 +120,7 @@ def _table(machine: Machine, image: Image, name: str, table: Table | None, every
             yield f"{title}  none: {str(error).partition(': ')[2]}"
         return
     yield f"{title}  base {table.base:#x}, limit {table.limit:#x}{_count(machine, table)}"
-    for hole in table.holes:
+    for hole in table.gaps:
         if table.error:
             yield from wrap(f"  cannot be read: {hole.why}", " " * 4)
         else:

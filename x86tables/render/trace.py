@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ..events import DELIVERED
-from ..selector import PageFaultErrorCode
-from ..story import stack_name
-from ..vectors import label
+from ..delivery.events import DELIVERED
+from ..delivery.simulate import stack_name
+from ..tables.selector import PageFaultErrorCode
+from ..tables.vectors import label
 from .data import hexadecimal
 from .lines import wrap
 
@@ -15,18 +15,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..events import Attempt, Delivery, Event, Step
-    from ..image import Image
-    from ..machine import Machine
-    from ..registers import Registers
-    from ..story import Handler, Loop, Story
-    from ..symbols import Symbols
+    from ..delivery.events import Attempt, Delivery, Event, Step
+    from ..delivery.simulate import Handler, Loop, Simulation
+    from ..machine.image import Image
+    from ..machine.machine import Machine
+    from ..machine.registers import Registers
+    from ..machine.symbols import Symbols
 
 QUIET = ("read", "written", "can be pushed to", "delivered", "the first instruction")  # rules that need no words
 _FAR = re.compile(r"(0x[0-9a-f]+):(0x[0-9a-f]+)")
 
 
-def story(told: Story, symbols: Symbols, all_steps: bool = False) -> Iterator[str]:
+def simulation(told: Simulation, symbols: Symbols, all_steps: bool = False) -> Iterator[str]:
     """The lines of a trace: each event, what the CPU read, what it found, what that led to."""
     for number, delivery in enumerate(told.deliveries):
         if told.loop is not None and number == told.loop.at:
@@ -40,7 +40,7 @@ def story(told: Story, symbols: Symbols, all_steps: bool = False) -> Iterator[st
 
 
 def trace(
-    image: Image, event: Event, told: Sequence[tuple[Machine, Registers, Story]], all_steps: bool
+    image: Image, event: Event, told: Sequence[tuple[Machine, Registers, Simulation]], all_steps: bool
 ) -> Iterator[str]:
     """The lines that `trace` prints: for each CPU where it happened, the steps, and the frame of the last delivery."""
     for number, (machine, before, one) in enumerate(told):
@@ -48,7 +48,7 @@ def trace(
             yield ""
         rip, rsp = hexadecimal(before.rip), hexadecimal(before.rsp)
         yield f"CPU {machine.cpu}  {event.label} in ring {before.cpl}, RIP {rip}, RSP {rsp}"
-        yield from story(one, image.symbols, all_steps)
+        yield from simulation(one, image.symbols, all_steps)
         last = one.deliveries[-1]
         if last.pushed is not None:
             values = {name: value for name, value in last.pushed.asdict().items() if not name.startswith("reserved")}
@@ -108,6 +108,5 @@ def loop(loop: Loop) -> str:
     events = ", ".join(label(vector) for vector in loop.vectors)
     if loop.rounds is None:
         return f"{events} again, for ever" + (f", {loop.stride} bytes deeper each time" if loop.stride else "")
-    return (
-        f"{events}: {loop.rounds:,} times in all, {loop.stride} bytes deeper each time, {loop.eaten:,} bytes of stack"
-    )
+    consumed = f"{loop.stride} bytes deeper each time, {loop.stack_consumed:,} bytes of stack"
+    return f"{events}: {loop.rounds:,} times in all, {consumed}"

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 
-from ..machine import NOT_KNOWN
-from ..story import HANDLER_STACK, SURVIVES
-from ..vectors import label
+from ..delivery.simulate import HANDLER_STACK, SURVIVES
+from ..machine.machine import NOT_KNOWN
+from ..tables.vectors import label
 from .lines import wrap
-from .trace import loop, story
+from .trace import loop, simulation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..image import Image
-    from ..scenarios import Judgement, Scenario
-    from ..stacks import Room, StackInUse
-    from ..symbols import Symbols
+    from ..delivery.scenarios import Judgement, Scenario
+    from ..delivery.stacks import Room, StackInUse
+    from ..machine.image import Image
+    from ..machine.symbols import Symbols
 
 COLOURS = {"survives": "32", "triple-fault": "31", "loops": "31", "unknown": "33", "error": "31", "warning": "33"}
 
@@ -91,10 +91,10 @@ def _answer(judgement: Judgement) -> str:
 
 
 def _handler_name(scenario: Scenario, symbols: Symbols) -> str:
-    story = scenario.worst.story if scenario.worst else None
-    if story is None or story.outcome != SURVIVES or story.registers.rip is None:
+    simulation = scenario.worst.simulation if scenario.worst else None
+    if simulation is None or simulation.outcome != SURVIVES or simulation.registers.rip is None:
         return ""
-    name = symbols.place(story.registers.rip)
+    name = symbols.place(simulation.registers.rip)
     return f" ({name})" if name else ""
 
 
@@ -114,19 +114,19 @@ def _stack(stack: StackInUse) -> str:
 
 def _ways(scenario: Scenario) -> Iterator[str]:
     """Each way in a line; many like ones in one."""
-    if len(scenario.ways) > 8:
+    if len(scenario.variants) > 8:
         counts: dict[str, int] = {}
-        for way in scenario.ways:
-            counts[way.verdict] = counts.get(way.verdict, 0) + 1
-        yield f"    {len(scenario.ways)} ways: " + ", ".join(f"{count} {name}" for name, count in counts.items())
-        for name in counts.keys() - {SURVIVES}:
-            first = next(way for way in scenario.ways if way.verdict == name)
+        for variant in scenario.variants:
+            counts[variant.verdict] = counts.get(variant.verdict, 0) + 1
+        yield f"    {len(scenario.variants)} ways: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+        for name in [name for name in counts if name != SURVIVES]:
+            first = next(variant for variant in scenario.variants if variant.verdict == name)
             yield from wrap(f"      {first.name}: {first.reason}", "        ")
         return
-    for way in scenario.ways:
-        yield from wrap(f"    {way.name}: {coloured(way.verdict)}: {way.reason}", "      ")
-        if way.story is not None and way.story.loop is not None:
-            yield f"      {loop(way.story.loop)}"
+    for variant in scenario.variants:
+        yield from wrap(f"    {variant.name}: {coloured(variant.verdict)}: {variant.reason}", "      ")
+        if variant.simulation is not None and variant.simulation.loop is not None:
+            yield f"      {loop(variant.simulation.loop)}"
 
 
 def _room(room: Room) -> str:
@@ -146,10 +146,10 @@ def _room(room: Room) -> str:
 def _scenario(scenario: Scenario, symbols: Symbols, all_steps: bool) -> Iterator[str]:
     """The trace of the way that decided."""
     worst = scenario.worst
-    if worst is None or worst.story is None:
+    if worst is None or worst.simulation is None:
         return
     yield ""
-    alike = sum(way.verdict == worst.verdict and way.reason == worst.reason for way in scenario.ways)
+    alike = sum(variant.verdict == worst.verdict and variant.reason == worst.reason for variant in scenario.variants)
     rest = f" (and {alike - 1} more that end like it)" if alike > 1 else ""
     yield f"  {worst.name}{rest}"
-    yield from story(worst.story, symbols, all_steps)
+    yield from simulation(worst.simulation, symbols, all_steps)

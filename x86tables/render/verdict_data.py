@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..events import DELIVERED
-from ..vectors import label
+from ..delivery.events import DELIVERED
+from ..tables.vectors import label
 from .data import SCHEMA, about, hexadecimal, registers
 
 TYPE_CHECKING = False
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from ..events import Delivery, Event, Step
-    from ..image import Image
-    from ..machine import Machine
-    from ..registers import Registers
-    from ..scenarios import Judgement, Scenario
-    from ..stacks import StackInUse
-    from ..story import Loop, Story
-    from ..symbols import Symbols
+    from ..delivery.events import Delivery, Event, Step
+    from ..delivery.scenarios import Judgement, Scenario
+    from ..delivery.simulate import Loop, Simulation
+    from ..delivery.stacks import StackInUse
+    from ..machine.image import Image
+    from ..machine.machine import Machine
+    from ..machine.registers import Registers
+    from ..machine.symbols import Symbols
 
 
 def check(image: Image, judgements: Iterable[Judgement]) -> dict[str, Any]:
@@ -57,10 +57,10 @@ def _judgement(judgement: Judgement, symbols: Symbols) -> dict[str, Any]:
 
 
 def _handled_by(scenario: Scenario, symbols: Symbols) -> dict[str, Any] | None:
-    if scenario.handled_by is None or scenario.worst is None or scenario.worst.story is None:
+    if scenario.handled_by is None or scenario.worst is None or scenario.worst.simulation is None:
         return None
     vector, stack = scenario.handled_by
-    rip = scenario.worst.story.registers.rip
+    rip = scenario.worst.simulation.registers.rip
     name = None if rip is None else symbols.name(rip)
     told = {"vector": vector, "stack": stack, "handler": hexadecimal(rip), "name": name}
     return told | ({"line": symbols.line(rip)} if symbols.lined and rip is not None else {})
@@ -82,14 +82,17 @@ def _stack(stack: StackInUse) -> dict[str, Any]:
 
 def _scenario(scenario: Scenario, symbols: Symbols) -> dict[str, Any]:
     """A scenario with the trace of its worst way."""
-    told = scenario.worst.story if scenario.worst is not None else None
+    told = scenario.worst.simulation if scenario.worst is not None else None
     return {
         "name": scenario.name,
         "verdict": scenario.verdict,
         "reason": scenario.reason,
         "needs": scenario.needs,
         "handled_by": _handled_by(scenario, symbols),
-        "ways": [{"name": way.name, "verdict": way.verdict, "reason": way.reason} for way in scenario.ways],
+        "ways": [
+            {"name": variant.name, "verdict": variant.verdict, "reason": variant.reason}
+            for variant in scenario.variants
+        ],
         "loop": None if told is None else _loop(told.loop),
         "trace": [] if told is None else _steps(told),
     }
@@ -99,10 +102,10 @@ def _loop(loop: Loop | None) -> dict[str, Any] | None:
     """Events that went round; `rounds` null when nothing ends it."""
     if loop is None:
         return None
-    return {"vectors": list(loop.vectors), "rounds": loop.rounds, "stride": loop.stride, "eaten": loop.eaten}
+    return {"vectors": list(loop.vectors), "rounds": loop.rounds, "stride": loop.stride, "eaten": loop.stack_consumed}
 
 
-def _steps(told: Story) -> list[dict[str, Any]]:
+def _steps(told: Simulation) -> list[dict[str, Any]]:
     """Every step of a story in order."""
     rows = []
     for number, delivery in enumerate(told.deliveries):
@@ -114,17 +117,17 @@ def _steps(told: Story) -> list[dict[str, Any]]:
     return rows
 
 
-def trace(image: Image, event: Event, told: Iterable[tuple[Machine, Registers, Story]]) -> dict[str, Any]:
+def trace(image: Image, event: Event, told: Iterable[tuple[Machine, Registers, Simulation]]) -> dict[str, Any]:
     """What `trace --format json` prints."""
     return {
         "schema": SCHEMA,
         "image": about(image),
         "event": {"vector": event.vector, "kind": event.kind, "error_code": hexadecimal(event.error_code)},
-        "cpus": [_told(machine, before, one, image.symbols) for machine, before, one in told],
+        "cpus": [_variant(machine, before, one, image.symbols) for machine, before, one in told],
     }
 
 
-def _told(machine: Machine, before: Registers, told: Story, symbols: Symbols) -> dict[str, Any]:
+def _variant(machine: Machine, before: Registers, told: Simulation, symbols: Symbols) -> dict[str, Any]:
     return {
         "cpu": machine.cpu,
         "assumed": list(machine.assumed),

@@ -1,0 +1,1 @@
+"""Deliveries compared with those of independent CPU models, on thousands of machines."""

@@ -1,0 +1,150 @@
+"""Compare our deliveries with Bochs' on many machines: `python -m differential.bochs 100000`.
+
+Every case has to agree event by event, down to the bytes in memory, or to differ exactly by habits of Bochs that are
+listed in docs/deviations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections import Counter
+
+from differential.machines import Case, case
+from x86tables.delivery.state import CpuState
+from x86tables.prove import workers
+from x86tables.prove.bochs import load
+from x86tables.prove.bochs_deviations import predict_bochs
+from x86tables.prove.event_log import ENTERED, RAISED, differences, predict
+from x86tables.records import Record
+from x86tables.tables.vectors import label
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from x86tables.prove.bochs_cpu import Runner
+
+
+class Result(Record):
+    """How a comparison went: `differs` says where, "" when all agrees; `habits` explain a difference that is meant."""
+
+    number: int
+    outcome: str
+    faults: tuple[str, ...]
+    checks: tuple[str, ...]
+    entered: tuple[str, ...]
+    start: str
+    changes: tuple[str, ...]
+    deviations: tuple[str, ...] = ()
+    differs: str = ""
+
+
+def compare(number: int, case: Case, runner: Runner) -> Result:
+    """Run one case on both."""
+    ours = predict(CpuState(case.machine), case.start, case.handler_stack)
+    theirs = runner.run(case.machine, case.start, case.handler_stack, ours.most)
+    found, deviations = differences(ours, theirs), list[str]()
+    if found:
+        ours_there, met = predict_bochs(case.machine, case.start, case.handler_stack)
+        if ours_there.most != ours.most:
+            theirs = runner.run(case.machine, case.start, case.handler_stack, ours_there.most)
+        if met and not differences(ours_there, theirs):
+            found, deviations = [], sorted(met)
+    faults = tuple(label(one.vector) for one in ours.seen if one.what == RAISED)
+    checks = tuple(re.sub(r" \d+$", "", one.check) for one in ours.seen if one.check)
+    handlers = [one.vector for one in ours.seen if one.what == ENTERED]
+    entered = tuple(label(vector) if vector < 32 else "32..255" for vector in handlers)
+    kinds = tuple(change.split(":")[0] for change in case.changes)
+    return Result(
+        number, ours.outcome, faults, checks, entered, case.start.kind, kinds, tuple(deviations), "; ".join(found)
+    )
+
+
+def prepare(seed: int) -> Callable[[int], Result]:
+    """What a child does with the number of a case."""
+    runner = load()
+    return lambda number: compare(number, case(seed, number), runner)
+
+
+COUNTED = ("start", "outcome", "fault", "refused at", "entered", "change", "habit")
+
+
+class Tally:
+    """What was covered."""
+
+    def __init__(self) -> None:
+        self.counts = {
+            name: Counter[str]() for name in ("start", "outcome", "fault", "refused at", "entered", "change", "habit")
+        }
+        self.differ: list[tuple[int, str]] = []
+        self.total = 0
+
+    def add(self, number: int, result: Result | workers.Crashed) -> None:
+        self.total += 1
+        if isinstance(result, workers.Crashed):
+            self.differ.append((number, str(result)))
+            return
+        for name, found in (
+            ("start", [result.start]),
+            ("outcome", [result.outcome]),
+            ("fault", result.faults),
+            ("refused at", result.checks),
+            ("entered", result.entered),
+            ("change", result.changes),
+            ("habit", result.deviations),
+        ):
+            self.counts[name].update(found)
+        if result.differs:
+            self.differ.append((number, result.differs))
+
+    def report(self) -> Iterable[str]:
+        """The counts, as lines."""
+        for name, counts in self.counts.items():
+            yield f"{name}:"
+            row = "   "
+            for what, count in counts.most_common():
+                if len(row) + len(what) + 10 > 98:
+                    yield row
+                    row = "   "
+                row += f" {what} {count},"
+            yield row.rstrip(",")
+        yield f"{self.total} cases, {len(self.differ)} unexplained disagreements"
+        for number, differs in self.differ[:20]:
+            yield f"  case {number}: {differs}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare; 1 when anything differs that is not explained."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m differential.bochs", description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=3000, help="how many cases")
+    parser.add_argument("--seed", type=int, default=1, help="of the series")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(arguments)
+    tally, began = Tally(), time.monotonic()
+    numbers = range(args.first, args.first + args.count)
+    for number, result in workers.run(lambda: prepare(args.seed), numbers, args.workers):
+        tally.add(number, result)
+        if tally.total % 50 == 0 or tally.total == args.count:
+            progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
+    print(*tally.report(), sep="\n")
+    return 1 if tally.differ else 0
+
+
+def progress(done: int, count: int, seconds: float, differ: int) -> None:
+    """A bar on a terminal, elsewhere a line now and then."""
+    said = f"{done}/{count} {done / seconds:.0f}/s, {differ} differ"
+    if sys.stderr.isatty():
+        end = "\n" if done == count else ""
+        print(f"\r[{'#' * (40 * done // count):40}] {said}", end=end, file=sys.stderr, flush=True)
+    elif done % 10_000 == 0:
+        print(said, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

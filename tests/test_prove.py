@@ -1,0 +1,199 @@
+"""Proofs on Bochs: what is compared, what is said when it cannot be, and kernels whose fate is known."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import IMAGES, call, refused
+from kernels import GUARD, IST, MAPPINGS, TOP, gate, kernel
+from mutated import CHANGES, linux
+
+from x86tables import Tss
+from x86tables.delivery.scenarios import Options, play
+from x86tables.machine.machine import Machine
+from x86tables.machine.registers import LA57
+from x86tables.prove import bochs, workers
+from x86tables.prove.event_log import COMPARED, EventLog, Observation, differences
+from x86tables.prove.run import Proved, prove
+
+bochscpu = pytest.mark.needs("bochscpu")
+SEEN = Observation("entered", 8, 0, 0x1000, 0x2000, 0x3000, 2, 8, 16, bytes(48))
+
+
+def proved(machine: Machine, scenario: str = "stack-overflow") -> Proved:
+    return prove(machine, [play(scenario, machine)], Options(), bochs.run)
+
+
+# Comparing
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_no_field_may_differ(name: str) -> None:
+    other = SEEN.replace(**{name: {"what": "raised", "frame": b"\1" + bytes(47)}.get(name, 77)})
+    assert differences(EventLog((SEEN,), "runs"), EventLog((SEEN,), "runs")) == []
+    (found, *_) = differences(EventLog((SEEN,), "runs"), EventLog((other,), "runs"))
+    assert f"0: {name}: " in found
+
+
+def test_what_we_do_not_know_is_not_compared() -> None:
+    assert differences(EventLog((SEEN.replace(ss=None, frame=None),), "runs"), EventLog((SEEN,), "runs")) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        (EventLog((SEEN,), "shutdown", {}), "1: runs predicted, shutdown seen"),
+        (EventLog((SEEN, Observation("raised", 14, 2, 0x10)), "runs", {}), "1: runs predicted, #PF(0x2) at 0x10 seen"),
+        (EventLog((), "runs", {}), "0: handler of #DF entered at 0x2000, RSP 0x3000 predicted, runs seen"),
+        (EventLog((SEEN,), "runs", {5: 2}), "memory at 0x5: no change predicted, 0x2 seen"),
+    ],
+)
+def test_end_and_memory_have_to_be_the_same(theirs: EventLog, found: str) -> None:
+    assert differences(EventLog((SEEN,), "runs", {}), theirs) == [found]
+
+
+def test_memory_that_was_to_be_written() -> None:
+    ours = EventLog((SEEN,), "runs", {5: 1, 6: None})
+    assert differences(ours, EventLog((SEEN,), "runs", {5: 1, 6: 9})) == []
+    assert differences(ours, EventLog((SEEN,), "runs", {})) == ["memory at 0x5: 0x1 predicted, no change seen"]
+
+
+def test_rounds_that_are_left_out() -> None:
+    one, other, last = (SEEN.replace(rsp=rsp) for rsp in (1, 2, 3))
+    ours = EventLog((one, last), "runs", None, 1)
+    assert differences(ours, EventLog((one, other, other, last), "runs")) == []
+    assert differences(ours, EventLog((one, other, other), "runs")) != []
+
+
+# Children
+
+
+def _work(item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * 2
+
+
+def test_a_child_that_dies_takes_only_its_item_with_it() -> None:
+    results = dict(workers.run(lambda: _work, range(6), workers=2, size=4))
+    assert results.pop(3) == workers.Crashed(9)
+    assert results == {0: 0, 1: 2, 2: 4, 4: 8, 5: 10}
+    assert str(workers.Crashed(signal.SIGABRT)) == "the emulator's process ended: SIGABRT"
+
+
+# Kernels
+
+
+def mappings(name: str, permissions: str) -> Any:
+    """The areas of a good kernel, one of them with other permissions."""
+    return tuple(mapping.replace(permissions=permissions) if mapping.name == name else mapping for mapping in MAPPINGS)
+
+
+@bochscpu
+@pytest.mark.parametrize(
+    ("machine", "verdict"),
+    [
+        (kernel(), "survives"),
+        (kernel(ring=3), "survives"),
+        (kernel(cr4=0x620 | LA57), "survives"),
+        (kernel(vendor="amd"), "survives"),
+        (kernel(gates=gate(8, ist=0)), "triple-fault"),
+        (kernel(gates=gate(8, p=False)), "triple-fault"),
+        (kernel(gates=gate(8, selector=0)), "triple-fault"),
+        (kernel(gates=gate(14, selector=0)), "survives"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=0)), "triple-fault"),
+        (kernel(tss=Tss(rsp0=TOP, ist1=1 << 47)), "triple-fault"),
+        (kernel(mappings=mappings("IST1", "r")), "triple-fault"),
+        (kernel(mappings=mappings("code", "r")), "loops"),
+        (kernel(gates=gate(8, offset=GUARD)), "survives"),
+        (kernel(gates=gate(14, ist=1)), "survives"),
+    ],
+)
+def test_kernels(machine: Machine, verdict: str) -> None:
+    made = proved(machine)
+    assert (made.predicted, made.verdict) == (verdict, verdict)
+    assert [proof.differs for proof in made.scenarios["stack-overflow"] if proof.differs and not proof.deviations] == []
+    assert made.agrees
+
+
+@bochscpu
+@pytest.mark.parametrize("room", [40, 48, 64, 128, 175, 176, 177])
+def test_room_for_the_frame_and_the_handler(room: int) -> None:
+    """IST1 a few bytes above a page that is not there: the frame takes 48, the handler 128."""
+    made = proved(kernel(tss=Tss(rsp0=TOP, ist1=(IST - 0x5000 + room))))
+    assert made.agrees
+    assert made.verdict == ("triple-fault" if room < 48 else "survives" if room >= 176 else "loops")
+
+
+@bochscpu
+def test_what_cannot_be_known_is_not_run() -> None:
+    made = proved(kernel(mappings=tuple(mapping for mapping in MAPPINGS if mapping.name != "IST1"), complete=False))
+    assert (made.predicted, made.verdict, made.agrees) == ("unknown", "unknown", True)
+    (proof, *_) = made.scenarios["stack-overflow"]
+    assert proof.event_log is None and "says nothing of" in proof.trial.why
+
+
+@bochscpu
+def test_a_physical_address_of_more_than_40_bits() -> None:
+    machine = kernel()
+    entries: list[Any] = []
+    machine.space.walk(IST - 8, entries.append)
+    memory = machine.memory.copy()
+    memory.overlay(entries[-1].address, (entries[-1].value | 1 << 45).to_bytes(8, "little"))
+    (proof, *_) = proved(machine.replace(memory=memory)).scenarios["stack-overflow"]
+    assert proof.event_log is None
+    assert "physical" in proof.trial.why
+
+
+# Images
+
+
+@bochscpu
+@pytest.mark.parametrize("name", ["", *CHANGES])
+def test_linux_with_one_thing_changed(name: str) -> None:
+    made = proved(linux(name).machines[0])
+    verdict = CHANGES[name].verdict if name else "survives"
+    assert (made.predicted, made.verdict, made.agrees) == (verdict, verdict, True)
+    assert all(proof.event_log for proof in made.scenarios["stack-overflow"])
+
+
+@bochscpu
+def test_the_command(tmp_path: Path) -> None:
+    status, out, err = call("prove", IMAGES / "linux.core", "--on", "bochs")
+    assert (status, err) == (0, "")
+    assert "CPU 0  survives, as predicted" in out and "20 of 20 ways go the same" in out
+    assert call("prove", IMAGES / "linux.core", "--on", "bochs", "--expect", "triple-fault")[0] == 1
+    assert call("prove", IMAGES / "ovmf.core", "--on", "bochs")[0] == 1
+    status, out, err = call("prove", IMAGES / "ovmf.core", "--on", "bochs", "--expect", "triple-fault")
+    assert (status, err) == (0, "") and "CPU 0  triple-fault, as predicted" in out
+    assert call("prove", IMAGES / "grub.core", "--on", "bochs")[0] == 1
+
+
+@bochscpu
+def test_the_command_in_json() -> None:
+    status, out, err = call(
+        "prove", IMAGES / "linux.core", "--on", "bochs", "--cpu", "1", "--scenario", "syscall-gap", "--format", "json"
+    )
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    (cpu,) = document["cpus"]
+    assert (document["schema"], cpu["cpu"], cpu["verdict"], cpu["agrees"]) == (1, 1, "survives", True)
+    (scenario,) = cpu["scenarios"]
+    assert scenario["name"] == "syscall-gap"
+    raised, entered = scenario["ways"][-1]["events"]
+    assert (raised["what"], raised["vector"], raised["error_code"]) == ("raised", 18, 0)
+    assert entered["cs"] == 0x10 and len(entered["frame"]) == 80
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bochs, "find_spec", lambda name: None)
+    said = refused("prove", IMAGES / "linux.core", "--on", "bochs")
+    assert "pip install 'x86tables[bochs]'" in said
+
+
+def test_a_scenario_that_is_ours_alone() -> None:
+    said = refused("prove", IMAGES / "linux.core", "--on", "bochs", "--scenario", "double-fault-questions")
+    assert "handlers away" in said

@@ -1,0 +1,387 @@
+"""From what was written to tables: intentions become fields, names numbers, ranges of vectors gates."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+
+from ..checks import selection
+from ..errors import UsageError
+from ..tables import vectors
+from ..tables.gdt import Gdt, SegmentDescriptor, SystemDescriptor
+from ..tables.idt import Gate
+from ..tables.layout import Layout
+from ..tables.pseudo import PseudoDescriptor
+from ..tables.selector import Selector
+from ..tables.tss import STACKS, Tss
+from . import keys
+from .tables import Address, Entry, Item, Region, Stack, Table, Tables
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .lines import Path
+    from .read import Source
+
+SEGMENTS: dict[str, Callable[[], SegmentDescriptor]] = {
+    "null": SegmentDescriptor,
+    "kernel_code": SegmentDescriptor.kernel_code,
+    "kernel_data": SegmentDescriptor.kernel_data,
+    "user_code": SegmentDescriptor.user_code,
+    "user_data": SegmentDescriptor.user_data,
+    "code32": SegmentDescriptor.code32,
+    "user_code32": lambda: SegmentDescriptor.code32(3),
+}
+SLOTS = ("stack", *STACKS)
+_SYMBOL = re.compile(r"[A-Za-z_.$][\w.$]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|\d+)(?:\s*(B|KiB|MiB|GiB)?)", re.ASCII)
+_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def declare(config: keys.Config, source: Source) -> Tables:
+    """The tables of a configuration. UsageError names the key that is wrong, and what would be right."""
+    return _Declaring(config, source).tables()
+
+
+class _Declaring:
+    def __init__(self, config: keys.Config, source: Source) -> None:
+        self.config, self.source, self.wrong = config, source, source.mistake
+        self.several = isinstance(config.cpu, list)
+        self.cpus = config.cpu if isinstance(config.cpu, list) else [config.cpu]
+        if not self.cpus:
+            raise self.wrong(("cpu",), "no CPU: at least one expected")
+        self.selectors: dict[str, int] = {}
+        self.segments: dict[str, SegmentDescriptor] = {}
+
+    def tables(self) -> Tables:
+        """All of it."""
+        places = self.config.tables
+        tss = tuple(self._tss(number, cpu) for number, cpu in enumerate(self.cpus))
+        gdt = self._table("gdt", places.gdt, ("tables", "gdt"), self._gdt(tss))
+        stacks = tuple(stack for number in range(len(self.cpus)) for stack in self._stacks(number))
+        self.ists = self._ists(stacks)
+        gates = dict(self._gates())
+        entries = tuple(Entry(v, address, gate.stub) for v, (gate, _, address) in sorted(gates.items()))
+        count = self.config.tables.gates
+        empty = Gate()
+        values = [
+            (vectors.label(v), gates[v][1], {"offset": gates[v][2]}) if v in gates else (vectors.label(v), empty, {})
+            for v in range(count)
+        ]
+        idt = self._table("idt", places.idt, ("tables", "idt"), values)
+        gdtr, idtr = (
+            self._table(
+                f"{table.kind}r",
+                place,
+                ("tables", f"{table.kind}r"),
+                [(f"{table.kind}r", PseudoDescriptor(limit=table.size - 1), {"base": table.place})],
+            )
+            for table, place in ((gdt, places.gdtr), (idt, places.idtr))
+        )
+        made = Tables(
+            gdt=gdt,
+            idt=idt,
+            tss=tss,
+            gdtr=gdtr,
+            idtr=idtr,
+            code=self._code(None, ()),
+            data=next((self.selectors[n] for n, s in self.segments.items() if s.kind == "data" and not s.dpl), 0),
+            selectors=self.selectors,
+            ists=self.ists,
+            star=self._star(),
+            stacks=stacks,
+            regions=tuple(self._regions()),
+            entries=entries,
+            known=dict(self._symbols()),
+            config=self.config,
+            source=self.source,
+        )
+        self._once([table.name for table in made.all])
+        for key in ("common", "load"):
+            self._name(getattr(self.config.stubs, key), ("stubs", key))
+        for key in ("select", "ignore"):
+            for number, prefix in enumerate(getattr(self.config.check, key)):
+                try:
+                    selection.select([prefix], [])
+                except UsageError as error:
+                    raise self.wrong(("check", key, number), str(error)) from None
+        return made
+
+    def _table(
+        self,
+        kind: str,
+        place: int | str,
+        path: Path,
+        values: Sequence[tuple[str, Layout, dict[str, Address]]],
+        number: str = "",
+    ) -> Table:
+        address = self._address(place, path)
+        items, offset = [], 0
+        for name, value, addresses in values:
+            items.append(Item(offset, name, value, addresses))
+            offset += value.size
+        return Table(kind, address.symbol or kind + number, address, tuple(items))
+
+    def _once(self, names: list[str]) -> None:
+        for name in names:
+            if names.count(name) > 1:
+                raise self.wrong(("tables",), f"two tables are called {name}")
+
+    # What is written in one word
+
+    def _address(self, value: int | str, path: Path) -> Address:
+        if isinstance(value, str) and value[:1].isdecimal():
+            try:
+                value = int(value, 16 if value[:2].lower() == "0x" else 10)
+            except ValueError:
+                raise self.wrong(path, f"{value!r} is no address: 0x..., decimal, or a symbol expected") from None
+        if isinstance(value, int):
+            if not 0 <= value < 1 << 64:
+                raise self.wrong(path, f"{value:#x} is no address of 64 bits")
+            return Address(None, value)
+        if not _SYMBOL.fullmatch(value):
+            raise self.wrong(path, f"{value!r} is no symbol: letters, digits, _, . and $ expected")
+        return Address(value)
+
+    def _size(self, value: int | str, path: Path) -> int:
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        number = int(match[1], 0) * _UNITS[match[2]] if match else value
+        if not isinstance(number, int) or not 0 < number < 1 << 48:
+            raise self.wrong(path, f'{value!r} is no size: a number of bytes, or "20 KiB" expected')
+        return number
+
+    def _name(self, value: str, path: Path) -> str:
+        if not _NAME.fullmatch(value):
+            raise self.wrong(path, f"{value!r} is no name for a constant: letters, digits and _ expected")
+        return value
+
+    def _known(self, name: str, names: list[str], what: str) -> str:
+        near = get_close_matches(name, names, 1, 0.5)
+        return f"no {what} {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+
+    # GDT
+
+    def _gdt(self, tss: tuple[Table, ...]) -> list[tuple[str, Layout, dict[str, Address]]]:
+        segments = list(self.config.gdt.segments)
+        if "tss" not in segments and not any(isinstance(s, keys.Segment) and s.kind == "tss" for s in segments):
+            segments.append("tss")
+        gdt = Gdt()
+        values: list[tuple[str, Layout, dict[str, Address]]] = [("null", SegmentDescriptor(), {})]
+        found: list[tuple[str, SegmentDescriptor | SystemDescriptor, dict[str, Address], Path]] = []
+        for number, segment in enumerate(segments):
+            path: Path = ("gdt", "segments", number)
+            if segment == "tss" or (isinstance(segment, keys.Segment) and segment.kind == "tss"):
+                for table in tss:
+                    name = "tss" if len(tss) == 1 else f"tss{tss.index(table)}"
+                    found.append((name, SystemDescriptor.tss(0, table.size - 1), {"base": table.place}, path))
+            else:
+                found.append((*self._segment(segment, path), {}, path))
+        for name, descriptor, addresses, path in found:
+            try:
+                selector = gdt.append(descriptor)
+            except UsageError as error:
+                raise self.wrong(path, str(error)) from None
+            values.append((name, descriptor, addresses))
+            if name == "null":
+                continue
+            if name in self.selectors:
+                raise self.wrong(path, f'{name!r} is there already: give this one a name, {{name = "...", kind = ...}}')
+            self.selectors[self._name(name, path)] = int(selector)
+            if isinstance(descriptor, SegmentDescriptor):
+                self.segments[name] = descriptor
+        return values
+
+    def _segment(self, segment: str | keys.Segment, path: Path) -> tuple[str, SegmentDescriptor]:
+        if isinstance(segment, str):
+            return segment, SEGMENTS[segment]()
+        name = segment.name or segment.kind
+        if name is None:
+            raise self.wrong(path, "a segment of raw fields needs a name")
+        raw = {f.name: getattr(segment, f.name) for f in SegmentDescriptor.fields}
+        raw = {field: value for field, value in raw.items() if value is not None}
+        try:
+            descriptor = SEGMENTS[segment.kind]() if segment.kind else SegmentDescriptor()
+            return name, descriptor.replace(**raw)
+        except UsageError as error:
+            raise self.wrong((*path, next(f for f in raw if str(error).startswith(f + "="))), str(error)) from None
+
+    # TSS
+
+    def _cpu(self, number: int) -> Path:
+        return ("cpu", number) if self.several else ("cpu",)
+
+    def _tss(self, number: int, cpu: keys.Cpu) -> Table:
+        told = str(number) if len(self.cpus) > 1 else ""
+        addresses = {
+            slot: self._top(getattr(cpu, slot), (*self._cpu(number), slot))[0]
+            for slot in SLOTS[1:]
+            if getattr(cpu, slot) is not None
+        }
+        place = cpu.tss if cpu.tss is not None else f"tss{told}"
+        return self._table("tss", place, (*self._cpu(number), "tss"), [("tss" + told, Tss(), addresses)], told)
+
+    def _top(self, stack: keys.Stack, path: Path) -> tuple[Address, Address | None, int | None]:
+        """Top, bottom and size of a stack."""
+        if stack.top is not None and stack.bottom is None and stack.size is None:
+            if stack.guard is not None:
+                raise self.wrong(
+                    (*path, "guard"), "a guard lies below the bottom: {bottom = SYMBOL, size = N} expected"
+                )
+            return self._address(stack.top, (*path, "top")), None, None
+        if stack.top is not None or stack.bottom is None or stack.size is None:
+            given = " and ".join(n for n in ("bottom", "size", "top") if getattr(stack, n) is not None) or "neither"
+            raise self.wrong(path, f"{keys.Stack.shape.partition(':')[0]} expected, {given} found")
+        size = self._size(stack.size, (*path, "size"))
+        bottom = self._address(stack.bottom, (*path, "bottom"))
+        return bottom.plus(size), bottom, size
+
+    def _stacks(self, number: int) -> Iterator[Stack]:
+        cpu, path = self.cpus[number], self._cpu(number)
+        names: list[str] = []
+        for slot in SLOTS:
+            stack: keys.Stack | None = getattr(cpu, slot)
+            if stack is None:
+                continue
+            name = self._name(stack.name or slot, (*path, slot, "name"))
+            if name in names:
+                raise self.wrong((*path, slot, "name"), f"another stack of this CPU is called {name!r}")
+            names.append(name)
+            top, bottom, size = self._top(stack, (*path, slot))
+            guard = 0 if stack.guard is None else self._size(stack.guard, (*path, slot, "guard"))
+            yield Stack(number, slot, name, top, bottom, size, guard, (*path, slot))
+
+    def _ists(self, stacks: tuple[Stack, ...]) -> dict[str, int]:
+        """IST numbers by name; a gate is the same for every CPU, so that a name is the same slot in each TSS."""
+        found: dict[str, int] = {}
+        for stack in stacks:
+            if stack.slot.startswith("ist"):
+                number = int(stack.slot[3:])
+                if found.setdefault(stack.name, number) != number:
+                    raise self.wrong(stack.path, f"{stack.name!r} is IST{found[stack.name]} of another CPU")
+        return found
+
+    def _ist(self, name: str, path: Path) -> int:
+        if name not in self.ists:
+            there = ", ".join(f'"{known}" (IST{number})' for known, number in self.ists.items())
+            raise self.wrong(path, f'no stack named "{name}"; the TSS has {there or "no IST stack"}')
+        for number, cpu in enumerate(self.cpus):
+            if getattr(cpu, f"ist{self.ists[name]}") is None:
+                raise self.wrong(path, f'the TSS of CPU {number} has no stack named "{name}" (IST{self.ists[name]})')
+        return self.ists[name]
+
+    # IDT
+
+    def _vectors(self, key: str) -> range:
+        path: Path = ("idt", key)
+        first, dots, last = key.partition("..")
+        try:
+            ends = [vectors.number(int(end, 0) if end[:1].isdecimal() else end) for end in (first, last or first)]
+        except (UsageError, ValueError) as error:
+            told = str(error) if isinstance(error, UsageError) and "0..255" in str(error) else f"{key!r} is no vector"
+            near = get_close_matches(f"#{key}".replace("##", "#").upper(), vectors.BY_MNEMONIC, 1, 0.6)
+            cure = f'did you mean "{near[0]}"?' if near else '"8", "#DF" or "32..47" expected'
+            raise self.wrong(path, f"{told}; {cure}") from None
+        if ends[0] > ends[1] or (dots and not last):
+            raise self.wrong(path, 'a range goes upwards, both ends included: "32..47"')
+        if ends[1] >= self.config.tables.gates:
+            raise self.wrong(path, f"the IDT has {self.config.tables.gates} gates (tables.gates): 0..{ends[1]} needed")
+        return range(ends[0], ends[1] + 1)
+
+    def _gates(self) -> dict[int, tuple[keys.Gate, Gate, Address]]:
+        """Vector -> what was written, the gate without its address, the address."""
+        found: dict[int, tuple[keys.Gate, Gate, Address]] = {}
+        owner: dict[int, tuple[str, bool]] = {}
+        calls = self._system_calls()
+        for key, written in self.config.idt.items():
+            gate = written if isinstance(written, keys.Gate) else keys.Gate(handler=written)
+            covered = self._vectors(key)
+            single = ".." not in key
+            for vector in covered:
+                before, narrow = owner.get(vector, ("", False))
+                if before and narrow == single:
+                    raise self.wrong(("idt", key), f"vector {vector} is in {before!r} already")
+                if before and narrow:
+                    continue
+                owner[vector] = key, single
+                path: Path = ("idt", key, "handler") if isinstance(written, keys.Gate) else ("idt", key)
+                address = self._handler(gate.handler, vector, covered, path)
+                found[vector] = gate, self._gate(gate, vector, vector in calls, ("idt", key)), address
+        for number, vector in enumerate(calls):
+            if vector not in found:
+                raise self.wrong(("syscall", "vectors", number), f"vector {vector} has no gate in [idt]")
+        return found
+
+    def _system_calls(self) -> list[int]:
+        written = self.config.syscall.vectors if self.config.syscall else []
+        found = []
+        for number, vector in enumerate(written):
+            try:
+                if isinstance(vector, str) and vector[:1].isdecimal():
+                    vector = int(vector, 0)
+                found.append(vectors.number(vector))
+            except (UsageError, ValueError) as error:
+                raise self.wrong(("syscall", "vectors", number), f"{vector!r} is no vector: {error}") from None
+        return found
+
+    def _handler(self, handler: int | str | keys.Strided, vector: int, covered: range, path: Path) -> Address:
+        if isinstance(handler, keys.Strided):
+            return self._address(handler.base, (*path, "base")).plus((vector - covered.start) * handler.stride)
+        if isinstance(handler, str):
+            return self._address(handler.replace("{vector}", str(vector)), path)
+        return self._address(handler, path)
+
+    def _gate(self, gate: keys.Gate, vector: int, call: bool, path: Path) -> Gate:
+        if call and gate.dpl not in (None, 3):
+            raise self.wrong((*path, "dpl"), f"vector {vector} is a system call (syscall.vectors): its DPL is 3")
+        make = Gate.trap if gate.type == "trap" else Gate.interrupt
+        ist = 0 if gate.ist is None else self._ist(gate.ist, (*path, "ist"))
+        dpl = 3 if call else gate.dpl or 0
+        return make(0, self._code(gate.segment, (*path, "segment")), ist=ist, dpl=dpl)
+
+    def _code(self, name: str | None, path: Path) -> int:
+        """The selector of a code segment, without RPL."""
+        if name is None:
+            ring0 = [n for n, s in self.segments.items() if s.kind == "code64" and s.dpl == 0]
+            if not ring0:
+                raise self.wrong(("gdt", "segments"), "no kernel_code: gates need a 64-bit code segment of ring 0")
+            name = ring0[0]
+        if name not in self.segments:
+            raise self.wrong(path, self._known(name, list(self.segments), "segment"))
+        return int(Selector.from_int(self.selectors[name]).replace(rpl=0))
+
+    # The rest
+
+    def _star(self) -> int | None:
+        """STAR[47:32] is SYSCALL's CS; STAR[63:48] SYSRET's, which lies 16 below its 64-bit CS."""
+        call = self.config.syscall
+        if call is None or (call.kernel is None and call.user is None):
+            return None
+        if call.kernel is None or call.user is None:
+            missing = "kernel" if call.kernel is None else "user"
+            raise self.wrong(("syscall",), f"STAR needs both segments: {missing} is missing")
+        kernel = self._code(call.kernel, ("syscall", "kernel"))
+        user = self._code(call.user, ("syscall", "user")) - 16
+        if user < 8:
+            raise self.wrong(("syscall", "user"), f"{call.user!r} needs user_data before it, and a slot before that")
+        return int(Selector.from_int(user).replace(rpl=3)) << 48 | kernel << 32
+
+    def _regions(self) -> Iterator[Region]:
+        for number, region in enumerate(self.config.memory):
+            path: Path = ("memory", number)
+            start = self._address(region.start, (*path, "start"))
+            if (region.end is None) == (region.size is None):
+                raise self.wrong(path, "either end or size expected")
+            if region.end is not None:
+                stop = self._address(region.end, (*path, "end"))
+            else:
+                stop = start.plus(self._size(region.size or 0, (*path, "size")))
+            yield Region(region.name or str(start), start, stop, region.permissions, path)
+
+    def _symbols(self) -> Iterator[tuple[str, int]]:
+        for name, value in self.config.symbols.items():
+            address = self._address(value, ("symbols", name))
+            if address.symbol is not None:
+                raise self.wrong(("symbols", name), f"{value!r} is no number: the address of {name} expected")
+            yield name, address.offset

@@ -1,0 +1,159 @@
+"""TOML, or the same as Python objects, decoded and validated; what is wrong is told by key, line and what is right."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from difflib import get_close_matches
+
+import msgspec
+from msgspec import inspect
+
+from ..errors import UsageError
+from ..machine.memory import load as load_file
+from .keys import Config
+from .lines import key_lines, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from .lines import Path
+
+MOST = 1 << 20  # a configuration is no larger than that
+
+
+class Source:
+    """Where a configuration was written: what its mistakes name."""
+
+    def __init__(self, path: str = "configuration", lines: Mapping[Path, int] | None = None) -> None:
+        self.path, self.lines = path, lines or {}
+
+    def mistake(self, path: Path, message: str) -> UsageError:
+        """The error for a key: `kernel.toml:12: idt."#DF".ist: message`."""
+        line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
+        place = f"{self.path}:{line}" if line else self.path
+        return UsageError(f"{place}: {shown(path)}: {message}" if path else f"{place}: {message}")
+
+
+def read(path: str) -> tuple[Config, Source]:
+    """The configuration in a TOML file."""
+    try:
+        content = load_file(path)
+        if len(content) > MOST:
+            raise UsageError(f"{path}: {len(content):,} bytes are no configuration: at most {MOST:,}")
+        text = bytes(content[:]).decode()
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no TOML: the byte at offset {error.start:#x} is no UTF-8") from None
+    except RecursionError:
+        raise UsageError(f"{path}: no configuration: its values are nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r" \(at line (\d+), column \d+\)| \(at end of document\)", str(error))
+        line = f":{where[1]}" if where and where[1] else ""
+        raise UsageError(f"{path}{line}: no TOML: {str(error).partition(' (at ')[0]}") from None
+    source = Source(path, key_lines(text))
+    return decode(data, source), source
+
+
+def decode(data: Mapping[str, Any], source: Source) -> Config:
+    """A configuration from plain dictionaries and lists."""
+    try:
+        return msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise _variant(data, error, source) from None
+
+
+def _variant(data: Mapping[str, Any], error: msgspec.ValidationError, source: Source) -> UsageError:
+    message, _, place = str(error).rstrip("`").rpartition(" - at `$")
+    path = _path(data, place if message else "")
+    message = message or str(error)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
+        names = [f.name for f in _struct(_type(path, data)).fields]
+        near = get_close_matches(unknown[1], names, 1, 0.5)
+        cure = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(names)}"
+        return source.mistake((*path, unknown[1]), f"unknown key; {cure}")
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
+        return source.mistake(path, f"the key {missing[1]} is missing")
+    return source.mistake(
+        path, f"{_value(data, path)!r} is not what goes here: {_expected(_type(path, data))} expected"
+    )
+
+
+def _path(data: Mapping[str, Any], place: str) -> Path:
+    """msgspec's `.idt[...].type` with the keys of dictionaries filled in: the first that is wrong."""
+    path: Path = ()
+    for name, number in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
+        if number == "...":
+            inside = _value(data, path)
+            path += (next((key for key in inside if not _fits(path, inside, key)), next(iter(inside))),)
+        else:
+            path += (name or int(number),)
+    return path
+
+
+def _fits(path: Path, inside: Mapping[str, Any], key: str) -> bool:
+    """Whether one entry of a dictionary at the top of the file is right."""
+    try:
+        msgspec.convert({str(path[0]): {key: inside[key]}}, Config)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _value(data: Any, path: Path) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
+    """A type without its wrappers: what a value may be, None left out."""
+    if isinstance(kind, inspect.Metadata):
+        return _alternatives(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return [one for part in kind.types for one in _alternatives(part)]
+    return [] if isinstance(kind, inspect.NoneType) else [kind]
+
+
+def _struct(kind: inspect.Type) -> inspect.StructType:
+    return next(one for one in _alternatives(kind) if isinstance(one, inspect.StructType))
+
+
+def _type(path: Path, data: Mapping[str, Any]) -> inspect.Type:
+    """What belongs at a path."""
+    kind: inspect.Type = inspect.type_info(Config)
+    for number, part in enumerate(path):
+        several = isinstance(_value(data, path[:number]), list)
+        for one in _alternatives(kind):
+            if several and isinstance(one, inspect.ListType):
+                kind = one.item_type
+                break
+            if isinstance(one, inspect.DictType):
+                kind = one.value_type
+                break
+            if not several and isinstance(one, inspect.StructType):
+                kind = next(field.type for field in one.fields if field.name == part)
+                break
+    return kind
+
+
+def _expected(kind: inspect.Type) -> str:
+    """A type in words."""
+    words: list[str] = []
+    for one in _alternatives(kind):
+        if isinstance(one, inspect.StructType):
+            named = [word for word in words if word.startswith("one of")]
+            return " or ".join([*named, getattr(one.cls, "shape", "a table")])
+        if isinstance(one, inspect.LiteralType):
+            words.append(f"one of {', '.join(sorted(map(str, one.values)))}")
+        elif isinstance(one, inspect.IntType):
+            words.append(f"{one.ge}..{one.le}" if one.le is not None else f"a number from {one.ge or 0}")
+        elif isinstance(one, inspect.BoolType):
+            words.append("true or false")
+        elif isinstance(one, inspect.StrType):
+            words.append(f"text like {one.pattern}" if one.pattern else "text")
+        else:
+            words.append("an array" if isinstance(one, inspect.ListType) else "a table")
+    return " or ".join(dict.fromkeys(words))

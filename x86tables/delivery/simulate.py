@@ -1,0 +1,250 @@
+"""run(machine, event): a delivery and what comes after, until a handler runs, the CPU shuts down, or it goes round."""
+
+from __future__ import annotations
+
+from ..errors import Absent
+from ..machine.machine import Machine
+from ..machine.memory import PAGE
+from ..machine.paging import Access, NonCanonical, PageFault
+from ..machine.registers import AC
+from ..records import Record
+from ..tables import vectors
+from .deliver import PUSHES, deliver
+from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
+from .state import TOP, CpuState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..machine.registers import Registers
+    from .deliver import Enter
+
+SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
+HANDLER_STACK = 128  # the 15 general registers and a return address
+FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
+MOST_EVENTS = 10_000
+SHORT = PAGE  # a stack that is eaten up round by round, with none left out
+FARTHEST = 1 << 30  # how far down a stack that is eaten up is followed
+
+
+class Handler(Record):
+    """What a handler met at its start: the steps, and the fault that is the next event; None when it runs."""
+
+    vector: int
+    steps: tuple[Step, ...]
+    fault: Event | None = None
+
+
+class Loop(Record):
+    """Events that come again and again, round by round: `stride` bytes deeper into the stack each time, or 0.
+
+    `rounds` is how many; None when nothing ends it. Of them the story keeps the first and, when the loop ends, the
+    last; `at` is how many of its deliveries come before the ones left out.
+    """
+
+    vectors: tuple[int, ...]
+    stride: int
+    rounds: int | None
+    at: int
+
+    @property
+    def stack_consumed(self) -> int:
+        """Bytes of stack that all rounds took (of those that never end: one round)."""
+        return self.stride * (1 if self.rounds is None else self.rounds)
+
+
+class Simulation(Record):
+    """How it went: `survives`, `triple-fault`, `loops` or `unknown`, and why.
+
+    There is one Handler for each delivery that entered one. A story that survives ends in the handler of `vector` on
+    `stack`. It begins with the registers in `start` and ends with those in `registers`.
+    """
+
+    deliveries: tuple[Delivery, ...]
+    handlers: tuple[Handler, ...]
+    outcome: str
+    reason: str
+    registers: Registers
+    needs: str | None = None
+    vector: int | None = None
+    stack: str | None = None
+    loop: Loop | None = None
+    start: Registers | None = None
+
+
+def simulate(
+    at: Machine | CpuState, event: Event, handler_stack: int = HANDLER_STACK, enter: Enter | None = None
+) -> Simulation:
+    """Deliver `event`, then each fault that a handler meets before it runs, until one does or none ever will.
+
+    A handler runs when its first instruction can be fetched and `handler_stack` bytes below its frame can be pushed to.
+    `enter` is passed on to `deliver`.
+    """
+    state = CpuState(at) if isinstance(at, Machine) else at
+    deliveries: list[Delivery] = []
+    handlers: list[Handler] = []
+    rounds, start = LoopDetector(state, handler_stack), state.registers
+
+    def simulation(outcome: str, reason: str, needs: str | None = None) -> Simulation:
+        last = deliveries[-1]
+        found = last.vector, last.stack
+        loop = rounds.end(deliveries, handlers)
+        return Simulation(
+            tuple(deliveries), tuple(handlers), outcome, reason, state.registers, needs, *found, loop, start
+        )
+
+    while len(deliveries) < MOST_EVENTS:
+        delivery = deliver(state, event, enter)
+        deliveries.append(delivery)
+        if delivery.outcome != DELIVERED or delivery.vector is None:
+            return simulation(
+                TRIPLE_FAULT if delivery.outcome == SHUTDOWN else UNKNOWN, delivery.reason, delivery.needs
+            )
+        name = vectors.label(delivery.vector)
+        try:
+            handler = start_handler(state, delivery.vector, handler_stack)
+        except Absent as error:
+            handlers.append(Handler(delivery.vector, (Step("handler", None, str(error), "not known"),)))
+            return simulation(UNKNOWN, f"whether the {name} handler runs: {error}", str(error))
+        handlers.append(handler)
+        if handler.fault is None:
+            return simulation(SURVIVES, f"the {name} handler runs on {stack_name(delivery.stack)}")
+        event = handler.fault
+        if why := rounds.loop_reason(event, deliveries):
+            return simulation(
+                LOOPS, f"{name} is delivered, but its handler cannot run ({handler.steps[-1].found}): {why}"
+            )
+    return simulation(UNKNOWN, f"no end within {MOST_EVENTS} events", "a longer simulation")
+
+
+def stack_name(stack: str | None) -> str:
+    """`IST1`, `RSP0`, or `the current stack`."""
+    return "the current stack" if stack in (None, "current") else str(stack)
+
+
+def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:
+    """Fetch the handler's first instruction, then touch its stack push by push.
+
+    A fault in either is a new event, not a nested one: SDM Vol. 3A says under #DF that faults of a handler's fetch are
+    outside of the table. It is saved with the handler's first address, RSP being that before the push that failed.
+    Raises Absent where this is not known.
+    """
+    registers = state.registers
+    rip, user = registers.rip or 0, registers.cpl == 3
+    try:
+        state.translate(rip, FETCHES[user])
+    except PageFault as fault:
+        state.cr2 = fault.address
+        event = Event(PF, error_code=fault.error_code, cr2=fault.address)
+        return Handler(vector, (Step("fetch", rip, fault.why, f"a new event: #PF({fault.error_code:#x})"),), event)
+    fetched = Step("fetch", rip, "executable", "the first instruction")
+    used, rsp = 0, registers.rsp or 0
+    access = PUSHES[user][(registers.rflags or 0) & AC != 0]
+    while used < handler_stack:
+        first = (rsp - used - 8) % TOP
+        count = min(-(-(handler_stack - used) // 8) * 8, first % PAGE + 8)
+        try:
+            # what a handler pushes is not known
+            state.write((first + 8 - count) % TOP, [None] * count, count, access)
+        except (PageFault, NonCanonical) as error:
+            state.registers = registers.replace(rsp=(first + 8) % TOP)
+            if isinstance(error, PageFault):
+                event, why = Event(PF, error_code=error.error_code, cr2=first), error.why
+                state.cr2 = first
+            else:
+                event, why = Event(SS, error_code=0), "not canonical"
+            rule = f"a new event: {event.label}({event.error_code:#x})"
+            return Handler(vector, (fetched, Step("handler's stack", first, why, rule)), event)
+        used += count
+    found = f"{handler_stack} bytes below {rsp:#x}"
+    return Handler(vector, (fetched, Step("handler's stack", (rsp - used) % TOP, found, "can be pushed to")))
+
+
+class LoopDetector:
+    """Notices when events come round again: at the same stack for ever, or each time a little deeper."""
+
+    def __init__(self, state: CpuState, handler_stack: int) -> None:
+        self.state = state
+        self._reach = handler_stack + 64  # how far below RSP one delivery and its handler write
+        self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
+        self._loop: Loop | None = None
+        self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
+        self._expected: int | None = None  # RSP when it comes next, as long as that is on the first stack it ate
+        self._deepest = (0, 0)  # its last place there
+        self._anchor: tuple[int, tuple[object, ...], dict[int, int | None]] | None = None
+
+    def loop_reason(self, event: Event, deliveries: list[Delivery]) -> str:
+        """Why it will go on like this for ever, when it will; "" otherwise. Moves RSP ahead over like rounds."""
+        registers, count = self.state.registers, len(deliveries)
+        cs, ss, rsp = registers.cs, registers.ss, registers.rsp or 0
+        key = (event, registers.rip, cs and cs.selector, ss and ss.selector, registers.rflags, rsp % 16)
+        if self._same((*key, rsp), deliveries):
+            return "the same again for ever"
+        places = self._seen.setdefault(key, [])
+        places.append((count, rsp))
+        if self._loop is not None and self._key == key and self._expected == rsp:
+            self._deepest, self._expected = (count, rsp), rsp - self._loop.stride
+        if self._key in (None, key) and len(places) >= 3:
+            (_, first), (start, second), (_, third) = places[-3:]
+            if first - second == second - third > 0:
+                if self._loop is None:
+                    vectors = tuple(delivery.vector or 0 for delivery in deliveries[start:])
+                    self._key, self._loop = key, Loop(vectors, second - third, 0, count)
+                    self._deepest, self._expected = (count, rsp), rsp - self._loop.stride
+                return self._ahead(self._loop)
+        return ""
+
+    def _same(self, now: tuple[object, ...], deliveries: list[Delivery]) -> bool:
+        """Whether registers and memory are those of an earlier event: Brent's way of finding a cycle."""
+        count = len(deliveries)
+        if self._anchor is not None:
+            before, then, written = self._anchor
+            if now == then and written == self.state.written:
+                vectors = tuple(dict.fromkeys(delivery.vector or 0 for delivery in deliveries[before:]))
+                self._key, self._loop = None, Loop(vectors, 0, None, min(count, 4))
+                return True
+        if count & (count - 1) == 0:
+            self._anchor = count, now, dict(self.state.written)
+        return False
+
+    def _ahead(self, loop: Loop) -> str:
+        """Skip the rounds that are certain to be like the last one; real ones are left before anything changes."""
+        rsp = self.state.registers.rsp or 0
+        free = rsp - self._obstacle(rsp)
+        if free >= FARTHEST:
+            self._key, self._loop = None, loop.replace(rounds=None)
+            return f"{loop.stride} bytes deeper each time, with no end within {FARTHEST >> 20} MiB"
+        if free > SHORT:
+            rsp -= max(0, free - loop.stride - len(loop.vectors) * self._reach) // loop.stride * loop.stride
+            if self._expected is not None and self._expected + loop.stride == self.state.registers.rsp:
+                self._expected = rsp - loop.stride
+            self.state.registers = self.state.registers.replace(rsp=rsp)
+        return ""
+
+    def _obstacle(self, rsp: int) -> int:
+        """The end of the highest page below that a push cannot enter, or that holds a part of a table."""
+        space, tables = self.state.machine.space, self.state.machine.table_pages
+        access = PUSHES[self.state.registers.cpl == 3][0]
+        at = rsp & -PAGE
+        while rsp - at < FARTHEST and at > 0:
+            try:
+                physical = space.translate(at, access)
+            except (PageFault, Absent, NonCanonical):
+                return at + PAGE
+            if physical >> 12 in tables:
+                return at + PAGE
+            page = space.page(at)
+            first, last = page.physical >> 12, page.physical + page.size - 1 >> 12
+            at -= PAGE if any(first <= table <= last for table in tables) else PAGE + at - page.linear
+        return at
+
+    def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
+        """The loop that there was; its like rounds are taken out of the story."""
+        loop = self._loop
+        if loop is None:
+            return None
+        if loop.rounds is None or self._key is None:
+            del deliveries[loop.at :], handlers[loop.at :]
+            return loop
+        (_, first), (count, last) = self._seen[self._key][0], self._deepest
+        del deliveries[loop.at : count - 1], handlers[loop.at : count - 1]
+        return loop.replace(rounds=(first - last) // loop.stride + 1)

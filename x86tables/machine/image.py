@@ -1,0 +1,51 @@
+"""Image: what every reader returns: path, format, machines and symbols."""
+
+from __future__ import annotations
+
+from ..records import Record
+from .machine import Machine
+from .memory import Memory
+from .registers import Registers
+from .symbols import Symbols
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Image(Record):
+    """A file that holds one or several CPUs' tables.
+
+    `notes` are what an ELF core says of the registers, kept byte by byte for `extract`. `remarks` are sentences for the
+    person: what was taken for granted, or what the image cannot tell.
+    """
+
+    path: str
+    format: str
+    memory: Memory
+    machines: tuple[Machine, ...]
+    symbols: Symbols = Symbols()
+    remarks: tuple[str, ...] = ()
+    notes: bytes = b""
+
+
+class Options(Record):
+    """What the command line says of an image that the image does not say itself; None where it says nothing.
+
+    `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`, ADDR a number, a symbol, or `phys:` and one of them. `registers` stand
+    for those of the image; `changes` are single registers by name. `memory` wraps the memory (to record what is read).
+    """
+
+    format: str | None = None
+    base: int | None = None
+    gdt: str | None = None
+    idt: str | None = None
+    tss: str | None = None
+    registers: tuple[Registers, ...] = ()
+    changes: dict[str, int] = {}  # noqa: RUF012 - never changed
+    maps: tuple[tuple[str, int], ...] = ()
+    vendor: str | None = None
+    maxphyaddr: int | None = None
+    symbols: str | None = None
+    kaslr_offset: int | None = None
+    memory: Callable[[Memory], Memory] | None = None

@@ -1,0 +1,419 @@
+"""Machine: one logical CPU as loaded, registers and memory, with its tables decoded."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from ..errors import Absent, NotThere
+from ..records import Record
+from ..tables.gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor
+from ..tables.idt import Gate, Idt
+from ..tables.legacy import LegacyGate, Tss16, Tss32, VectorTable
+from ..tables.tss import IoMap, Tss
+from .memory import PAGE
+from .paging import NX, PUSH, READ, AddressSpace, NonCanonical, PageFault, Paging, root
+from .registers import CET, LA57, LMA, NXE, PAE, PE, PG, PSE, SMAP, SMEP, WP, Registers, Segment, TableRegister
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..tables.layout import Field
+    from .memory import Memory
+    from .paging import Access, PageEntry
+
+
+NOT_KNOWN = "not known: "
+
+
+class Gap(Record):
+    """Bytes `start` to `stop` of a table that cannot be read, and why."""
+
+    start: int
+    stop: int
+    why: str
+
+
+class Table(Record):
+    """The bytes of a table as far as they can be read; holes are zeros in `data` and listed in `holes`."""
+
+    name: str
+    base: int
+    limit: int
+    data: bytes
+    gaps: tuple[Gap, ...] = ()
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing of the table can be read; None when something can."""
+        missing = sum(hole.stop - hole.start for hole in self.gaps)
+        return str(self.gaps[0].why) if missing and missing == len(self.data) else None
+
+    def has(self, field: Field) -> bool:
+        """Whether all of a layout's field could be read, the structure standing where the table begins."""
+        return self.known(field.offset, field.offset + field.width // 8)
+
+    def known(self, start: int, stop: int) -> bool:
+        """Whether all bytes from `start` to before `stop` could be read."""
+        return stop <= len(self.data) and not any(hole.start < stop and start < hole.stop for hole in self.gaps)
+
+
+class Stack(Record):
+    """A stack by the address of its end: `bottom` is the lowest byte that a push is known to reach without a fault.
+
+    `below` says why the page under it cannot be pushed to, None when the search ended before; `above` is the same for
+    the page that begins at `top`, None when that page can be written (or `top` lies inside a page). Where the image
+    does not tell, they begin with `not known: `.
+    """
+
+    top: int
+    bottom: int
+    below: str | None
+    above: str | None
+
+    @property
+    def size(self) -> int:
+        """How many bytes can be pushed; 0 when the first push faults already."""
+        return int(self.top - self.bottom)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what ends the stack, or that nothing does."""
+        return not (self.below or "").startswith(NOT_KNOWN)
+
+
+class Machine:
+    """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
+
+    `assumed` lists, in words, what the image does not say and was inferred. `physical` names the tables whose base is
+    a physical address. Nothing of a Machine changes.
+    """
+
+    def __init__(
+        self,
+        registers: Registers,
+        memory: Memory,
+        *,
+        cpu: int = 0,
+        vendor: str | None = None,
+        maxphyaddr: int | None = None,
+        declared: list[range] | None = None,
+        physical: frozenset[str] = frozenset(),
+        assumed: tuple[str, ...] = (),
+    ) -> None:
+        self.registers, self.memory, self.cpu, self.declared = registers, memory, cpu, declared
+        self.physical = physical
+        self.vendor, self.maxphyaddr = vendor or "intel", maxphyaddr or 52
+        self._assumed = list(assumed)
+        self._tables: dict[str, Table] = {}
+        self.long_mode = self._long_mode()
+        self.mode = self._mode()
+        self.nxe = self._nxe()
+        self.space = AddressSpace(memory, self._paging(self.nxe), declared)
+        if self.space.paging.mode in ("4-level", "5-level"):
+            if vendor is None:
+                self._assumed.append("vendor intel")
+            if maxphyaddr is None:
+                self._assumed.append("MAXPHYADDR 52")
+        if (registers.cr4 or 0) & CET:
+            self._assumed.append("supervisor shadow stacks off (only CR4.CET is known)")
+
+    def replace(self, registers: Registers | None = None, memory: Memory | None = None, **options: Any) -> Machine:
+        """This machine with other registers, memory or options (`vendor`, `maxphyaddr`, `declared`)."""
+        chosen = {"vendor": self.vendor, "maxphyaddr": self.maxphyaddr, "declared": self.declared, **options}
+        return Machine(
+            registers or self.registers, memory or self.memory, cpu=self.cpu, physical=self.physical, **chosen
+        )
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was inferred, each as a short text."""
+        return tuple(self._assumed)
+
+    # What the registers say of the mode
+
+    def _paged_by(self, mode: str) -> AddressSpace:
+        """A trial address space, where NX is no reserved bit."""
+        return AddressSpace(self.memory, Paging(mode, root(self.registers.cr3 or 0, mode)), self.declared)
+
+    def _long_mode(self) -> bool:
+        """EFER.LMA, inferred where EFER is not known: from CS.L, CR0.PG and CR4.PAE, or from the tables themselves."""
+        r = self.registers
+        if r.efer is not None:
+            return r.efer & LMA != 0
+        if r.cr0 is None:
+            self._assumed.append("64-bit mode (no control registers are known)")
+            return True
+        if not (r.cr0 & PG and (r.cr4 or 0) & PAE):
+            return False
+        if r.cs is not None and r.cs.descriptor.l:
+            self._assumed.append("EFER.LME=1 (CS.L, CR0.PG and CR4.PAE are set)")
+            return True
+        bases = [table.base for table in (r.gdtr, r.idtr) if table is not None]
+        if any(base >> 32 for base in bases):
+            self._assumed.append("EFER.LME=1 (a table lies above 4 GiB)")
+            return True
+        addresses = bases + ([r.rip] if r.rip is not None else [])
+        if _walks(self._paged_by("4-level"), addresses) > _walks(self._paged_by("PAE"), addresses):
+            self._assumed.append("EFER.LME=1 (the page tables have four levels)")
+            return True
+        self._assumed.append("EFER.LME=0 (the page tables are PAE's)")
+        return False
+
+    def _mode(self) -> str:
+        """`long64`, `compat`, `protected32`, `protected16`, `virtual8086` or `real`."""
+        r = self.registers
+        if r.cr0 is not None and not r.cr0 & PE:
+            return "real"
+        code = r.cs.descriptor if r.cs is not None else None
+        if self.long_mode:
+            return "long64" if code is None or code.l or r.cr0 is None else "compat"
+        if r.virtual8086:
+            return "virtual8086"
+        return "protected32" if code is None or code.d_b else "protected16"
+
+    def _nxe(self) -> bool:
+        """EFER.NXE, taken as set where EFER is not known.
+
+        A present entry with bit 63 on the walks to the tables shows it, but firmware has such entries elsewhere;
+        without any, NXE decides nothing but bit I/D of the error code of a fetch.
+        """
+        r = self.registers
+        if r.efer is not None:
+            return r.efer & NXE != 0
+        if not (self.long_mode or (r.cr4 or 0) & PAE) or r.cr3 is None:
+            return False
+        space = self._paged_by(self._paging_mode())
+        seen: list[PageEntry] = []
+        for table in (r.gdtr, r.idtr, r.tr):
+            if table is not None:
+                _walks(space, [table.base], seen)
+        _walks(space, [address for address in (r.rsp, r.rip) if address is not None], seen)
+        for entry in seen:
+            if entry.value & NX and entry.value & 1:
+                self._assumed.append(f"EFER.NXE=1 (the {entry.name} at {entry.address:#x} has bit 63)")
+                return True
+        self._assumed.append("EFER.NXE=1 (no entry on the walks to the tables tells)")
+        return True
+
+    def _paging_mode(self) -> str:
+        r = self.registers
+        if r.cr3 is None and r.cr0 is None:
+            return "flat"
+        if r.cr0 is not None and not r.cr0 & PG:
+            return "none"
+        if self.long_mode:
+            return "5-level" if (r.cr4 or 0) & LA57 else "4-level"
+        return "PAE" if (r.cr4 or 0) & PAE else "32-bit"
+
+    def _paging(self, nxe: bool) -> Paging:
+        r, mode = self.registers, self._paging_mode()
+        cr0, cr4 = r.cr0 if r.cr0 is not None else WP, r.cr4 or 0
+        return Paging(
+            mode=mode,
+            root=root(r.cr3 or 0, mode),
+            wp=cr0 & WP != 0,
+            nxe=nxe,
+            smep=cr4 & SMEP != 0,
+            smap=cr4 & SMAP != 0,
+            pse=cr4 & PSE != 0,
+            maxphyaddr=self.maxphyaddr,
+        )
+
+    # Memory as this CPU sees it
+
+    def translate(self, linear: int, access: Access = READ) -> int:
+        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        return self.space.translate(linear, access)
+
+    def read(self, linear: int, size: int, access: Access = READ) -> bytes:
+        """`size` bytes at a linear address; PageFault, Absent or NonCanonical where they are not to be had."""
+        return self.space.read(linear, size, access)
+
+    def stack(self, top: int, most: int = 1 << 20) -> Stack:
+        """The stack whose end is `top`, followed downwards to the first page that a supervisor push cannot enter.
+
+        The byte at `top` itself is not part of it. The search ends after `most` bytes.
+        """
+        above = self.push_trouble(top & (1 << 64) - 1) if top % PAGE == 0 else None
+        page, below = top - 8 & -PAGE, None
+        while top - page <= most:
+            below = self.push_trouble(page & (1 << 64) - 1)
+            if below is not None:
+                return Stack(top, page + PAGE if page + PAGE < top else top, below, above)
+            page -= PAGE
+        return Stack(top, page + PAGE, None, above)
+
+    def push_trouble(self, address: int) -> str | None:
+        """Why ring 0 cannot push to the page of `address`, or why that is not known; None when it can."""
+        if self.space.paging.mode == "flat":
+            return f"{NOT_KNOWN}no page tables without CR3"
+        try:
+            self.space.translate(address, PUSH)
+        except PageFault as fault:
+            return fault.why
+        except NonCanonical as error:
+            return str(error)
+        except Absent as error:
+            return f"{NOT_KNOWN}{error}"
+        return None
+
+    # Tables
+
+    @property
+    def wide(self) -> bool:
+        """Whether gates and system descriptors have 16 bytes: long mode, compatibility mode included."""
+        return self.mode in ("long64", "compat")
+
+    def table(self, name: str) -> Table | None:
+        """The bytes of `gdt`, `idt`, `tss` or `ldt` as far as they can be read; None when its register is not known
+        or null."""
+        if name not in self._tables:
+            register = self._register(name)
+            if register is None:
+                return None
+            self._tables[name] = self._read_table(name, register.base, register.limit)
+        return self._tables[name]
+
+    def _register(self, name: str) -> TableRegister | Segment | None:
+        r = self.registers
+        if name in ("gdt", "idt"):
+            return r.gdtr if name == "gdt" else r.idtr
+        segment = r.tr if name == "tss" else r.ldtr
+        return None if segment is None or segment.null else segment
+
+    def _read_table(self, name: str, base: int, limit: int) -> Table:
+        size = min(limit, 0xFFFF if name != "tss" else 0xFFFF + 0x2068) + 1
+        data = bytearray()
+        gaps: list[Gap] = []
+        last: type | None = None  # the kind of trouble the page before had
+        while (offset := len(data)) < size:
+            address = base + offset & (1 << 64) - 1
+            count = min(size - offset, PAGE - address % PAGE)
+            try:
+                data += (self.memory if name in self.physical else self).read(address, count)
+                last = None
+            except (PageFault, Absent, NonCanonical) as error:
+                data += bytes(count)
+                if type(error) is last:
+                    gaps[-1] = gaps[-1].replace(stop=offset + count)
+                else:
+                    gaps.append(Gap(offset, offset + count, str(error)))
+                last = type(error)
+        return Table(name, base, limit, bytes(data), tuple(gaps))
+
+    def _data(self, name: str) -> bytes:
+        table = self.table(name)
+        if table is None:
+            register = {"gdt": "GDTR", "idt": "IDTR", "tss": "TR", "ldt": "LDTR"}[name]
+            null = "is null: never loaded" if name == "tss" else "is null"
+            state = null if self._segment_known(name) else "is not known"
+            raise NotThere(f"no {name.upper()}: {register} {state}")
+        if table.error:
+            raise NotThere(f"the {name.upper()} at {table.base:#x} cannot be read: {table.error}")
+        return bytes(table.data)
+
+    def _segment_known(self, name: str) -> bool:
+        return (name == "tss" and self.registers.tr is not None) or (name == "ldt" and self.registers.ldtr is not None)
+
+    @cached_property
+    def table_pages(self) -> set[int]:
+        """The numbers of the physical pages that hold the tables, as far as these are mapped; a null TR counts too."""
+        pages, r = set(), self.registers
+        for register in (r.gdtr, r.idtr, r.tr, r.ldtr):
+            if register is None:
+                continue
+            for linear in range(register.base & -PAGE, register.base + min(register.limit, 0x11000) + 1, PAGE):
+                try:
+                    pages.add(self.translate(linear) >> 12)
+                except (PageFault, Absent, NonCanonical):
+                    continue
+        return pages
+
+    @cached_property
+    def gdt(self) -> Gdt:
+        """The GDT, holes read as zero (see `table("gdt").holes`); NotThere when nothing of it can be read."""
+        return Gdt.parse(self._data("gdt")).freeze()
+
+    @cached_property
+    def ldt(self) -> Gdt:
+        """The LDT; NotThere when LDTR is null."""
+        return Gdt.parse(self._data("ldt")).freeze()
+
+    @cached_property
+    def idt(self) -> Idt:
+        """The IDT of 16-byte gates; NotThere when nothing of it can be read."""
+        return Idt.parse(self._data("idt")).freeze()
+
+    @property
+    def legacy_idt(self) -> list[LegacyGate]:
+        """The 8-byte gates of a CPU in protected mode."""
+        data = self._data("idt")[: 256 * LegacyGate.size]
+        return LegacyGate.parse_table(data[: len(data) // LegacyGate.size * LegacyGate.size])
+
+    @property
+    def gates(self) -> list[Gate | LegacyGate]:
+        """The gates of the IDT as the mode has them, 16 or 8 bytes each."""
+        return [*self.idt] if self.wide else [*self.legacy_idt]
+
+    @property
+    def vector_table(self) -> VectorTable:
+        """The vector table of a CPU in real mode."""
+        return VectorTable.parse(self._data("idt"))
+
+    @cached_property
+    def tss(self) -> Tss:
+        """The 64-bit TSS, what is beyond its limit read as zero; NotThere when TR was never loaded."""
+        return Tss.parse(self._data("tss")[: Tss.size].ljust(Tss.size, b"\0"))
+
+    @property
+    def tss32(self) -> Tss32:
+        """The 32-bit TSS, what is beyond its limit read as zero; NotThere when TR was never loaded."""
+        return Tss32.parse(self._data("tss")[: Tss32.size].ljust(Tss32.size, b"\0"))
+
+    @property
+    def tss16(self) -> Tss16 | None:
+        """The 16-bit TSS, what is beyond its limit read as zero; None when TR holds one of another kind."""
+        tr = self.registers.tr
+        if self.wide or tr is None or tr.descriptor.s or tr.descriptor.type not in TSS16:
+            return None
+        return Tss16.parse(self._data("tss")[: Tss16.size].ljust(Tss16.size, b"\0"))
+
+    def task(self, selector: int) -> Tss32 | None:
+        """The 32-bit TSS that a task gate names; None where the selector names none, or it cannot be read."""
+        try:
+            descriptor = LegacySystemDescriptor.from_int(self.gdt.slot(selector >> 3))
+            if descriptor.s or descriptor.type not in (TSS_AVAILABLE, TSS_BUSY):
+                return None
+            return Tss32.parse(self.read(descriptor.base, Tss32.size))
+        except (NotThere, PageFault):
+            return None
+
+    @property
+    def io_map(self) -> IoMap | None:
+        """The I/O permission bitmap; None when its base lies beyond the TSS limit or the TSS is too short for one.
+
+        NotThere when its base or a part of it cannot be read.
+        """
+        data, table = self._data("tss"), self.table("tss")
+        if table is None or len(data) < Tss.size or self.tss16 is not None:
+            return None
+        if not table.has(Tss.field("iopb")):
+            raise NotThere("the base of the I/O map cannot be read")
+        base = self.tss.iopb  # the 32-bit TSS has it at the same place
+        ports = IoMap.of(data, base)
+        if ports is not None and not table.known(base, base + len(ports.raw)):
+            raise NotThere("not all of the I/O map can be read")
+        return ports
+
+
+def _walks(space: AddressSpace, addresses: list[int], seen: list[PageEntry] | None = None) -> int:
+    """How many of the addresses the page tables lead to; the entries read are added to `seen`."""
+    count = 0
+    for address in addresses:
+        try:
+            space.walk(address, seen.append if seen is not None else None)
+            count += 1
+        except (PageFault, Absent, NonCanonical):
+            pass
+    return count

@@ -1,0 +1,445 @@
+"""Page tables: walk them (4 and 5 levels, PAE, 32-bit), list them, build them; address arithmetic lives here."""
+
+from __future__ import annotations
+
+import struct
+
+from ..errors import Absent, NotThere, UsageError
+from ..records import Record
+from .memory import PAGE, Memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import NoReturn, TypeAlias
+
+    Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
+    Found: TypeAlias = tuple[int, int, int]
+    Entries: TypeAlias = list[tuple[int, bool, int, bool, bool, bool]]
+
+KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
+P, RW, US, PS, NX = 1, 2, 4, 1 << 7, 1 << 63
+_ADDRESS = 0x000F_FFFF_FFFF_F000
+
+# Per mode: (name of the entry, shift of its index, bits of the index, whether PS may make it a page), top level first.
+# "none" is a CPU with paging off; "flat" an image whose addresses are taken as they are.
+LEVELS = {
+    "5-level": (
+        ("PML5E", 48, 9, False),
+        ("PML4E", 39, 9, False),
+        ("PDPTE", 30, 9, True),
+        ("PDE", 21, 9, True),
+        ("PTE", 12, 9, False),
+    ),
+    "4-level": (("PML4E", 39, 9, False), ("PDPTE", 30, 9, True), ("PDE", 21, 9, True), ("PTE", 12, 9, False)),
+    "PAE": (("PDPTE", 30, 2, False), ("PDE", 21, 9, True), ("PTE", 12, 9, False)),
+    "32-bit": (("PDE", 22, 10, True), ("PTE", 12, 10, False)),
+    "none": (),
+    "flat": (),
+}
+
+
+def canonical(address: int, levels: int = 4) -> bool:
+    """Whether the unused high bits of a linear address repeat the highest used one (bit 47, or 56 with LA57)."""
+    return address >> 47 in (0, 0x1FFFF) if levels == 4 else address >> 56 in (0, 0xFF)
+
+
+def sign_extend(address: int, bits: int) -> int:
+    """A linear address of `bits` bits in its canonical 64-bit form."""
+    return address | ((1 << 64) - (1 << bits)) if address >> bits - 1 & 1 else address
+
+
+class Access(Record):
+    """How memory is touched. `implicit` accesses (tables) are the supervisor's at any CPL; RFLAGS.AC lifts SMAP only
+    from explicit ones."""
+
+    write: bool = False
+    user: bool = False
+    fetch: bool = False
+    implicit: bool = False
+    ac: bool = False
+
+
+READ = Access(implicit=True)
+WRITE = Access(write=True, implicit=True)
+PUSH = Access(write=True)
+
+
+class PageEntry(Record):
+    """One paging-structure entry that a walk read: its name (`PDPTE`), physical address and value."""
+
+    name: str
+    address: int
+    value: int
+
+
+class Page(Record):
+    """A mapping: `size` bytes at `linear` are at `physical`; permissions combined over all levels."""
+
+    linear: int
+    physical: int
+    size: int
+    writable: bool
+    user: bool
+    executable: bool
+
+
+_page = Page.maker()
+
+
+class PageFault(Exception):  # noqa: N818 - the manual's word
+    """#PF: `address` would be in CR2; `entry` is the paging-structure entry that decided, where one did."""
+
+    def __init__(self, address: int, error_code: int, why: str, entry: PageEntry | None = None) -> None:
+        super().__init__(f"page fault at {address:#x}: {why}")
+        self.address, self.error_code, self.why, self.entry = address, error_code, why, entry
+
+
+class NonCanonical(NotThere):
+    """A linear address that no 64-bit instruction can use; the CPU answers with #GP or #SS."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"{address:#x} is not canonical")
+        self.address = address
+
+
+class Undeclared(Absent):
+    """A linear address that a declared configuration says nothing of."""
+
+    def __init__(self, address: int) -> None:
+        NotThere.__init__(self, f"the configuration says nothing of {address:#x}")
+        self.address = address
+
+
+class Paging(Record):
+    """The control bits that decide about translations."""
+
+    mode: str = "4-level"
+    root: int = 0
+    wp: bool = True
+    nxe: bool = True
+    smep: bool = False
+    smap: bool = False
+    pse: bool = True
+    maxphyaddr: int = 52
+
+
+def root(cr3: int, mode: str) -> int:
+    """The physical address in CR3 without PCID, LAM and no-flush bits."""
+    return cr3 & {"PAE": 0xFFFF_FFE0, "32-bit": 0xFFFF_F000}.get(mode, _ADDRESS)
+
+
+class AddressSpace:
+    """Linear memory as one set of page tables shows it. Nothing is written: accessed and dirty bits stay as they are.
+
+    `declared` holds the linear ranges that a declared configuration describes; outside of them nothing is known.
+    """
+
+    def __init__(self, memory: Memory, paging: Paging, declared: list[range] | None = None) -> None:
+        self.memory, self.paging, self.declared = memory, paging, declared
+        self.levels = 5 if paging.mode == "5-level" else 4
+        self._wide = paging.mode in ("4-level", "5-level")
+        self._narrow, self._smap = paging.mode == "32-bit", paging.smap
+        self._all = -1 if self._wide or paging.mode == "flat" else 0xFFFF_FFFF
+        entry = struct.Struct("<I" if self._narrow else "<Q")
+        self._size, self._unpack, self._unpack_all = entry.size, entry.unpack_from, entry.iter_unpack
+        self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
+        self._steps = [self._step(*level) for level in LEVELS[paging.mode]]
+        self._last, self._last_two = self._steps[-1:], self._steps[-2:]
+        self._pages: dict[int, Found] = {}
+        self._tables: dict[int, bytes] = {}
+        self._frames: dict[int, int] = {}  # where reading is allowed
+        # What walks found in PDPTEs and PDEs, by the linear memory that those cover: a table or a large page. Not where
+        # some of that memory may be undeclared.
+        self._low = 22 if self._narrow else 21
+        self._pdptes: dict[int, Found] = {}
+        self._pdes: dict[int, Found] = {}
+        self._keeps = declared is None
+
+    def _step(self, name: str, shift: int, width: int, large: bool) -> Step:
+        """A level of the walk: name, shift and mask of its index, whether PS may make an entry a page, whether entries
+        have permissions, and the bits that must be 0 in a present one that names a table, and in one of a page."""
+        mask, paging = (1 << width) - 1, self.paging
+        if self._narrow:
+            return name, shift, mask, large and paging.pse, True, 0, 1 << 21 if shift == 22 else 0
+        if name == "PDPTE" and not self._wide:
+            # PAE's top entries are checked when CR3 is loaded, not by a walk
+            return name, shift, mask, large, False, 0, 0
+        reserved = _ADDRESS & ~((1 << paging.maxphyaddr) - 1) | (0 if paging.nxe else NX)
+        reserved |= 0 if self._wide else 0x7FF0_0000_0000_0000
+        reserved |= PS if name in ("PML4E", "PML5E") else 0
+        return name, shift, mask, large, True, reserved, reserved | ((1 << shift) - 1 & ~0x1FFF if shift > 12 else 0)
+
+    def walk(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Page:
+        """The page that holds `linear`, by the tables alone.
+
+        Raises PageFault with the bits P and RSVD as the walk found them, Absent when a table is not in the image, and
+        NonCanonical. `note` is called with each entry read. Sources: SDM Vol. 3A, figures "Linear-Address Translation
+        to a 4-KByte Page using 4-Level Paging" and its neighbours.
+        """
+        return self._page(linear, self._from_top(linear, note))
+
+    def _page(self, linear: int, found: Found) -> Page:
+        place, shift, allowed = found
+        w, u, x = allowed & RW != 0, allowed & US != 0, allowed & NX != 0
+        return _page((linear & self._all & -1 << shift, place, 1 << shift, w, u, x))
+
+    def _from_top(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Found:
+        if self._wide and not canonical(linear, self.levels):
+            raise NonCanonical(linear)
+        linear &= self._all
+        if not self._steps:
+            return linear & -PAGE, 12, RW | NX
+        if self.declared is not None and not any(linear in known for known in self.declared):
+            raise Undeclared(linear)
+        return self._walk(linear, self._steps, self.paging.root, -1, note)
+
+    def _walk(
+        self,
+        linear: int,
+        steps: list[Step],
+        table: int,
+        allowed: int,
+        note: Callable[[PageEntry], None] | None = None,
+    ) -> Found:
+        """The walk from `table` on: where the page is, log2 of its size (0 for a table where it is remembered), and
+        `allowed`: RW and US where all levels have them, NX where none has it."""
+        tables, unpack, size = self._tables, self._unpack, self._size
+        for name, shift, mask, large, has_rights, as_table, as_page in steps:
+            at = (linear >> shift & mask) * size
+            # whole directories are kept; of a page table, walks seldom want a second entry
+            data = b"" if shift == 12 else tables.get(table) or self._read(table, (mask + 1) * size)
+            (value,) = unpack(data, at) if data else unpack(self.memory.read(table + at, size))
+            if note is not None:
+                note(PageEntry(name, table + at, value))
+            if not value & P:
+                raise PageFault(linear, 0, f"{name} not present", PageEntry(name, table + at, value))
+            page = shift == 12 or (large and value & PS)
+            if wrong := value & (as_page if page else as_table):
+                why = f"{name} has reserved bits {wrong:#x} set"
+                raise PageFault(linear, 1 | 8, why, PageEntry(name, table + at, value))
+            if has_rights:
+                allowed &= value ^ NX
+            if page:
+                if shift == 12:
+                    return value & self._table, 12, allowed
+                found = self._frame(value, shift), shift, allowed
+                if self._keeps:
+                    self._pdes[linear >> self._low] = found
+                return found
+            table = value & self._table
+            if self._keeps:
+                if shift == self._low:
+                    self._pdes[linear >> shift] = table, 0, allowed
+                elif shift == 30:
+                    self._pdptes[linear >> shift] = table, 0, allowed
+        raise AssertionError("the last level always ends the walk")
+
+    def _read(self, table: int, size: int) -> bytes:
+        """The bytes of a table, kept; none when the image does not hold all of them."""
+        try:
+            data = self._tables[table] = self.memory.read(table, size)
+        except Absent:
+            return b""
+        return data
+
+    def _frame(self, value: int, shift: int) -> int:
+        """The physical address of the page that an entry maps; that of 4 MiB has bits 39:32 in bits 20:13."""
+        frame: int = value & self._table & -1 << shift
+        return frame | (value >> 13 & 0xFF) << 32 if shift == 22 else frame
+
+    def page(self, linear: int) -> Page:
+        """`walk`, remembered: a page that was found once is not looked up again."""
+        return self._page(linear, self._remembered(linear))
+
+    def _remembered(self, linear: int) -> Found:
+        found = self._pages.get(linear >> 12)
+        if found is None:
+            found = self._pages[linear >> 12] = self._find(linear)
+        return found
+
+    def _find(self, linear: int) -> Found:
+        """`walk`, begun at the page table or the page directory where it is remembered, as processors do it.
+
+        Source: SDM Vol. 3A, "Caching Translation Information".
+        """
+        if (known := self._pdes.get(linear >> self._low)) is not None:
+            table, shift, allowed = known
+            return known if shift else self._walk(linear, self._last, table, allowed)
+        if (known := self._pdptes.get(linear >> 30)) is not None:
+            table, _, allowed = known
+            return self._walk(linear, self._last_two, table, allowed)
+        return self._from_top(linear)
+
+    def translate(self, linear: int, access: Access = READ) -> int:
+        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        if access is READ and (frame := self._frames.get(linear >> 12)) is not None:
+            return frame + (linear & PAGE - 1)
+        try:
+            place, shift, allowed = self._find(linear) if access is READ else self._remembered(linear)
+        except PageFault as fault:
+            fault.error_code |= self._cause(access)
+            raise
+        if access is not READ or self._smap:
+            self._check(linear, allowed, access)
+        physical = place + (linear & (1 << shift) - 1)
+        if access is READ:
+            self._frames[linear >> 12] = physical - (linear & PAGE - 1)
+        return physical
+
+    def _cause(self, access: Access) -> int:
+        """The bits of a page-fault error code that tell of the access: W/R, U/S, I/D."""
+        fetch = access.fetch and (self.paging.nxe or self.paging.smep)
+        return access.write << 1 | access.user << 2 | fetch << 4
+
+    def _check(self, linear: int, allowed: int, access: Access) -> None:
+        """Access rights. Source: SDM Vol. 3A, "Determination of Access Rights"."""
+        paging = self.paging
+        writable, user, executable = allowed & RW, allowed & US, allowed & NX
+        if access.user:
+            if not user:
+                self._refuse(linear, access, "user access to a supervisor page")
+            if access.write and not writable:
+                self._refuse(linear, access, "write to a read-only page")
+        else:
+            if access.write and not writable and paging.wp:
+                self._refuse(linear, access, "write to a read-only page with CR0.WP set")
+            if user and access.fetch and paging.smep:
+                self._refuse(linear, access, "fetch from a user page with CR4.SMEP set")
+            if user and not access.fetch and paging.smap and (access.implicit or not access.ac):
+                self._refuse(linear, access, "supervisor access to a user page with CR4.SMAP set")
+        if access.fetch and not executable and paging.nxe:
+            self._refuse(linear, access, "fetch from a page with execute-disable set")
+
+    def _refuse(self, linear: int, access: Access, why: str) -> NoReturn:
+        entries: list[PageEntry] = []
+        self.walk(linear, entries.append)
+        raise PageFault(linear, 1 | self._cause(access), why, entries[-1] if entries else None)
+
+    def read(self, linear: int, size: int, access: Access = READ) -> bytes:
+        """`size` bytes at a linear address, each page translated; the fault names the first byte that failed."""
+        room = PAGE - (linear & PAGE - 1)
+        if size <= room:
+            return self.memory.read(self.translate(linear, access), size)
+        parts = [self.memory.read(self.translate(linear, access), room)]
+        linear, size = linear + room & (1 << 64) - 1, size - room
+        while size > 0:
+            count = min(size, PAGE)
+            parts.append(self.memory.read(self.translate(linear, access), count))
+            linear, size = linear + count & (1 << 64) - 1, size - count
+        return b"".join(parts)
+
+    def mappings(self) -> Iterator[Page]:
+        """Every mapping in ascending order of the lower and then the upper half; tables not in the image are left out.
+
+        A generator without end would be possible (a table may point at itself many times over): stop when you have
+        seen enough.
+        """
+        if self._steps:
+            for pages in self._list(0, self.paging.root, 0, True, True, True, {}):
+                yield from pages
+
+    def _list(
+        self,
+        depth: int,
+        table: int,
+        base: int,
+        writable: bool,
+        user: bool,
+        executable: bool,
+        seen: dict[tuple[int, int], Entries],
+    ) -> Iterator[list[Page]]:
+        """The pages below one table, in lists as they come; `seen` are tables decoded before, by depth and address."""
+        entries = seen.get((depth, table))
+        if entries is None:
+            if len(seen) >= KEPT:
+                seen.clear()
+            entries = seen[depth, table] = list(self._entries(depth, table))
+        size = 1 << self._steps[depth][1]
+        if depth == len(self._steps) - 1:
+            yield [
+                _page((base + offset, start, size, writable and w, user and u, executable and x))
+                for offset, _, start, w, u, x in entries
+            ]
+            return
+        for offset, page, start, w, u, x in entries:
+            w, u, x = writable and w, user and u, executable and x
+            if page:
+                yield [Page(base + offset, start, size, w, u, x)]
+            else:
+                yield from self._list(depth + 1, start, base + offset, w, u, x, seen)
+
+    def _entries(self, depth: int, table: int) -> Iterator[tuple[int, bool, int, bool, bool, bool]]:
+        """The present entries of a table without reserved bits: what they add to the linear address, whether they map
+        a page, where it or the next table is, and their permissions."""
+        _, shift, mask, large, has_rights, as_table, as_page = self._steps[depth]
+        upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
+        try:
+            data = self.memory.read(table, (mask + 1) * self._size)
+        except Absent:
+            return
+        for index, (value,) in enumerate(self._unpack_all(data)):
+            if not value & P:
+                continue
+            page = shift == 12 or (large and value & PS != 0)
+            if value & (as_page if page else as_table):
+                continue
+            offset = index << shift
+            if upper is not None and offset & upper:
+                offset += (1 << 64) - 2 * upper
+            start = self._frame(value, shift) if page else value & self._table
+            no_execute = not self._narrow and value & NX != 0
+            yield (
+                offset,
+                page,
+                start,
+                not has_rights or value & RW != 0,
+                not has_rights or value & US != 0,
+                not has_rights or not no_execute,
+            )
+
+
+class Region(Record):
+    """A stretch of linear memory for `build`: page-aligned, with its physical place and permissions."""
+
+    linear: int
+    size: int
+    physical: int
+    writable: bool = True
+    user: bool = False
+    executable: bool = True
+
+
+def build(regions: Iterable[Region], tables: int, levels: int = 4) -> tuple[int, dict[int, bytes]]:
+    """Page tables for `regions` in 4 KiB pages: (CR3, physical address -> page of a table).
+
+    The tables take physical pages from `tables` upwards, as many as they need. Intermediate entries allow everything;
+    the last level has the permissions. UsageError for unaligned, non-canonical or overlapping regions.
+    """
+    built: dict[int, list[int]] = {tables: [0] * 512}
+    steps = LEVELS["4-level" if levels == 4 else "5-level"]
+    for region in regions:
+        if (region.linear | region.size | region.physical) & PAGE - 1:
+            raise UsageError(f"region at {region.linear:#x}: address, size and place are multiples of {PAGE:#x}")
+        for offset in range(0, region.size, PAGE):
+            linear, table = region.linear + offset, tables
+            if not canonical(linear, levels):
+                raise UsageError(f"region at {region.linear:#x}: {linear:#x} is not canonical")
+            for _, shift, _, _ in steps[:-1]:
+                index = linear >> shift & 511
+                if not built[table][index]:
+                    new = tables + len(built) * PAGE
+                    built[new] = [0] * 512
+                    built[table][index] = new | P | RW | US
+                table = built[table][index] & _ADDRESS
+            index = linear >> 12 & 511
+            if built[table][index]:
+                raise UsageError(f"region at {region.linear:#x}: {linear:#x} is mapped already")
+            built[table][index] = (
+                region.physical + offset
+                | P
+                | (RW if region.writable else 0)
+                | (US if region.user else 0)
+                | (0 if region.executable else NX)
+            )
+    return tables, {address: struct.pack("<512Q", *entries) for address, entries in built.items()}

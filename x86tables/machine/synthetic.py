@@ -1,0 +1,174 @@
+"""A declared configuration: tables and areas of linear memory, compiled to a Machine."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..records import Record
+from ..tables.gdt import SegmentDescriptor, SystemDescriptor
+from .machine import Machine
+from .memory import PAGE, Memory
+from .paging import Region, build
+from .registers import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Registers, Segment, TableRegister
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..tables.gdt import Gdt
+    from ..tables.idt import Idt
+    from ..tables.tss import Tss
+
+FIRST_FRAME = 0x10_0000  # where physical memory is handed out from
+
+
+class Mapping(Record):
+    """Linear memory from `address`, `size` bytes, both multiples of 4096.
+
+    `permissions` are letters: `r` mapped, `w` writable, `x` executable, `u` for user mode; none of them makes the area
+    a guard. `data` is what is in it from its start, with zeros behind.
+    """
+
+    name: str
+    address: int
+    size: int
+    permissions: str = "rw"
+    data: bytes = b""
+
+
+def synthetic_machine(
+    mappings: Iterable[Mapping],
+    *,
+    gdt: tuple[int, Gdt] | None = None,
+    idt: tuple[int, Idt] | None = None,
+    tss: tuple[int, Tss] | None = None,
+    ldt: tuple[int, Gdt] | None = None,
+    registers: Registers = Registers(),  # noqa: B008 - a constant
+    complete: bool = False,
+    vendor: str = "intel",
+    maxphyaddr: int = 52,
+    cpu: int = 0,
+) -> Machine:
+    """The Machine with these tables, each given as (linear address, table), in this memory.
+
+    Pages of a table that no area covers are mapped for the supervisor, readable and writable. Linear memory that is
+    not declared is unknown; with `complete` it is not mapped. `registers` replaces what is chosen here: ring 0 of the
+    first 64-bit code segment, paging with write protection and no-execute, TR as the GDT describes the TSS.
+    UsageError when areas overlap, are not aligned, or hold more data than their size.
+    """
+    known = list(mappings)
+    for mapping in known:
+        _check(mapping)
+    placed = [
+        (name, at[0], bytes(at[1])) for name, at in (("GDT", gdt), ("IDT", idt), ("TSS", tss), ("LDT", ldt)) if at
+    ]
+    known += _uncovered(placed, known)
+    frames = _frames(known)
+    regions = [
+        Region(mapping.address, mapping.size, frames[mapping], *(letter in mapping.permissions for letter in "wux"))
+        for mapping in known
+        if mapping.permissions
+    ]
+    used = max((region.physical + region.size for region in regions), default=FIRST_FRAME)
+    levels = 5 if (registers.cr4 or 0) & LA57 else 4
+    cr3, tables = build(regions, used, levels)
+    pieces = [(address, PAGE, page, 0) for address, page in tables.items()]
+    for mapping in known:
+        if mapping.permissions:
+            data = mapping.data.ljust(mapping.size, b"\0") if mapping.data else bytes(mapping.size)
+            pieces.append((frames[mapping], mapping.size, data, 0))
+    memory = Memory(pieces)
+    for _, base, data in placed:
+        _place(memory, known, frames, base, data)
+    chosen = _registers(gdt, idt, tss, ldt).replace(cr3=cr3)
+    given = {name: value for name, value in registers.asdict().items() if value is not None and value != {}}
+    ranges = None if complete else [range(mapping.address, mapping.address + mapping.size) for mapping in known]
+    chosen = chosen.replace(**given)
+    return Machine(chosen, memory, cpu=cpu, vendor=vendor, maxphyaddr=maxphyaddr, declared=ranges)
+
+
+def _check(mapping: Mapping) -> None:
+    if (mapping.address | mapping.size) & PAGE - 1 or mapping.size <= 0:
+        raise UsageError(
+            f"{mapping.name}: address {mapping.address:#x} and size {mapping.size:#x} are multiples of {PAGE:#x}"
+        )
+    if extra := set(mapping.permissions) - set("rwxu"):
+        raise UsageError(f"{mapping.name}: permission {min(extra)!r}: the letters are r, w, x and u")
+    if len(mapping.data) > mapping.size:
+        raise UsageError(f"{mapping.name}: {len(mapping.data)} bytes of data do not fit into {mapping.size:#x}")
+
+
+def _uncovered(placed: list[tuple[str, int, bytes]], mappings: list[Mapping]) -> list[Mapping]:
+    """An area for every page of a table that has none."""
+    pages: dict[int, str] = {}
+    for name, base, data in placed:
+        for page in range(base & -PAGE, base + len(data), PAGE):
+            if not any(mapping.address <= page < mapping.address + mapping.size for mapping in mappings):
+                pages.setdefault(page, name)
+    return [Mapping(name, page, PAGE) for page, name in pages.items()]
+
+
+def _frames(mappings: list[Mapping]) -> dict[Mapping, int]:
+    """The physical address that each area gets."""
+    frames, free = {}, FIRST_FRAME
+    for mapping in mappings:
+        frames[mapping] = free
+        if mapping.permissions:
+            free += mapping.size
+    return frames
+
+
+def _place(memory: Memory, mappings: list[Mapping], frames: dict[Mapping, int], base: int, data: bytes) -> None:
+    """Lay a table over the areas that its pages are in."""
+    done = 0
+    while done < len(data):
+        address = base + done
+        mapping = next(mapping for mapping in mappings if mapping.address <= address < mapping.address + mapping.size)
+        count = min(len(data) - done, mapping.address + mapping.size - address)
+        if mapping.permissions:
+            memory.overlay(frames[mapping] + address - mapping.address, data[done : done + count])
+        done += count
+
+
+def _registers(
+    gdt: tuple[int, Gdt] | None, idt: tuple[int, Idt] | None, tss: tuple[int, Tss] | None, ldt: tuple[int, Gdt] | None
+) -> Registers:
+    cs = _loaded(gdt[1], "code64") if gdt else None
+    return Registers(
+        rip=0,
+        rsp=0,
+        rflags=2,
+        cs=cs or Segment(8, flags=int(SegmentDescriptor.kernel_code()) >> 32),
+        ss=(_loaded(gdt[1], "data") if gdt else None) or Segment(0),
+        cr0=PE | PG | WP,
+        cr2=0,
+        cr4=PAE,
+        efer=SCE | LME | LMA | NXE,
+        gdtr=TableRegister(gdt[0], gdt[1].limit) if gdt else None,
+        idtr=TableRegister(idt[0], idt[1].limit) if idt else None,
+        tr=_system(gdt, tss[0]) or Segment(0, tss[0], 0x67) if tss else Segment(0, 0, 0xFFFF),
+        ldtr=_system(gdt, ldt[0]) or Segment(8, ldt[0], ldt[1].limit) if ldt else Segment(0, 0, 0xFFFF),
+    )
+
+
+def _loaded(gdt: Gdt, kind: str) -> Segment | None:
+    """The segment register that the first ring 0 descriptor of this kind gives."""
+    for entry in gdt.entries():
+        if entry.kind == kind and entry.descriptor.dpl == 0 and isinstance(entry.descriptor, SegmentDescriptor):
+            return load(entry.selector, entry.descriptor)
+    return None
+
+
+def load(selector: int, descriptor: SegmentDescriptor | SystemDescriptor) -> Segment:
+    """A segment register after a descriptor was loaded into it."""
+    flags = int.from_bytes(bytes(descriptor)[4:8], "little")
+    return Segment(selector, descriptor.base, descriptor.effective_limit, flags)
+
+
+def _system(gdt: tuple[int, Gdt] | None, base: int) -> Segment | None:
+    """The TSS or LDT descriptor with this base, as TR or LDTR holds it."""
+    if gdt is None:
+        return None
+    for entry in gdt[1].entries():
+        if isinstance(entry.descriptor, SystemDescriptor) and entry.descriptor.base == base and not entry.truncated:
+            return load(entry.selector, entry.descriptor)
+    return None

@@ -1,1 +1,0 @@
-"""The same machine on a CPU that somebody else wrote: `bochs` runs in this process's children."""

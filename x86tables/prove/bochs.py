@@ -1,0 +1,49 @@
+"""Run machines on the Bochs CPU, in a child of this process: a fault that Bochs does not survive is none of ours."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from ..delivery.simulate import UNKNOWN
+from ..errors import NotThere
+from . import workers
+from .bochs_deviations import predict_bochs
+from .run import MAXPHYADDR, Proof, judge
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .bochs_cpu import Runner
+    from .event_log import EventLog
+    from .run import Trial
+
+CPU = f"Bochs (bochscpu; {MAXPHYADDR} physical address bits)"
+
+
+def _find() -> None:
+    if not find_spec("bochscpu"):
+        raise NotThere("Bochs is not installed: pip install 'x86tables[bochs]' (Linux on x86-64)")
+
+
+def load() -> Runner:
+    """Bochs in this process; NotThere when its package is not installed."""
+    _find()
+    from .bochs_cpu import Runner
+
+    return Runner()
+
+
+def run(trials: list[Trial]) -> Iterator[Proof]:
+    """Run each trial on Bochs and compare, in order. NotThere when its package is not installed."""
+    _find()
+    for trial, seen in workers.run(_prepare, trials, size=max(1, len(trials))):
+        if isinstance(seen, workers.Crashed):
+            yield Proof(trial, UNKNOWN, None, str(seen))
+        else:
+            yield judge(trial, seen, lambda one: predict_bochs(one.machine, one.start, one.handler_stack))
+
+
+def _prepare() -> Callable[[Trial], EventLog]:
+    runner = load()
+    return lambda trial: runner.run(trial.machine, trial.start, trial.handler_stack, trial.event_log.most)

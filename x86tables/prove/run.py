@@ -1,0 +1,228 @@
+"""Take the ways of a scenario to a foreign CPU: prepare the machine, run it there, compare with what is predicted."""
+
+from __future__ import annotations
+
+from ..delivery.events import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, SHUTDOWN, SS, Event
+from ..delivery.scenarios import NOT_APPLICABLE, ORDER
+from ..delivery.simulate import FETCHES, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
+from ..delivery.state import CpuState
+from ..errors import Absent, NotThere
+from ..machine.machine import Machine
+from ..machine.memory import PAGE
+from ..machine.paging import NonCanonical, PageFault
+from ..machine.registers import IF
+from ..records import Record
+from ..tables.idt import Gate
+from .event_log import GOES_ON, RUNS, EventLog, differences, predict
+from .stimulus import PUSH_LOOP, Stimulus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ..delivery.scenarios import Options, Scenario, Variant
+    from ..machine.registers import Registers
+
+MAXPHYADDR = 40  # of every CPU model that Bochs has
+# Exceptions that Bochs delivers like any other when it is told to; the rest it knows as something else.
+INJECTED = frozenset(range(20)) - {2, 3} | frozenset(range(22, 28)) | {31}
+VERDICTS = {RUNS: SURVIVES, SHUTDOWN: TRIPLE_FAULT, GOES_ON: LOOPS}
+
+
+class Trial(Record):
+    """A way, made ready to run: the machine with code where it has to be, the start, and what is predicted of both.
+
+    `why` says why it cannot be run, when it cannot.
+    """
+
+    name: str
+    predicted: str
+    machine: Machine
+    start: Stimulus
+    handler_stack: int
+    event_log: EventLog
+    why: str = ""
+
+
+class Proof(Record):
+    """How a trial went. `verdict` is the foreign CPU's; `differs` says where the two part, `habits` explain it.
+
+    A trial that could not be run has no account, and the verdict `unknown`.
+    """
+
+    trial: Trial
+    verdict: str
+    event_log: EventLog | None = None
+    differs: str = ""
+    deviations: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all went as predicted, or with a difference that is known and leads to the same verdict."""
+        return not self.differs or (bool(self.deviations) and self.verdict == self.trial.predicted)
+
+
+class Proved(Record):
+    """One CPU: by scenario how each way went. `reasons` say why something could not be proved."""
+
+    machine: Machine
+    scenarios: dict[str, tuple[Proof, ...]]
+    predicted: str
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything that was run went as predicted."""
+        return self.verdict == self.predicted and all(
+            proof.agrees for proofs in self.scenarios.values() for proof in proofs
+        )
+
+
+def prove(
+    machine: Machine, played: Iterable[Scenario], options: Options, run: Callable[[list[Trial]], Iterable[Proof]]
+) -> Proved:
+    """Take scenarios that were played on a machine to the CPU behind `run`; the first gives the verdict."""
+    played = list(played)
+    ready = [(scenario.name, list(trials(machine, scenario, options))) for scenario in played]
+    ran = iter(list(run([trial for _, these in ready for trial in these if not trial.why])))
+    proofs = {
+        name: tuple(Proof(trial, UNKNOWN) if trial.why else next(ran) for trial in these) for name, these in ready
+    }
+    first = played[0]
+    # ways that cannot be brought about there say nothing; if none can, nothing is known
+    verdict = worst(proof for proof in proofs[first.name] if not proof.trial.why or proof.trial.predicted == UNKNOWN)
+    if verdict == NOT_APPLICABLE and first.verdict != NOT_APPLICABLE:
+        verdict = UNKNOWN
+    reasons = (first.reason,) if first.verdict in (NOT_APPLICABLE, UNKNOWN) else first.remarks
+    return Proved(machine, proofs, first.verdict, verdict, reasons)
+
+
+def trials(machine: Machine, scenario: Scenario, options: Options) -> Iterator[Trial]:
+    """The ways of a scenario, each ready to run."""
+    ground = Ground(machine)
+    for variant in scenario.variants:
+        yield _trial(ground, variant, options.handler_stack)
+
+
+def _trial(ground: Ground, variant: Variant, handler_stack: int) -> Trial:
+    nothing = Trial(
+        variant.name, variant.verdict, ground.machine, Stimulus("push"), handler_stack, EventLog((), UNKNOWN)
+    )
+    simulation = variant.simulation
+    if simulation is None or simulation.start is None or variant.verdict == UNKNOWN:
+        return nothing.replace(why=variant.needs or variant.reason)
+    event = simulation.deliveries[0].attempts[0].event
+    start = _start(event, variant.name)
+    if start is None:
+        return nothing.replace(why=f"{event.label} cannot be brought about there")
+    try:
+        ready = ground.ready(simulation.start, start)
+    except NotThere as error:
+        if event.vector not in INJECTED:
+            return nothing.replace(why=str(error))
+        # out of nowhere then, with what its instruction would have left
+        start = Stimulus("exception", event.vector, event.error_code or 0)
+        cr2 = simulation.start.cr2 if event.cr2 is None else event.cr2
+        ready = ground.ready(simulation.start.replace(cr2=cr2), start)
+    # what is predicted is what this machine does with addresses as narrow as those there
+    narrow = ready.replace(maxphyaddr=MAXPHYADDR)
+    event_log = predict(CpuState(narrow), start, handler_stack)
+    trial = Trial(variant.name, variant.verdict, ready, start, handler_stack, event_log)
+    verdict = VERDICTS.get(event_log.outcome, UNKNOWN)
+    if verdict == variant.verdict:
+        return trial
+    if VERDICTS.get(predict(CpuState(ready), start, handler_stack).outcome) == variant.verdict:
+        return trial.replace(why=f"its physical addresses have {MAXPHYADDR} bits, with which the verdict is {verdict}")
+    return trial.replace(why=f"made ready for it, the machine is another: {verdict}")
+
+
+def _start(event: Event, name: str) -> Stimulus | None:
+    """What brings an event about."""
+    if event.kind == INTERRUPT:
+        return Stimulus("interrupt", event.vector)
+    if event.kind == NMI:
+        return Stimulus("nmi")
+    if event.kind in (INT, INT1):
+        return Stimulus({(INT, 1): "int3", (INT1, 1): "int1"}.get((event.kind, event.length), "int"), event.vector)
+    if event.kind != EXCEPTION:
+        return None
+    if event.vector in (PF, SS) and ("push" in name or "call" in name):
+        return Stimulus("call" if "call" in name else "push")
+    if event.vector in (0, 6):
+        return Stimulus("ud2" if event.vector else "div")
+    return Stimulus("exception", event.vector, event.error_code or 0) if event.vector in INJECTED else None
+
+
+class Ground:
+    """A machine's memory, copied, in which every handler pushes for ever; and where an instruction may be laid."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.memory = machine, machine.memory.copy()
+        self._handlers = _handlers(machine)
+        self._taken = {physical + at for physical in self._handlers for at in range(len(PUSH_LOOP))}
+        for physical in self._handlers:
+            self.memory.overlay(physical, PUSH_LOOP)
+
+    def ready(self, registers: Registers, start: Stimulus) -> Machine:
+        """The machine with these registers and the first instruction at RIP, which may have moved for it.
+
+        Interrupts are on when one has to come. NotThere when there is no place for the instruction.
+        """
+        memory, changes = self.memory, dict[str, object]()
+        if start.code:
+            memory = memory.copy()
+            changes["rip"], physical = self._place(registers, len(start.code))
+            memory.overlay(physical, start.code)
+        if start.kind == "interrupt":
+            changes["rflags"] = (registers.rflags or 2) | IF
+        if start.kind == "div":
+            changes["general"] = {**registers.general, "rcx": 0}
+        return self.machine.replace(registers.replace(**changes), memory)
+
+    def _place(self, registers: Registers, size: int) -> tuple[int, int]:
+        """A linear and a physical address for code of this privilege: at RIP, or between handlers."""
+        candidates = [] if registers.rip is None else [registers.rip]
+        for page in dict.fromkeys(linear & -PAGE for linear in self._handlers.values()):
+            candidates += range(page + PAGE - 16, page, -16)
+        for linear in candidates:
+            try:
+                physical = self.machine.translate(linear, FETCHES[registers.cpl == 3])
+            except (PageFault, Absent, NonCanonical):
+                continue
+            if linear % PAGE <= PAGE - size and self._taken.isdisjoint(range(physical, physical + size)):
+                return linear, physical
+        raise NotThere("no page is known where an instruction of this privilege could stand")
+
+
+def _handlers(machine: Machine) -> dict[int, int]:
+    """Where the first instruction of a gate's handler is: physical -> linear address."""
+    table = machine.table("idt")
+    if table is None or machine.registers.idtr is None:
+        return {}
+    found = {}
+    for at in range(0, len(table.data) - Gate.size + 1, Gate.size):
+        if table.known(at, at + Gate.size):
+            offset = Gate.parse(table.data[at : at + Gate.size]).offset
+            for access in FETCHES:
+                try:
+                    found[machine.translate(offset, access)] = offset
+                except (PageFault, Absent, NonCanonical):
+                    continue
+    return found
+
+
+def judge(trial: Trial, seen: EventLog, likely: Callable[[Trial], tuple[EventLog, set[str]]]) -> Proof:
+    """Compare what was seen with what is predicted; `likely` predicts with the foreign CPU's habits."""
+    verdict = VERDICTS.get(seen.outcome, UNKNOWN)
+    found = differences(trial.event_log, seen)
+    if not found:
+        return Proof(trial, verdict, seen)
+    event_log, deviations = likely(trial)
+    explained = not differences(event_log, seen)
+    return Proof(trial, verdict, seen, found[0], tuple(sorted(deviations)) if explained else ())
+
+
+def worst(proofs: Iterable[Proof]) -> str:
+    """The verdict that counts: the worst of all ways."""
+    return max((proof.verdict for proof in proofs), key=ORDER.index, default=NOT_APPLICABLE)

@@ -1,0 +1,1 @@
+"""One declaration per structure: bytes to typed values and back."""
