@@ -129,7 +129,8 @@ def build_kernel(work: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = ["make", "-s", f"PYTHON={sys.executable}"]
     subprocess.run(command, cwd=kernel, env=environment, check=True, stdout=subprocess.DEVNULL)
-    strip = ["objcopy", "--strip-debug", kernel / "build/survives/kernel.elf", work / "kernel.elf"]  # it names folders
+    linked = kernel / "build/survives/kernel.elf"
+    strip = ["objcopy", "--strip-debug", str(linked), str(work / "kernel.elf")]  # it names folders
     subprocess.run(strip, check=True)
     shutil.rmtree(kernel)
     text = (EXAMPLES / "kernel/kernel.toml").read_text()
