@@ -10,10 +10,10 @@ from jsonschema import Draft202012Validator
 from mutated import CHANGES, linux
 
 from x86tables.checks import Finding, Report
-from x86tables.checks.words import runs
 from x86tables.delivery.scenarios import SCENARIOS, play
 from x86tables.readers import elfcore, open_image
 from x86tables.render import findings
+from x86tables.tables.vectors import ranges
 
 LINUX = IMAGES / "linux.core"
 KEYS = {"cpu", "verdict", "reason", "handled_by", "assumed", "stack", "scenarios", "findings", "not_checked"}
@@ -69,7 +69,7 @@ def test_text_is_no_wider_than_100_columns(name: str) -> None:
 
 def test_a_long_place_is_broken_at_its_commas() -> None:
     machine = open_image(str(LINUX)).machines[0]
-    where = f"idt[{runs(range(1, 256, 2))}].type"
+    where = f"idt[{ranges(range(1, 256, 2))}].type"
     lines = list(findings.lines(Report(machine, (Finding(where, "bad", "error", "IDT003"),))))
     assert max(map(len, lines)) <= 100
     assert lines[2].startswith("    error    IDT003  idt[1,3,5,") and lines[2].endswith(",")

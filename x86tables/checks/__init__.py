@@ -6,7 +6,7 @@ from ..machine.registers import FRED
 from ..records import Record
 from . import gates, gdt, idt, segments, stacks, tss
 from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
-from .cpu import Cpu
+from .cpu import CheckedCpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def judge(
     configuration before LGDT and LTR, rather than a machine's state; default: the image's format is `config`.
     """
     before = image.format == "config" if declared is None else declared
-    cpus: list[Cpu] = []
-    cpus += [Cpu(image, machine, before, cpus) for machine in image.machines if machine.long_mode]
+    cpus: list[CheckedCpu] = []
+    cpus += [CheckedCpu(image, machine, before, cpus) for machine in image.machines if machine.long_mode]
     wanted = list(image.machines if machines is None else machines)
     reports = []
     for machine in wanted:
@@ -57,7 +57,7 @@ def judge(
     return reports
 
 
-def _report(cpu: Cpu, rules: Iterable[Rule]) -> Report:
+def _report(cpu: CheckedCpu, rules: Iterable[Rule]) -> Report:
     findings: list[Finding] = []
     lacking: list[NotChecked] = []
     for rule in rules:
@@ -67,11 +67,11 @@ def _report(cpu: Cpu, rules: Iterable[Rule]) -> Report:
             lacking.append(NotChecked(rule.id, "rules for FRED: with CR4.FRED events need neither IDT nor TSS"))
             continue
         for each in cpu.cpus:
-            each.lacks = {}
+            each.missing_inputs = {}
         for finding in rule.check(cpu.image, cpu):
             findings.append(finding.replace(rule=rule.id, severity=finding.severity or rule.severity))
         for each in cpu.cpus:
             whose = "" if each is cpu else f"CPU {each.number}: "
-            lacking += [NotChecked(rule.id, whose + needs) for needs in each.lacks]
+            lacking += [NotChecked(rule.id, whose + needs) for needs in each.missing_inputs]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(cpu.machine, tuple(findings), tuple(lacking))

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ..machine.image import Image
-    from .cpu import Cpu
+    from .cpu import CheckedCpu
 
-    Check: TypeAlias = "Callable[[Image, Cpu], Iterator[Finding]]"
+    Check: TypeAlias = "Callable[[Image, CheckedCpu], Iterator[Finding]]"
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)

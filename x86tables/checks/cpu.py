@@ -10,8 +10,8 @@ from ..records import Record
 from ..tables import vectors
 from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY, SystemDescriptor
 from ..tables.tss import Tss
-from .tables import Tables, remembered
-from .words import listed
+from ..tables.vectors import labels
+from .tables import CheckedTables, memoized
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class UsedStack(Record):
     @property
     def used_by(self) -> str:
         """Who uses it, for a message."""
-        return f"used by {listed(self.vectors)}" if self.vectors else "used when ring 3 is interrupted"
+        return f"used by {labels(self.vectors)}" if self.vectors else "used when ring 3 is interrupted"
 
 
 class Below(Record):
@@ -78,10 +78,10 @@ class Below(Record):
     table: bool
 
 
-class Cpu(Tables):
+class CheckedCpu(CheckedTables):
     """What the rules ask of a machine. `cpus` are those of the whole image, this one among them."""
 
-    def __init__(self, image: Image, machine: Machine, declared: bool, cpus: list[Cpu]) -> None:
+    def __init__(self, image: Image, machine: Machine, declared: bool, cpus: list[CheckedCpu]) -> None:
         super().__init__(image, machine)
         self.declared, self.cpus = declared, cpus
         self.number = machine.cpu
@@ -92,13 +92,13 @@ class Cpu(Tables):
         tr = self.registers.tr
         if tr is None or tr.null or not self.tr_known:
             if not self.tr_known:
-                self.lack("TR is not known" if tr is None else "TR's selector is not known")
+                self.missing("TR is not known" if tr is None else "TR's selector is not known")
             return None
         code, _ = self.lookup(tr.selector)
         fits = isinstance(code, SystemDescriptor) and code.type in (TSS_AVAILABLE, TSS_BUSY) and code.p
         return code if fits and isinstance(code, SystemDescriptor) else None
 
-    @remembered
+    @memoized
     def asks_for_tss(self) -> str:
         """Why a TSS is needed; "" when it is not."""
         for vector in sorted(self.present, key=lambda vector: (self.off(vector), vector != 8)):
@@ -111,7 +111,7 @@ class Cpu(Tables):
         """Whether nothing but exceptions of features that are off, or may be, needs a TSS."""
         return not self.ring3 and all(self.off(vector) for users in self.ist_users.values() for vector in users)
 
-    @remembered
+    @memoized
     def ist_users(self) -> dict[int, tuple[int, ...]]:
         """IST number -> vectors of the present gates that use it."""
         found: dict[int, list[int]] = {}
@@ -128,7 +128,7 @@ class Cpu(Tables):
         for ist, users in self.ist_users.items():
             yield f"ist{ist}", users
 
-    @remembered
+    @memoized
     def _target_rings(self) -> set[int]:
         codes = [self.lookup(s)[0] for s in self.gate_selectors.keys() - self.broken_code]
         return {code.dpl for code in codes if code is not None and code.s and code.type & 0xC == 8}
@@ -148,7 +148,7 @@ class Cpu(Tables):
         """The TSS that TR names; None when TR is null or not known."""
         return self.table("tss")
 
-    @remembered
+    @memoized
     def slots(self) -> list[Slot]:
         """Every reachable stack pointer that can be read."""
         table = self.tss
@@ -162,7 +162,7 @@ class Cpu(Tables):
                 found.append(Slot(field, top, users, bool(users) and all(map(self.off, users))))
         return found
 
-    @remembered
+    @memoized
     def stacks(self) -> list[UsedStack]:
         """The stacks that reachable pointers name, without null and non-canonical ones."""
         tops: dict[int, list[Slot]] = {}
@@ -185,7 +185,7 @@ class Cpu(Tables):
                 why = self.trouble(bottom - 8, PUSH)
             return bottom, why
 
-        found: tuple[int, str | None] = self.once(("ground", stack.top), search)
+        found: tuple[int, str | None] = self.memoize(("ground", stack.top), search)
         return found
 
     def below(self, stack: UsedStack) -> Below | None:
@@ -203,7 +203,7 @@ class Cpu(Tables):
         found += [Below(min(end, start), name, True) for at, end, name in self.spans if at < start and bottom < end]
         return max(found, key=lambda other: other.end, default=None)
 
-    @remembered
+    @memoized
     def spans(self) -> list[tuple[int, int, str]]:
         """Where the tables lie: first byte, end and name of each. Of a large GDT, the pages that somebody names."""
         found = []
@@ -218,7 +218,7 @@ class Cpu(Tables):
                 found.append((table.base, table.base + limit + 1, f"the {name.upper()}"))
         return found
 
-    def same_place(self, linear: int, other: Cpu, theirs: int | None = None) -> bool:
+    def same_place(self, linear: int, other: CheckedCpu, theirs: int | None = None) -> bool:
         """Whether a linear address is the same memory as another CPU's, at the same address if none is given."""
         here = self.physical(linear)
         return here is not None and here == other.physical(linear if theirs is None else theirs)

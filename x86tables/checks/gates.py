@@ -7,16 +7,16 @@ import re
 from ..machine.memory import PAGE
 from ..machine.paging import Access
 from ..tables import vectors
+from ..tables.vectors import labels, ranges
 from .catalogue import ERROR, NOTE, SEVERITIES, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
-from .words import listed, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Image
-    from .cpu import Cpu
+    from .cpu import CheckedCpu
 
 FETCH = Access(fetch=True)
 # what only a feature raises, and what is never raised: a handler that is not there does no harm for now
@@ -30,7 +30,7 @@ NO_IRQ = re.compile(r"exc|(?<!de)fault|trap", re.IGNORECASE)
 
 
 @rule("IDT005", ERROR, "a gate's selector names no 64-bit code segment of ring 0 in this GDT")
-def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the selector in a gate is looked up in the GDT that is loaded now. A null selector, one beyond the limit, data,
         a TSS or 32-bit code raises #GP; a DPL above the interrupted CPL does too (SDM Vol. 3A, "64-Bit Mode IDT", and
@@ -42,7 +42,7 @@ def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
     Good: gate.selector = 0x08
     """
     for selector, users in cpu.gate_selectors.items():
-        if cpu.blamed(selector):
+        if cpu.reported_elsewhere(selector):
             continue
         code, why = cpu.lookup(selector)
         if why in (NULL, BEYOND, NO_LDT):
@@ -57,11 +57,11 @@ def wrong_selector(image: Image, cpu: Cpu) -> Iterator[Finding]:
             state = "a conforming segment: from ring 3 the handler would run at ring 3"
         else:
             continue
-        yield Finding(f"idt[{runs(users)}].selector", f"{listed(users)}: selector {selector:#x} is {state}")
+        yield Finding(f"idt[{ranges(users)}].selector", f"{labels(users)}: selector {selector:#x} is {state}")
 
 
 @rule("IDT006", ERROR, "a handler's address is not canonical")
-def not_canonical(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the bits above the implemented ones must repeat bit 47 (56 with CR4.LA57), else delivery raises #GP before
         anything is pushed; after a contributory fault or #PF that is a double fault (SDM Vol. 2A, INT n: if the
@@ -72,11 +72,11 @@ def not_canonical(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     bad = [vector for vector, gate in cpu.present.items() if not cpu.canonical(gate.offset)]
     if bad:
-        yield Finding(f"idt[{runs(bad)}].offset", f"not canonical: {_handlers(cpu, bad)}")
+        yield Finding(f"idt[{ranges(bad)}].offset", f"not canonical: {_handlers(cpu, bad)}")
 
 
 @rule("IDT007", ERROR, "a handler cannot be fetched")
-def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def not_executable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: delivery succeeds, and then the first instruction of the handler raises #PF because its page is not mapped or
         not executable. Where that is the #PF handler itself, it comes again and again, deeper into the stack each
@@ -97,23 +97,23 @@ def not_executable(image: Image, cpu: Cpu) -> Iterator[Finding]:
             worst = min((_concern(cpu, vector) for vector in users), key=SEVERITIES.index)
             groups.setdefault((worst, why), []).extend(users)
     for (severity, why), found in groups.items():
-        yield Finding(f"idt[{runs(sorted(found))}].offset", f"{_handlers(cpu, sorted(found))}: {why}", severity)
+        yield Finding(f"idt[{ranges(sorted(found))}].offset", f"{_handlers(cpu, sorted(found))}: {why}", severity)
 
 
-def _concern(cpu: Cpu, vector: int) -> str:
+def _concern(cpu: CheckedCpu, vector: int) -> str:
     """How severe it is that a handler cannot run."""
     if vector in UNLIKELY or cpu.off(vector):
         return NOTE
     return WARNING if vector > 31 else ERROR
 
 
-def _handlers(cpu: Cpu, found: list[int]) -> str:
+def _handlers(cpu: CheckedCpu, found: list[int]) -> str:
     """Up to three handlers, and how many more there are."""
     return ", ".join(cpu.handler(v) for v in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 @rule("IDT008", WARNING, "ring 3 may call an exception's gate")
-def exception_for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def exception_for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with DPL 3 a program reaches the handler by INT n, without an error code on the stack: for #PF, #GP and their
         like the frame is off by eight bytes, and the handler takes the return address for the error code. INT 8 looks
@@ -125,11 +125,11 @@ def exception_for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     bad = [vector for vector, gate in cpu.present.items() if vector < 32 and vector not in (3, 4) and gate.dpl == 3]
     if bad and cpu.ring3:
-        yield Finding(f"idt[{runs(bad)}].dpl", f"{listed(bad)}: DPL 3 lets any program call the handler by INT n")
+        yield Finding(f"idt[{ranges(bad)}].dpl", f"{labels(bad)}: DPL 3 lets any program call the handler by INT n")
 
 
 @rule("IDT009", WARNING, "ring 3 may not use breakpoints")
-def breakpoint_for_kernel_only(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def breakpoint_for_kernel_only(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: INT3 is checked against the gate's DPL like INT n. With DPL 0, a breakpoint that a debugger puts into a program
         raises #GP (error code 0x1a) instead of #BP (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler
@@ -144,7 +144,7 @@ def breakpoint_for_kernel_only(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("IDT014", WARNING, "NMI, #MC or #DB runs on the interrupted stack although SYSCALL is in use")
-def no_ist_with_syscall(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def no_ist_with_syscall(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL enters ring 0 with RSP still the program's. NMI and #MC cannot be masked and may arrive right there;
         a #DB may follow a MOV SS or POP SS that a program put before SYSCALL. Without IST the frame is pushed, with
@@ -161,13 +161,13 @@ def no_ist_with_syscall(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     efer = cpu.registers.efer
     if efer is None:
-        cpu.lack("EFER is not known (bit SCE: is SYSCALL in use)")
+        cpu.missing("EFER is not known (bit SCE: is SYSCALL in use)")
     elif efer & 1:
-        yield Finding(f"idt[{runs(bad)}].ist", f"{listed(bad)}: IST 0 while EFER.SCE=1: RSP may be the program's")
+        yield Finding(f"idt[{ranges(bad)}].ist", f"{labels(bad)}: IST 0 while EFER.SCE=1: RSP may be the program's")
 
 
 @rule("IDT015", WARNING, "a trap gate on an IST stack that an interrupt uses too")
-def trap_on_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def trap_on_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a trap gate leaves RFLAGS.IF as it is, so that an interrupt may come while the handler runs. If that interrupt
         uses the same IST stack, its frame begins at the same address and overwrites the one below the handler, which
@@ -179,11 +179,11 @@ def trap_on_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     for slot, traps, others in trap_stacks(cpu):
         yield Finding(
-            f"idt[{runs(traps)}].type", f"{listed(traps)}: trap gate on {slot}, which {listed(others)} uses too"
+            f"idt[{ranges(traps)}].type", f"{labels(traps)}: trap gate on {slot}, which {labels(others)} uses too"
         )
 
 
-def trap_stacks(cpu: Cpu) -> Iterator[tuple[str, list[int], list[int]]]:
+def trap_stacks(cpu: CheckedCpu) -> Iterator[tuple[str, list[int], list[int]]]:
     """IST stacks that a trap gate and another vector from 32 on share: name, trap gates, interrupts."""
     for ist, users in cpu.ist_users.items():
         traps = [vector for vector in users if cpu.present[vector].kind == "trap"]
@@ -193,7 +193,7 @@ def trap_stacks(cpu: Cpu) -> Iterator[tuple[str, list[int], list[int]]]:
 
 
 @rule("IDT016", WARNING, "one handler for vectors with and without an error code")
-def mixed_handler(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def mixed_handler(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor pushes an error code for some exceptions only. One handler for both kinds finds its frame off by
         eight bytes for one of them: it prints a wrong RIP, or returns to RFLAGS (SDM Vol. 3A, table "Protected-Mode
@@ -210,18 +210,18 @@ def mixed_handler(image: Image, cpu: Cpu) -> Iterator[Finding]:
         rest = [vector for vector in users if vector not in with_code]
         if with_code and rest:
             severity = NOTE if UNLIKELY.issuperset(with_code) or UNLIKELY.issuperset(rest) else ""
-            message = f"{cpu.named(offset)} handles {listed(with_code)} with an error code and {listed(rest)} without"
-            yield Finding(f"idt[{runs(users)}].offset", message, severity)
+            message = f"{cpu.named(offset)} handles {labels(with_code)} with an error code and {labels(rest)} without"
+            yield Finding(f"idt[{ranges(users)}].offset", message, severity)
 
 
-def pushes_code(cpu: Cpu, vector: int) -> bool:
+def pushes_code(cpu: CheckedCpu, vector: int) -> bool:
     """Whether the frame of a vector has an error code."""
     code = vector < 32 and vectors.EXCEPTIONS[vector].error_code
     return code and (vector < 28 or cpu.machine.vendor == "amd")
 
 
 @rule("IDT017", WARNING, "a hardware interrupt's handler stands on an exception's vector")
-def irq_on_exception(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def irq_on_exception(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: after reset the PIC raises IRQ 0 as vector 8: the timer looks like a double fault, the keyboard like vector 9.
         The handler is there, but so is the real exception, which has another frame (SDM Vol. 3A, table "Protected-Mode
@@ -232,10 +232,10 @@ def irq_on_exception(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     if not image.symbols:
         if cpu.present:
-            cpu.lack("symbols (--symbols FILE)")
+            cpu.missing("symbols (--symbols FILE)")
         return
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None
         if name and "+" not in name and IRQ.search(HUMP.sub("_", name)) and not NO_IRQ.search(name):
-            message = f"{name} looks like an IRQ's handler on {listed([vector])}: is the PIC remapped?"
+            message = f"{name} looks like an IRQ's handler on {labels([vector])}: is the PIC remapped?"
             yield Finding(f"idt[{vector}].offset", message)

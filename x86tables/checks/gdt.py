@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from ..machine.paging import WRITE
 from ..tables.gdt import SegmentDescriptor
+from ..tables.vectors import labels
 from .catalogue import DECLARED, ERROR, NOTE, WARNING, Finding, rule
 from .tables import TOP, good_code, l_and_d
-from .words import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Image
-    from .cpu import Cpu
+    from .cpu import CheckedCpu
 
 
-def pages_in_use(cpu: Cpu) -> dict[int, list[str]]:
+def pages_in_use(cpu: CheckedCpu) -> dict[int, list[str]]:
     """Linear page -> who needs a descriptor in it."""
     table = cpu.table("gdt")
     found: dict[int, list[str]] = {}
@@ -29,7 +29,7 @@ def pages_in_use(cpu: Cpu) -> dict[int, list[str]]:
 
 
 @rule("GDT001", ERROR, "a page of the GDT that is in use cannot be read")
-def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: every interrupt reads the descriptor of its handler's code segment from the GDT, as a supervisor, through the
         page tables. If that page is not mapped, the read raises #PF, whose own delivery reads the same page: #DF, then
@@ -50,7 +50,7 @@ def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT002", ERROR, "ring 3 can reach the GDT")
-def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a program at ring 3 that can write the GDT makes itself a ring 0 segment; with CR4.SMAP the processor's own
         implicit reads of a user page fault besides, so that no interrupt is delivered (SDM Vol. 3A, "Determination of
@@ -66,7 +66,7 @@ def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT003", ERROR, "a read-only GDT holds a descriptor in use that is not marked accessed")
-def not_accessed(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def not_accessed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor sets the accessed bit (type bit 0) of a descriptor that it loads, a supervisor's write. In a
         read-only page with CR0.WP=1 that write raises #PF, at an interrupt, an IRETQ or a MOV to a segment register
@@ -89,7 +89,7 @@ def not_accessed(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT004", ERROR, "LTR cannot mark the TSS busy: the GDT is read-only", DECLARED)
-def read_only_at_ltr(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def read_only_at_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR writes the busy bit into the TSS descriptor. Where the GDT lies in a read-only page with CR0.WP=1, LTR
         raises #PF, at a time when there is no IDT with a TSS yet: the boot ends in a reset (SDM Vol. 2A, LTR: marks the
@@ -106,7 +106,7 @@ def read_only_at_ltr(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT005", WARNING, "the GDT's limit is not a multiple of 8 less one")
-def odd_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the limit is the offset of the last valid byte. The size itself instead of size-1 lets the processor take one
         byte of whatever follows for table, and sizeof a pointer (7 or 8) cuts the table off (SDM Vol. 3A, "Segment
@@ -121,7 +121,7 @@ def odd_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT006", NOTE, "the GDT's limit is 0xffff")
-def full_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def full_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with 0xffff every selector is within the limit, and whatever follows the table counts as descriptors. It is
         rarely meant, but VM exits leave GDTR and IDTR like that (SDM Vol. 3C, "Loading Host Segment and
@@ -136,7 +136,7 @@ def full_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT007", ERROR, "the GDT's limit leaves out descriptors in use")
-def cut_off(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def cut_off(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a selector beyond the limit raises #GP with that selector as error code, even though the bytes are right there
         in memory. For a handler's code segment this happens within delivery, of #GP itself too: shutdown (SDM Vol. 3A,
@@ -152,7 +152,7 @@ def cut_off(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT008", ERROR, "a code descriptor has both L and D set")
-def both_l_and_d(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def both_l_and_d(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with L=1, D must be 0; the combination is reserved, and loading such a segment into CS raises #GP (SDM Vol. 3A,
         "Code-Segment Descriptor in 64-bit mode" and figure "Segment Descriptor"). Some emulators accept it, so that a
@@ -169,7 +169,7 @@ def both_l_and_d(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT009", ERROR, "the gates' code segment is not present 64-bit code of ring 0")
-def no_kernel_code(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def no_kernel_code(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a handler's segment must be present (else #NP), code, with L=1 and D=0, and its DPL not above the CPL (else
         #GP). The nested fault needs the same segment, so that the first interrupt of all ends in shutdown (SDM
@@ -192,12 +192,12 @@ def no_kernel_code(image: Image, cpu: Cpu) -> Iterator[Finding]:
         state = next((flaw for flaw, true in flaws.items() if true), "")
         if isinstance(code, SegmentDescriptor) and not state:
             state = f"DPL {code.dpl}" if good_code(code) else f"L={code.l:d}, D={code.d_b:d}"
-        users = listed(cpu.gate_selectors[selector])
+        users = labels(cpu.gate_selectors[selector])
         yield Finding(f"gdt[{selector >> 3}]", f"selector {selector:#x}, which the gates {users} name, has {state}")
 
 
 @rule("GDT010", WARNING, "a descriptor in use differs between CPUs")
-def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a thread or a handler that moves from one CPU to another meets a different segment under the same selector. It
         works until the scheduler decides otherwise, and then fails on one CPU only (each processor has a GDTR of its
@@ -223,7 +223,7 @@ def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("GDT011", ERROR, "GDTR points at a table that has none of the descriptors in use")
-def lost(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def lost(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor goes on with the copies in its segment registers until an interrupt, an IRETQ or a load of a
         segment register looks into the table: #GP within delivery, then shutdown (SDM Vol. 3A, figure "Memory

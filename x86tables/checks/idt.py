@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from ..tables import vectors
+from ..tables.vectors import labels, ranges
 from .catalogue import ERROR, WARNING, Finding, rule
-from .words import listed, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Image
-    from .cpu import Cpu
+    from .cpu import CheckedCpu
 
 DF, GP, PF = 8, 13, 14
 
 
-def covers(cpu: Cpu, vector: int) -> bool:
+def covers(cpu: CheckedCpu, vector: int) -> bool:
     """Whether the limit covers a gate; True where IDTR is not known."""
     table = cpu.table("idt")
     return table is None or table.limit >= vector * 16 + 15
 
 
 @rule("IDT001", ERROR, "there is no gate for #DF")
-def no_double_fault_gate(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def no_double_fault_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: when the kernel's stack overflows, the #PF frame goes to the same bad stack and becomes #DF. If gate 8 is not
         present, delivering #DF raises #NP, and a fault while delivering #DF shuts the processor down: the machine
@@ -47,7 +47,7 @@ def no_double_fault_gate(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("IDT002", WARNING, "#GP or #PF has no gate: each becomes #DF")
-def no_fault_gates(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def no_fault_gates(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a fault whose gate is not present raises #NP or #GP, which after #GP or #PF is a double fault: every bad
         pointer is reported as #DF, with error code 0 and without a usable RIP (SDM Vol. 3A, table "Conditions for
@@ -60,11 +60,13 @@ def no_fault_gates(image: Image, cpu: Cpu) -> Iterator[Finding]:
     absent = [vector for vector in (GP, PF) if vector in gates and not gates[vector].p]
     if absent and any(gate.p for gate in gates.values()):
         many = "these gates are" if len(absent) > 1 else "this gate is"
-        yield Finding(f"idt[{runs(absent)}].p", f"{listed(absent)}: {many} not present, so that the fault becomes #DF")
+        yield Finding(
+            f"idt[{ranges(absent)}].p", f"{labels(absent)}: {many} not present, so that the fault becomes #DF"
+        )
 
 
 @rule("IDT003", ERROR, "a present gate has a type that 64-bit mode refuses")
-def refused_type(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def refused_type(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: in 64-bit mode a gate must be an interrupt gate (type 0xe) or a trap gate (0xf) with S=0; anything else, task
         gates included, raises #GP with the vector in its error code (SDM Vol. 3A, "64-Bit Mode IDT", and table
@@ -78,11 +80,11 @@ def refused_type(image: Image, cpu: Cpu) -> Iterator[Finding]:
         if vector not in cpu.present and gate.p:
             kinds.setdefault(f"S={gate.s:d}, type {gate.type:#x}", []).append(vector)
     for kind, found in kinds.items():
-        yield Finding(f"idt[{runs(found)}].type", f"{listed(found)}: {kind} is no interrupt or trap gate: #GP")
+        yield Finding(f"idt[{ranges(found)}].type", f"{labels(found)}: {kind} is no interrupt or trap gate: #GP")
 
 
 @rule("IDT004", ERROR, "the #DF gate has no interrupt stack")
-def double_fault_without_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def double_fault_without_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: on a kernel stack overflow the #PF frame goes to the bad stack, and so does the #DF frame, unless gate 8 names
         a stack of the TSS. The third fault is a shutdown: the machine resets (SDM Vol. 3A, "Interrupt Stack Table":
@@ -100,7 +102,7 @@ def double_fault_without_ist(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("IDT010", WARNING, "the IDT's limit is not a multiple of 16 less one")
-def odd_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the limit is the offset of the last valid byte, and a gate has 16 bytes; a gate that is covered in part counts
         as beyond the limit. The size itself instead of size-1, or 8 bytes a gate, is a slip that shows up when the
@@ -116,7 +118,7 @@ def odd_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("IDT011", ERROR, "the IDT's limit leaves out #DF, #GP or #PF")
-def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a vector beyond the limit raises #GP; when that is beyond the limit too, #DF follows, then shutdown, whatever
         is written in memory behind the limit (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": a reference beyond the
@@ -130,11 +132,11 @@ def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
     missing = [vector for vector in (DF, GP, PF) if not covers(cpu, vector)]
     if table is not None and missing:
         count = (table.limit + 1) // 16
-        yield Finding("idtr.limit", f"limit {table.limit:#x} covers {count} gates, not {listed(missing)}")
+        yield Finding("idtr.limit", f"limit {table.limit:#x} covers {count} gates, not {labels(missing)}")
 
 
 @rule("IDT012", ERROR, "a page of the IDT cannot be read")
-def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor reads a gate as a supervisor, through the page tables, whatever the CPL. A page of the IDT that
         is not mapped raises #PF; where gates 8 and 14 are in it, shutdown follows (SDM Vol. 3A, figure "Relationship
@@ -151,11 +153,11 @@ def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
             bad = [v for v in range(min((table.limit + 1) // 16, 256)) if not table.known(v * 16, v * 16 + 16)]
             text = "; ".join(f"{page:#x}: {why}" for page, why in pages)
             if bad:
-                yield Finding("idt", f"gates {runs(bad)} cannot be read at {text}")
+                yield Finding("idt", f"gates {ranges(bad)} cannot be read at {text}")
 
 
 @rule("IDT013", ERROR, "ring 3 can reach the IDT")
-def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a program at ring 3 that can write the IDT enters ring 0 wherever it likes; with CR4.SMAP the processor's own
         reads of a user page fault, and nothing is delivered any more (SDM Vol. 3A, "Determination of Access Rights":
@@ -172,7 +174,7 @@ def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("IDT018", WARNING, "gates differ between CPUs")
-def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: an exception is handled in one way on one CPU and in another way, or not at all, on the next. Usually the
         table was changed after the other CPUs had copied it, or one CPU still has the table of its start-up code (each
@@ -192,17 +194,17 @@ def differs(image: Image, cpu: Cpu) -> Iterator[Finding]:
         vector = different[0]
         here, there = (f"{g.selector:#x}:{cpu.named(g.offset)}, IST {g.ist}" for g in (mine[vector], theirs[vector]))
         example = f"{vectors.label(vector)} leads to {here}, there to {there}"
-        yield Finding(f"idt[{runs(different)}]", f"gates are not those of CPU {common.number}: {example}")
+        yield Finding(f"idt[{ranges(different)}]", f"gates are not those of CPU {common.number}: {example}")
     table = cpu.table("idt")
     cut = [vector for vector in common.present if not covers(cpu, vector)]
     if table is not None and cut and covers(cpu, PF):
-        message = f"limit {table.limit:#x} leaves out gates that CPU {common.number} has: {runs(cut)}"
+        message = f"limit {table.limit:#x} leaves out gates that CPU {common.number} has: {ranges(cut)}"
         yield Finding("idtr.limit", message)
 
 
-def _most_common(cpus: list[Cpu]) -> Cpu | None:
+def _most_common(cpus: list[CheckedCpu]) -> CheckedCpu | None:
     """The first of the CPUs whose gates most of them have; of equally many, those with more gates."""
-    groups: list[list[Cpu]] = []
+    groups: list[list[CheckedCpu]] = []
     for cpu in cpus:
         if not cpu.gates:
             continue

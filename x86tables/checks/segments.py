@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Image
-    from .cpu import Cpu
+    from .cpu import CheckedCpu
 
 
-def trouble(cpu: Cpu, selector: int, fits: bool) -> str:
+def mismatch(cpu: CheckedCpu, selector: int, fits: bool) -> str:
     """What is wrong with a selector that should name a certain kind of descriptor; "" when nothing, or not known."""
-    if cpu.blamed(selector):
+    if cpu.reported_elsewhere(selector):
         return ""
     code, why = cpu.lookup(selector)
     if why in (NULL, BEYOND, NO_LDT):
@@ -25,7 +25,7 @@ def trouble(cpu: Cpu, selector: int, fits: bool) -> str:
 
 
 @rule("REG001", ERROR, "CS names no fitting code segment in this GDT")
-def stale_cs(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def stale_cs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: CS keeps its copy of the old descriptor, so that nothing happens until the selector is saved in an interrupt's
         frame and IRETQ loads it again: #GP, far from the LGDT that caused it (SDM Vol. 3A, figure "Segment Registers":
@@ -37,19 +37,19 @@ def stale_cs(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     cs = cpu.registers.cs
     if cs is None:
-        cpu.lack("CS is not known")
+        cpu.missing("CS is not known")
         return
     code, _ = cpu.lookup(cs.selector)
     cpl, fits = cs.selector & 3, False
     if isinstance(code, SegmentDescriptor) and code.s and code.code and code.p and not (code.l and code.d_b):
         mode = cs.flags is None or code.l == cs.descriptor.l
         fits = mode and (code.dpl <= cpl if code.conforming else code.dpl == cpl)
-    if wrong := trouble(cpu, cs.selector, fits):
+    if wrong := mismatch(cpu, cs.selector, fits):
         yield Finding("cs", f"CS {cs.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP")
 
 
 @rule("REG002", ERROR, "SS names no writable data segment in this GDT")
-def stale_ss(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def stale_ss(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: an interrupt within ring 0 saves SS as it is, and IRETQ loads it again: a selector that names code, a TSS or
         nothing raises #GP there, in a handler that did nothing wrong (SDM Vol. 2A, IRET: the stack segment must be
@@ -60,19 +60,19 @@ def stale_ss(image: Image, cpu: Cpu) -> Iterator[Finding]:
     """
     ss, cs = cpu.registers.ss, cpu.registers.cs
     if ss is None or cs is None:
-        cpu.lack("SS is not known" if ss is None else "CS is not known")
+        cpu.missing("SS is not known" if ss is None else "CS is not known")
         return
     cpl = cs.selector & 3
     if ss.null and cpl < 3 and cpu.machine.mode == "long64":
         return
     code, _ = cpu.lookup(ss.selector)
     fits = isinstance(code, SegmentDescriptor) and code.s and code.writable and code.p and code.dpl == cpl
-    if wrong := trouble(cpu, ss.selector, fits):
+    if wrong := mismatch(cpu, ss.selector, fits):
         yield Finding("ss", f"SS {ss.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP")
 
 
 @rule("REG003", WARNING, "DS, ES, FS or GS names no data segment in this GDT")
-def stale_data(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def stale_data(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: in 64-bit mode nobody looks at these selectors until one is saved and loaded again, by a context switch, a call
         of 32-bit code or firmware: MOV to the register then raises #GP (SDM Vol. 2B, MOV: a data or readable code
@@ -87,25 +87,25 @@ def stale_data(image: Image, cpu: Cpu) -> Iterator[Finding]:
             continue
         code, _ = cpu.lookup(segment.selector)
         fits = isinstance(code, SegmentDescriptor) and code.s and code.readable and code.p
-        if wrong := trouble(cpu, segment.selector, fits):
+        if wrong := mismatch(cpu, segment.selector, fits):
             yield Finding(name, f"{name.upper()} {segment.selector:#x} is {wrong} in the GDT that is loaded")
 
 
-def star(cpu: Cpu) -> int | None:
+def star(cpu: CheckedCpu) -> int | None:
     """STAR where SYSCALL is in use; notes what is not known."""
     efer, value = cpu.registers.efer, cpu.registers.star
     if value is None:
         if efer is None or efer & 1:
-            cpu.lack("STAR is not known" if efer is not None else "STAR and EFER are not known")
+            cpu.missing("STAR is not known" if efer is not None else "STAR and EFER are not known")
         return None
     if efer is None:
-        cpu.lack("EFER is not known (bit SCE: is SYSCALL in use)")
+        cpu.missing("EFER is not known (bit SCE: is SYSCALL in use)")
         return value or None
     return value if efer & 1 else None
 
 
 @rule("SYS001", ERROR, "SYSCALL loads segments that the GDT does not have")
-def syscall_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def syscall_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL does not read the GDT: CS becomes STAR[47:32] and SS that plus 8, with fixed attributes. The first
         interrupt within the system call saves these selectors, and its IRETQ looks them up: #GP (SDM Vol. 2B, SYSCALL:
@@ -124,7 +124,7 @@ def syscall_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("SYS002", ERROR, "SYSRET loads segments that the GDT does not have")
-def sysret_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def sysret_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSRET to 64-bit code makes SS of STAR[63:48]+8 and CS of STAR[63:48]+16 without reading the GDT: user data
         stands *before* user code. With the usual order, code first, the program runs, until an interrupt saves the
@@ -141,7 +141,7 @@ def sysret_segments(image: Image, cpu: Cpu) -> Iterator[Finding]:
     yield from _pair(cpu, "SYSRET", "star[63:48]", back + 16, back + 8, 3)
 
 
-def _pair(cpu: Cpu, name: str, where: str, cs: int, ss: int, ring: int) -> Iterator[Finding]:
+def _pair(cpu: CheckedCpu, name: str, where: str, cs: int, ss: int, ring: int) -> Iterator[Finding]:
     """A finding where CS is not 64-bit code, or SS not writable data, of this ring."""
     code, data = cpu.lookup(cs)[0], cpu.lookup(ss)[0]
     code_fits = code is not None and good_code(code) and code.dpl == ring
@@ -149,16 +149,16 @@ def _pair(cpu: Cpu, name: str, where: str, cs: int, ss: int, ring: int) -> Itera
     # what CS and SS hold now is judged by the rules about these
     now = [s.selector & ~3 for s in (cpu.registers.cs, cpu.registers.ss) if s is not None and ring == cpu.registers.cpl]
     wrong = []
-    if cs not in now and (why := trouble(cpu, cs, code_fits)):
+    if cs not in now and (why := mismatch(cpu, cs, code_fits)):
         wrong.append(f"CS {cs | ring:#x} is {why}, expected 64-bit code of ring {ring}")
-    if ss not in now and (why := trouble(cpu, ss, data_fits)):
+    if ss not in now and (why := mismatch(cpu, ss, data_fits)):
         wrong.append(f"SS {ss | ring:#x} is {why}, expected writable data of ring {ring}")
     if wrong:
         yield Finding(where, f"{name}: {'; '.join(wrong)}")
 
 
 @rule("SYS003", ERROR, "STAR has selectors with the wrong RPL")
-def star_rpl(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def star_rpl(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL clears the RPL of CS, but SS is STAR[47:32]+8 as it stands: with RPL 3 the kernel runs on an SS that
         IRETQ refuses. SYSRET sets RPL 3 in both on Intel; AMD leaves SS as STAR[63:48]+8, so that a program whose

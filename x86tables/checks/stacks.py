@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from ..errors import Absent
+from ..tables.vectors import labels
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
 from .cpu import FRAME, ROOM
 from .gates import trap_stacks
 from .tables import TOP
 from .tss import mildness, same_tss, shifted
-from .words import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Image
-    from .cpu import Cpu, UsedStack
+    from .cpu import CheckedCpu, UsedStack
 
 DF, UNMASKABLE = 8, {1, 2, 18}
 
 
 @rule("STK001", ERROR, "a stack in use cannot be pushed to")
-def not_writable(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def not_writable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the first push of the frame faults, so that the exception is lost to #PF or #DF, and #DF itself to a shutdown
         (SDM Vol. 3A, "Interrupt Stack Table"; "Determination of Access Rights": supervisor-mode writes). Usual causes:
@@ -41,13 +41,13 @@ def not_writable(image: Image, cpu: Cpu) -> Iterator[Finding]:
             yield Finding(stack.where, message, _severity(cpu, stack))
 
 
-def _severity(cpu: Cpu, stack: UsedStack) -> str:
+def _severity(cpu: CheckedCpu, stack: UsedStack) -> str:
     """The severity of a stack that takes no frame, where it is less than an error."""
     return mildness(cpu, stack.slots[0]) if len(stack.slots) == 1 else ""
 
 
 @rule("STK002", WARNING, "a stack has no guard page below it")
-def no_guard(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def no_guard(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a handler that needs more stack than there is runs on into whatever lies below, silently: another stack, the
         tables, a page of somebody's data. With a page there that refuses pushes, it ends in a page fault at the place
@@ -72,7 +72,7 @@ def no_guard(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("STK003", WARNING, "a stack has no room for a frame and a handler")
-def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def too_small(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor pushes up to 48 bytes, and any handler then saves the 15 general registers and calls something:
         with less room its first pushes fault, or write into the stack that ends just below (SDM Vol. 3A, figure
@@ -95,7 +95,7 @@ def too_small(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("STK004", WARNING, "a stack's end is not 16-byte aligned")
-def misaligned(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def misaligned(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: delivery aligns the new RSP down to 16 bytes, so that up to 15 bytes are lost; that alone does no harm, but a
         pointer like top-1 or top-8 shows that the end of the stack was taken for its last byte or last slot. And
@@ -113,7 +113,7 @@ def misaligned(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("STK005", ERROR, "one stack for vectors that can nest")
-def nested(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def nested(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: IST switches to the same address every time. When a second event with the same stack interrupts the handler of
         the first, its frame is written over the first one's, and the first handler returns to a wrong place (SDM
@@ -139,12 +139,12 @@ def nested(image: Image, cpu: Cpu) -> Iterator[Finding]:
             severity = NOTE
         else:
             severity = WARNING if from_ring3 or any(vector < 32 for vector in users) else NOTE
-        who = listed(users) + (" and of interrupts from ring 3" if from_ring3 else "")
+        who = labels(users) + (" and of interrupts from ring 3" if from_ring3 else "")
         yield Finding(stack.where, f"{stack.names} {stack.top:#x} is the stack of {who}", severity)
 
 
 @rule("STK006", ERROR, "two CPUs share a stack")
-def shared(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: when both CPUs take such an exception at once, and a panic makes an NMI of it on every CPU, each writes over
         the other's frame: both are lost, and so is the report (each processor switches by its own TSS: SDM Vol. 3A,
@@ -169,7 +169,7 @@ def shared(image: Image, cpu: Cpu) -> Iterator[Finding]:
             return
 
 
-def _place(cpu: Cpu, stack: UsedStack) -> int | None:
+def _place(cpu: CheckedCpu, stack: UsedStack) -> int | None:
     """Where the first push of a stack goes, physically."""
     if stack.first != "":
         return None
@@ -180,7 +180,7 @@ def _place(cpu: Cpu, stack: UsedStack) -> int | None:
 
 
 @rule("STK007", ERROR, "ring 3 can reach a stack of ring 0")
-def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a program, or a second thread of it, rewrites the frame while the handler runs: IRETQ then returns to ring 0 at
         an address of its choice (SDM Vol. 3A, "Determination of Access Rights": without SMAP a supervisor may write

@@ -1,7 +1,7 @@
 """One CPU's memory and tables as the rules look at them: what is named, what it leads to, what the image leaves open.
 
-Nothing here raises for want of an input: it is noted in `lacks`, and the answer is None or left out. Whoever runs a
-rule reads `lacks` afterwards: the rule is then `not_checked`, whatever it found besides.
+Nothing here raises for a missing input: it is noted in `missing_inputs`, and the answer is None or left out. The caller
+of a rule reads `missing_inputs` afterwards: the rule is then `not_checked`, whatever else it found.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..tables import vectors
 from ..tables.gdt import LDT, TSS_AVAILABLE, TSS_BUSY, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import INTERRUPT, TRAP, Gate
 from ..tables.selector import Selector
-from .words import listed
+from ..tables.vectors import labels
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from ..machine.registers import Segment
 
     Code: TypeAlias = "SegmentDescriptor | SystemDescriptor"
-    remembered = cached_property
+    memoized = cached_property
 else:
 
-    class remembered:  # noqa: N801 - used as a decorator
-        """A cached property that notes again, at every use, what was lacking when it was worked out."""
+    class memoized:  # noqa: N801 - used as a decorator
+        """A cached property that notes again, at every use, the inputs that were missing when it was worked out."""
 
         def __init__(self, work):
             self.work = work
 
         def __get__(self, cpu, owner):
-            return cpu.once(self.work.__name__, lambda: self.work(cpu))
+            return cpu.memoize(self.work.__name__, lambda: self.work(cpu))
 
 
 TOP = 1 << 64
@@ -46,27 +46,27 @@ SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
 UNKNOWN_TR = 0xFFF8  # what stands for TR's selector when only the address of a TSS was given
 
 
-class Tables:
+class CheckedTables:
     """What the rules ask of a machine's memory, its GDT and its IDT."""
 
     def __init__(self, image: Image, machine: Machine) -> None:
         self.image, self.machine, self.registers = image, machine, machine.registers
-        self.lacks: dict[str, None] = {}  # in order, each once
-        self._memory: dict[object, tuple[Any, dict[str, None]]] = {}
+        self.missing_inputs: dict[str, None] = {}  # in order, each once
+        self._memoized: dict[object, tuple[Any, dict[str, None]]] = {}
 
-    def lack(self, needs: str) -> None:
-        """Note an input that is missing."""
-        self.lacks[needs] = None
+    def missing(self, needs: str) -> None:
+        """Note a missing input."""
+        self.missing_inputs[needs] = None
 
-    def once(self, key: object, work: Callable[[], Any]) -> Any:
-        """What `work` finds, worked out once; what it lacked is noted at every use."""
-        if key not in self._memory:
-            before, self.lacks = self.lacks, {}
+    def memoize(self, key: object, work: Callable[[], Any]) -> Any:
+        """What `work` finds, worked out once; its missing inputs are noted at every use."""
+        if key not in self._memoized:
+            before, self.missing_inputs = self.missing_inputs, {}
             found = work()
-            self._memory[key] = found, self.lacks
-            self.lacks = before
-        found, lacks = self._memory[key]
-        self.lacks.update(lacks)
+            self._memoized[key] = found, self.missing_inputs
+            self.missing_inputs = before
+        found, missing = self._memoized[key]
+        self.missing_inputs.update(missing)
         return found
 
     # Memory
@@ -84,7 +84,7 @@ class Tables:
     def trouble(self, linear: int, access: Access = READ) -> str | None:
         """Why an access faults, "" when it does not, None when that is not known."""
         if not self.paged:
-            self.lack("CR3 is not known")
+            self.missing("CR3 is not known")
             return None
         try:
             self.machine.space.translate(linear % TOP, access)
@@ -93,7 +93,7 @@ class Tables:
         except NonCanonical as error:
             return str(error)
         except Absent as error:
-            self.lack(str(error))
+            self.missing(str(error))
             return None
         return ""
 
@@ -120,7 +120,7 @@ class Tables:
         """A table that a register names; None when it is null, or not known."""
         register = {"gdt": "gdtr", "idt": "idtr", "tss": "tr", "ldt": "ldtr"}[name]
         if getattr(self.registers, register) is None:
-            self.lack(f"{register.upper()} is not known")
+            self.missing(f"{register.upper()} is not known")
             return None
         return self.machine.table(name)
 
@@ -129,7 +129,7 @@ class Tables:
         if table.known(start, start + size):
             return True
         if table.name in self.machine.physical:
-            self.lack(f"the {table.name.upper()} is not all in this image")
+            self.missing(f"the {table.name.upper()} is not all in this image")
             return False
         for offset in (start, start + size - 1):
             linear = (table.base + offset) % TOP
@@ -137,20 +137,20 @@ class Tables:
                 try:
                     self.machine.read(linear, 1)
                 except Absent as error:
-                    self.lack(str(error))
+                    self.missing(str(error))
         return False
 
     def pages(self, table: Table, stop: int | None = None) -> Iterator[int]:
         """A linear address in each page of a table up to offset `stop`, whether readable or not."""
         if table.name in self.machine.physical:
-            self.lack(f"the linear address of the {table.name.upper()} is not known")
+            self.missing(f"the linear address of the {table.name.upper()} is not known")
             return
         size = min(stop or table.limit + 1, table.limit + 1)
         yield from (max(page, table.base) for page in range(table.base & -PAGE, table.base + size, PAGE))
 
     def lookup(self, selector: int) -> tuple[Code | None, str | None]:
         """The descriptor that a selector names, as the CPU reads it; or None and why not (None: not known)."""
-        found: tuple[Code | None, str | None] = self.once(selector & ~3, lambda: self._lookup(selector & ~3))
+        found: tuple[Code | None, str | None] = self.memoize(selector & ~3, lambda: self._lookup(selector & ~3))
         return found
 
     def _lookup(self, number: int) -> tuple[Code | None, str | None]:
@@ -182,7 +182,7 @@ class Tables:
         except (Absent, PageFault, NonCanonical):
             return None
 
-    @remembered
+    @memoized
     def descriptors(self) -> dict[int, Code]:
         """The descriptors of the GDT by selector, as far as it can be read.
 
@@ -206,7 +206,7 @@ class Tables:
         ti = 4 if table.name == "ldt" else 0
         return {(table.base + (s & ~7)) % TOP & -PAGE for s in self.users if s & 4 == ti}
 
-    @remembered
+    @memoized
     def rings(self) -> set[int]:
         """The privilege levels that code may run at: of present code segments, and the one now."""
         found = {code.dpl for code in self.descriptors.values() if code.s and code.type & 8 and code.p}
@@ -219,7 +219,7 @@ class Tables:
 
     # Gates
 
-    @remembered
+    @memoized
     def gates(self) -> dict[int, Gate]:
         """Every gate that the limit covers and that can be read, by vector."""
         table = self.table("idt")
@@ -231,12 +231,12 @@ class Tables:
             return dict(enumerate(gates))
         return {v: gate for v, gate in enumerate(gates) if self.readable(table, v * Gate.size, Gate.size)}
 
-    @remembered
+    @memoized
     def present(self) -> dict[int, Gate]:
         """The gates that lead somewhere: present interrupt and trap gates."""
         return {v: gate for v, gate in self.gates.items() if gate.p and gate.type in (INTERRUPT, TRAP) and not gate.s}
 
-    @remembered
+    @memoized
     def gate_selectors(self) -> dict[int, list[int]]:
         """Selector (RPL 0) -> the vectors of the present gates that name it."""
         found: dict[int, list[int]] = {}
@@ -254,10 +254,10 @@ class Tables:
         tr = self.registers.tr
         return tr is not None and not (tr.selector == UNKNOWN_TR and tr.flags is None)
 
-    @remembered
+    @memoized
     def users(self) -> dict[int, str]:
         """Selector (RPL 0) -> who names it: gates, segment registers, TR, LDTR, SYSCALL and SYSRET."""
-        found: dict[int, list[str]] = {s: [f"gates {listed(v)}"] for s, v in self.gate_selectors.items()}
+        found: dict[int, list[str]] = {s: [f"gates {labels(v)}"] for s, v in self.gate_selectors.items()}
         for name in (*SEGMENTS, "tr", "ldtr"):
             segment: Segment | None = getattr(self.registers, name)
             if segment is not None and not segment.null and (name != "tr" or self.tr_known):
@@ -277,7 +277,7 @@ class Tables:
 
     # What is wrong with code segments is the descriptor's fault, the limit's or the gate's: decided here, once
 
-    @remembered
+    @memoized
     def cut_off(self) -> dict[int, str]:
         """Selectors in use beyond the GDT's limit with the right descriptor in memory: the limit is wrong."""
         found = {}
@@ -288,7 +288,7 @@ class Tables:
                     found[selector] = users
         return found
 
-    @remembered
+    @memoized
     def gdt_lost(self) -> bool:
         """Whether the GDT can be read, or is too short, and has not one of at least three descriptors in use."""
         users = {selector: users for selector, users in self.users.items() if not selector & 4}
@@ -300,7 +300,7 @@ class Tables:
                 return False
         return True
 
-    @remembered
+    @memoized
     def broken_code(self) -> set[int]:
         """Selectors that gates name whose descriptor is not 64-bit code of ring 0, when no other in the GDT is."""
         if any(good_code(code) and not code.dpl for code in self.descriptors.values()):
@@ -313,8 +313,8 @@ class Tables:
                 found.add(selector)
         return found
 
-    def blamed(self, selector: int) -> bool:
-        """Whether rules on the GDT have it already that a selector leads nowhere good."""
+    def reported_elsewhere(self, selector: int) -> bool:
+        """Whether a rule on the GDT reports already what is wrong with this selector's descriptor."""
         return selector & ~3 in self.cut_off or selector & ~3 in self.broken_code or self.gdt_lost
 
 

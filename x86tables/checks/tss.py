@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY
 from ..tables.tss import Tss
+from ..tables.vectors import labels
 from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
 from .cpu import FULL
 from .tables import BEYOND, TOP, UNREADABLE, kind_of
-from .words import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Image
-    from .cpu import Cpu, Slot
+    from .cpu import CheckedCpu, Slot
 
 RING3_STACK = "interrupts from ring 3"
 
 
 @rule("TSS001", ERROR, "a TSS is needed, and none is loaded")
-def never_loaded(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def never_loaded(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: IST stacks and the stack for interrupts from ring 3 are read through TR. Before LTR its base is 0 and its limit
         0xffff, so that the processor takes whatever lies at linear address 0x24 for IST1, or faults on it: a gate with
@@ -34,14 +34,14 @@ def never_loaded(image: Image, cpu: Cpu) -> Iterator[Finding]:
     tr = cpu.registers.tr
     if tr is None:
         if cpu.asks_for_tss:
-            cpu.lack("TR is not known")
+            cpu.missing("TR is not known")
     elif tr.null and cpu.asks_for_tss:
         severity = NOTE if cpu.tss_for_features else ""
         yield Finding("tr", f"{cpu.asks_for_tss}, but no TSS is loaded: TR is null", severity)
 
 
 @rule("TSS002", ERROR, "TR names no 64-bit TSS in this GDT")
-def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def stale_tr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR keeps a copy of the descriptor, so that all goes well until the next LTR, a VM exit or a suspend reads the
         slot again and finds something else: #GP, or another TSS. It tells that GDTR was loaded again without LTR: TR
@@ -67,7 +67,7 @@ def stale_tr(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says", LOADED)
-def changed_descriptor(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def changed_descriptor(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: base and limit are read by LTR only. A descriptor that was changed afterwards, or another GDT with a TSS at
         the same selector, leaves the processor with the old TSS: the stacks that a kernel writes into its new one are
@@ -89,7 +89,7 @@ def changed_descriptor(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS004", ERROR, "the TSS is marked busy before LTR", DECLARED)
-def busy_before_ltr(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def busy_before_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR accepts an available TSS (type 9) only and marks it busy itself; a type of 0xb raises #GP (SDM Vol. 2A,
         LTR; Vol. 3A, table "System-Segment and Gate-Descriptor Types"). What was copied from a
@@ -104,7 +104,7 @@ def busy_before_ltr(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS005", NOTE, "TR is loaded, but its descriptor is not marked busy", LOADED)
-def not_busy(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def not_busy(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR turns type 9 into 0xb in memory. A 9 under a loaded TR means that the descriptor was written again after
         LTR, or that this GDT is a copy: harmless, but a hint that somebody builds the table twice (SDM Vol. 3A, "TSS
@@ -120,7 +120,7 @@ def not_busy(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS006", ERROR, "the TSS limit is too small")
-def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a stack pointer beyond the TSS limit raises #TS while an exception is delivered; for gate 8 that is a shutdown
         (SDM Vol. 3A, figure "64-Bit TSS Format": IST1 ends at offset 0x2b, IST7 at 0x5b). The whole structure has 104
@@ -135,14 +135,14 @@ def short_limit(image: Image, cpu: Cpu) -> Iterator[Finding]:
     if cut := _cut_off(cpu):
         code = cpu.tss_descriptor
         said = "" if code is None or code.effective_limit == tr.limit else f", in the GDT {code.effective_limit:#x},"
-        names = "; ".join(f"{name.upper()} for {listed(users) if users else RING3_STACK}" for name, users in cut)
+        names = "; ".join(f"{name.upper()} for {labels(users) if users else RING3_STACK}" for name, users in cut)
         severity = WARNING if all(users and all(map(cpu.off, users)) for _, users in cut) else ""
         yield Finding("tr.limit", f"limit {tr.limit:#x}{said} cuts off {names}: #TS", severity)
     else:
         yield Finding("tr.limit", f"limit {tr.limit:#x}: a 64-bit TSS has 104 bytes, limit 0x67", WARNING)
 
 
-def _cut_off(cpu: Cpu) -> list[tuple[str, tuple[int, ...]]]:
+def _cut_off(cpu: CheckedCpu) -> list[tuple[str, tuple[int, ...]]]:
     """The stack pointers in use that end beyond the limit in TR, with the vectors that ask for them."""
     tr = cpu.registers.tr
     if tr is None or cpu.tss is None:
@@ -151,7 +151,7 @@ def _cut_off(cpu: Cpu) -> list[tuple[str, tuple[int, ...]]]:
 
 
 @rule("TSS007", ERROR, "the TSS descriptor counts its limit in pages")
-def granular(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def granular(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with G=1 a limit of 0x67 means 416 KiB. Memory behind the TSS then counts as I/O permission bitmap: each zero
         bit in it opens a port to ring 3 (SDM Vol. 3A, figure "Format of TSS and LDT Descriptors in 64-bit Mode", flag
@@ -167,7 +167,7 @@ def granular(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS008", ERROR, "the TSS cannot be read")
-def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor reads stack pointers from the TSS as a supervisor, through the page tables, at the time of the
         exception. A page fault there makes #DF of #PF, and a shutdown of #DF (SDM Vol. 3A, "Interrupt Stack Table").
@@ -184,12 +184,12 @@ def unmapped(image: Image, cpu: Cpu) -> Iterator[Finding]:
     for name, users in needed:
         address = table.base + Tss.field(name).offset
         if "tss" not in cpu.machine.physical and (why := cpu.trouble(address) or cpu.trouble(address + 7)):
-            who = listed(users) if users else RING3_STACK
+            who = labels(users) if users else RING3_STACK
             yield Finding("tss", f"the TSS at {table.base:#x} cannot be read for {who}: {why}{_half(cpu, table.base)}")
             return
 
 
-def _half(cpu: Cpu, base: int) -> str:
+def _half(cpu: CheckedCpu, base: int) -> str:
     """A hint where only the upper half of a base seems to be missing."""
     gdt = cpu.registers.gdtr
     if base >> 32 == 0 and gdt is not None and gdt.base >> 32 and cpu.physical(gdt.base >> 32 << 32 | base) is not None:
@@ -198,7 +198,7 @@ def _half(cpu: Cpu, base: int) -> str:
 
 
 @rule("TSS009", ERROR, "ring 3 can reach the TSS")
-def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a program that can write the TSS chooses the stack on which ring 0 handles its next interrupt; with CR4.SMAP
         the processor's own read of it faults (SDM Vol. 3A, "Determination of Access Rights": accesses to a TSS are
@@ -215,7 +215,7 @@ def for_users(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS010", ERROR, "the I/O permission bitmap begins inside of the TSS")
-def bitmap_by_accident(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def bitmap_by_accident(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the base of the bitmap is an offset into the TSS. Left 0, or anything below 0x68, the stack pointers themselves
         are read as the bitmap, and their zero bits open ports to ring 3 (SDM Vol. 3A, figure "64-Bit TSS Format", I/O
@@ -231,7 +231,7 @@ def bitmap_by_accident(image: Image, cpu: Cpu) -> Iterator[Finding]:
 
 
 @rule("TSS011", WARNING, "the I/O permission bitmap has no final byte of ones")
-def bitmap_not_closed(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def bitmap_not_closed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: for each port the processor reads two bytes of the bitmap, both of which must lie within the limit; the manual
         asks for a last byte of all ones there (SDM Vol. 1, figure "I/O Permission Bit Map"). Without it the last ports
@@ -248,7 +248,7 @@ def bitmap_not_closed(image: Image, cpu: Cpu) -> Iterator[Finding]:
         yield Finding("tss.iopb", f"the bitmap at {base:#x} ends with {table.data[stop - 1]:#04x}, expected 0xff")
 
 
-def _bitmap(cpu: Cpu) -> int | None:
+def _bitmap(cpu: CheckedCpu) -> int | None:
     """The base of a bitmap that counts; None when there is none, or nobody at ring 3 to use it."""
     table, code, start = cpu.tss, cpu.tss_descriptor, Tss.field("iopb").offset
     if table is None or table.limit < start + 1 or not cpu.ring3 or (code is not None and code.g):
@@ -260,7 +260,7 @@ def _bitmap(cpu: Cpu) -> int | None:
 
 
 @rule("TSS012", ERROR, "two CPUs share one TSS")
-def shared(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: both CPUs get their stacks from it. When both take an exception on the same IST stack, or from ring 3, the one
         writes over the other's frame. LTR refuses a TSS that is busy, but not the same one through another descriptor
@@ -275,7 +275,7 @@ def shared(image: Image, cpu: Cpu) -> Iterator[Finding]:
             return
 
 
-def same_tss(cpu: Cpu, other: Cpu) -> bool:
+def same_tss(cpu: CheckedCpu, other: CheckedCpu) -> bool:
     """Whether two CPUs have loaded one TSS."""
     mine, theirs = cpu.tss, other.tss
     if mine is None or theirs is None:
@@ -286,7 +286,7 @@ def same_tss(cpu: Cpu, other: Cpu) -> bool:
 
 
 @rule("TSS013", ERROR, "a stack pointer in use is zero")
-def zero_pointer(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def zero_pointer(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: zero is a pointer like any other to the processor: the frame goes to 0xfffffffffffffff8 and below, where there
         is nothing, and the page fault on the way makes #DF, then shutdown (SDM Vol. 3A, "Interrupt Stack Table", and
@@ -301,13 +301,13 @@ def zero_pointer(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     for slot in cpu.slots:
         if slot.top == 0:
-            who = f"used by {listed(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
+            who = f"used by {labels(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
             yield Finding(
                 f"tss.{slot.field}", f"{slot.name}, {who}, is zero{_neighbour(cpu, slot)}", mildness(cpu, slot)
             )
 
 
-def mildness(cpu: Cpu, slot: Slot) -> str:
+def mildness(cpu: CheckedCpu, slot: Slot) -> str:
     """The severity of a bad pointer where it is less than an error."""
     if slot.optional:
         return NOTE
@@ -316,7 +316,7 @@ def mildness(cpu: Cpu, slot: Slot) -> str:
     return WARNING if slot.vectors == (8,) and cpu.page_fault_has_stack else ""
 
 
-def _neighbour(cpu: Cpu, slot: Slot) -> str:
+def _neighbour(cpu: CheckedCpu, slot: Slot) -> str:
     """ "did you mean", where the slot before or after is filled and used by nobody."""
     table, number = cpu.tss, int(slot.field[-1])
     if table is None or not slot.vectors:
@@ -330,7 +330,7 @@ def _neighbour(cpu: Cpu, slot: Slot) -> str:
 
 
 @rule("TSS014", ERROR, "a reserved field of the TSS is not zero: the pointers are misplaced")
-def reserved_fields(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def reserved_fields(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the 64-bit TSS has four reserved bytes before RSP0, eight between RSP2 and IST1, and ten behind IST7. A
         structure that leaves one out, or that a compiler has padded, puts every pointer behind it in the wrong place:
@@ -347,7 +347,7 @@ def reserved_fields(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
 
 
-def _reserved(cpu: Cpu) -> Iterator[tuple[str, int]]:
+def _reserved(cpu: CheckedCpu) -> Iterator[tuple[str, int]]:
     """Reserved fields of the TSS that hold something."""
     table = cpu.tss
     if table is None:
@@ -361,7 +361,7 @@ def _reserved(cpu: Cpu) -> Iterator[tuple[str, int]]:
             yield name, value
 
 
-def shifted(cpu: Cpu) -> bool:
+def shifted(cpu: CheckedCpu) -> bool:
     """Whether reserved fields hold something and a pointer in use is bad: one mistake, told by TSS014."""
     if not any(True for _ in _reserved(cpu)):
         return False
@@ -370,7 +370,7 @@ def shifted(cpu: Cpu) -> bool:
 
 
 @rule("TSS015", ERROR, "a stack pointer in use is not canonical")
-def not_canonical(image: Image, cpu: Cpu) -> Iterator[Finding]:
+def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: loading a non-canonical pointer from the TSS raises #SS during delivery, which makes #DF of a fault and a
         shutdown of #DF (SDM Vol. 2A, INT n: if the new stack pointer is not canonical, #SS; with CR4.LA57 bits 63:57
@@ -383,6 +383,6 @@ def not_canonical(image: Image, cpu: Cpu) -> Iterator[Finding]:
         return
     for slot in cpu.slots:
         if not cpu.canonical(slot.top):
-            who = f"used by {listed(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
+            who = f"used by {labels(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
             message = f"{slot.name} {slot.top:#x}, {who}, is not canonical: #SS"
             yield Finding(f"tss.{slot.field}", message, mildness(cpu, slot))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..records import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT = "benign", "contributory", "page fault", "double fault"
 
 
@@ -88,3 +92,27 @@ def number(vector: int | str) -> int:
 def label(vector: int) -> str:
     """The mnemonic of a vector where it has one, else its number: `#DF`, `0x80`."""
     return EXCEPTIONS[vector].mnemonic or str(vector) if vector < 32 else f"{vector:#x}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`13,14,32..47`: numbers in order, those that follow one another as ranges."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a},{b}" if b == a + 1 else f"{a}..{b}" for a, b in parts)
+
+
+def labels(numbers: Iterable[int]) -> str:
+    """`#DF, #GP, 0x20..0x2f`: vectors in order, by mnemonic where they have one."""
+    rest, parts = [], []
+    for number in sorted(numbers):
+        if number < 32 and EXCEPTIONS[number].mnemonic:
+            parts.append(label(number))
+        else:
+            rest.append(number)
+    if len(parts) > 12:
+        parts = [f"{parts[0]}..{parts[-1]} ({len(parts)} exceptions)"]
+    return ", ".join(parts + [part for part in ranges(rest).split(",") if part])
