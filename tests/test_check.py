@@ -13,7 +13,6 @@ from x86tables.checks import Finding, Report
 from x86tables.delivery.scenarios import SCENARIOS, play
 from x86tables.readers import elfcore, open_image
 from x86tables.render import findings
-from x86tables.tables.vectors import ranges
 
 LINUX = IMAGES / "linux.core"
 KEYS = {"cpu", "verdict", "reason", "handled_by", "assumed", "stack", "scenarios", "findings", "not_checked"}
@@ -69,11 +68,11 @@ def test_text_is_no_wider_than_100_columns(name: str) -> None:
 
 def test_a_long_place_is_broken_at_its_commas() -> None:
     machine = open_image(str(LINUX)).machines[0]
-    where = f"idt[{ranges(range(1, 256, 2))}].type"
-    lines = list(findings.lines(Report(machine, (Finding(where, "bad", "error", "IDT003"),))))
+    finding = Finding("idt", tuple(range(1, 256, 2)), "type", "bad", "error", "IDT003")
+    lines = list(findings.lines(Report(machine, (finding,))))
     assert max(map(len, lines)) <= 100
     assert lines[2].startswith("    error    IDT003  idt[1,3,5,") and lines[2].endswith(",")
-    assert where in "".join(line.strip() for line in lines)
+    assert finding.where in "".join(line.strip() for line in lines)
 
 
 def test_ovmf_resets() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..records import Record
+from ..tables.vectors import ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,16 +30,31 @@ TABLES = {
 
 
 class Finding(Record):
-    """Something wrong. `where` is a place without addresses (`idt[8].ist`), the same from boot to boot.
+    """Something wrong, and where: a table or register, the entries of it, and their field.
 
-    A rule's body gives a `severity` only where the case at hand differs from the rule's own; who runs the rules fills
-    in `severity` and `rule`.
+    `table` is `gdt`, `idt`, `tss` or the name of a register. `index` is one entry or several, None for a place that
+    is not in an entry; `field` is one field or several, "" for the whole. A rule's body gives a `severity` only where
+    the case at hand differs from the rule's own; `judge` fills in `severity` and `rule`.
     """
 
-    where: str
+    table: str
+    index: int | tuple[int, ...] | None
+    field: str | tuple[str, ...]
     message: str
     severity: str = ""
     rule: str = ""
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """The entries of the table that it is about."""
+        return (self.index,) if isinstance(self.index, int) else self.index or ()
+
+    @property
+    def where(self) -> str:
+        """The place without addresses (`idt[8].ist`, `tss.ist1,ist2`), the same from boot to boot."""
+        fields = self.field if isinstance(self.field, str) else ",".join(self.field)
+        entries = f"[{ranges(self.entries)}]" if self.entries else ""
+        return self.table + entries + (f".{fields}" if fields else "")
 
 
 class NotChecked(Record):

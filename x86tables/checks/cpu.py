@@ -60,9 +60,9 @@ class UsedStack(Record):
         return tuple(sorted({vector for slot in self.slots for vector in slot.vectors}))
 
     @property
-    def where(self) -> str:
-        """The place in the TSS."""
-        return "tss." + ",".join(slot.field for slot in self.slots)
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the TSS that name it."""
+        return tuple(slot.field for slot in self.slots)
 
     @property
     def used_by(self) -> str:

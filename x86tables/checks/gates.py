@@ -7,7 +7,7 @@ import re
 from ..machine.memory import PAGE
 from ..machine.paging import Access
 from ..tables import vectors
-from ..tables.vectors import labels, ranges
+from ..tables.vectors import labels
 from .catalogue import ERROR, NOTE, SEVERITIES, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 
@@ -57,7 +57,7 @@ def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             state = "a conforming segment: from ring 3 the handler would run at ring 3"
         else:
             continue
-        yield Finding(f"idt[{ranges(users)}].selector", f"{labels(users)}: selector {selector:#x} is {state}")
+        yield Finding("idt", tuple(users), "selector", f"{labels(users)}: selector {selector:#x} is {state}")
 
 
 @rule("IDT006", ERROR, "a handler's address is not canonical")
@@ -72,7 +72,7 @@ def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     bad = [vector for vector, gate in cpu.present.items() if not cpu.canonical(gate.offset)]
     if bad:
-        yield Finding(f"idt[{ranges(bad)}].offset", f"not canonical: {_handlers(cpu, bad)}")
+        yield Finding("idt", tuple(bad), "offset", f"not canonical: {_handlers(cpu, bad)}")
 
 
 @rule("IDT007", ERROR, "a handler cannot be fetched")
@@ -97,7 +97,7 @@ def not_executable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             worst = min((_concern(cpu, vector) for vector in users), key=SEVERITIES.index)
             groups.setdefault((worst, why), []).extend(users)
     for (severity, why), found in groups.items():
-        yield Finding(f"idt[{ranges(sorted(found))}].offset", f"{_handlers(cpu, sorted(found))}: {why}", severity)
+        yield Finding("idt", tuple(sorted(found)), "offset", f"{_handlers(cpu, sorted(found))}: {why}", severity)
 
 
 def _concern(cpu: CheckedCpu, vector: int) -> str:
@@ -125,7 +125,7 @@ def exception_for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     bad = [vector for vector, gate in cpu.present.items() if vector < 32 and vector not in (3, 4) and gate.dpl == 3]
     if bad and cpu.ring3:
-        yield Finding(f"idt[{ranges(bad)}].dpl", f"{labels(bad)}: DPL 3 lets any program call the handler by INT n")
+        yield Finding("idt", tuple(bad), "dpl", f"{labels(bad)}: DPL 3 lets any program call the handler by INT n")
 
 
 @rule("IDT009", WARNING, "ring 3 may not use breakpoints")
@@ -140,7 +140,7 @@ def breakpoint_for_kernel_only(image: Image, cpu: CheckedCpu) -> Iterator[Findin
     """
     gate = cpu.present.get(3)
     if gate is not None and gate.dpl < 3 and cpu.ring3:
-        yield Finding("idt[3].dpl", f"DPL {gate.dpl}: INT3 in a program of ring 3 raises #GP, not #BP")
+        yield Finding("idt", 3, "dpl", f"DPL {gate.dpl}: INT3 in a program of ring 3 raises #GP, not #BP")
 
 
 @rule("IDT014", WARNING, "NMI, #MC or #DB runs on the interrupted stack although SYSCALL is in use")
@@ -163,7 +163,7 @@ def no_ist_with_syscall(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if efer is None:
         cpu.missing("EFER is not known (bit SCE: is SYSCALL in use)")
     elif efer & 1:
-        yield Finding(f"idt[{ranges(bad)}].ist", f"{labels(bad)}: IST 0 while EFER.SCE=1: RSP may be the program's")
+        yield Finding("idt", tuple(bad), "ist", f"{labels(bad)}: IST 0 while EFER.SCE=1: RSP may be the program's")
 
 
 @rule("IDT015", WARNING, "a trap gate on an IST stack that an interrupt uses too")
@@ -178,9 +178,8 @@ def trap_on_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: idt[3] = Gate.interrupt(breakpoint, KERNEL_CS, ist=2)
     """
     for slot, traps, others in trap_stacks(cpu):
-        yield Finding(
-            f"idt[{ranges(traps)}].type", f"{labels(traps)}: trap gate on {slot}, which {labels(others)} uses too"
-        )
+        message = f"{labels(traps)}: trap gate on {slot}, which {labels(others)} uses too"
+        yield Finding("idt", tuple(traps), "type", message)
 
 
 def trap_stacks(cpu: CheckedCpu) -> Iterator[tuple[str, list[int], list[int]]]:
@@ -211,7 +210,7 @@ def mixed_handler(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if with_code and rest:
             severity = NOTE if UNLIKELY.issuperset(with_code) or UNLIKELY.issuperset(rest) else ""
             message = f"{cpu.named(offset)} handles {labels(with_code)} with an error code and {labels(rest)} without"
-            yield Finding(f"idt[{ranges(users)}].offset", message, severity)
+            yield Finding("idt", tuple(users), "offset", message, severity)
 
 
 def pushes_code(cpu: CheckedCpu, vector: int) -> bool:
@@ -238,4 +237,4 @@ def irq_on_exception(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         name = image.symbols.name(gate.offset) if vector < 32 else None
         if name and "+" not in name and IRQ.search(HUMP.sub("_", name)) and not NO_IRQ.search(name):
             message = f"{name} looks like an IRQ's handler on {labels([vector])}: is the PIC remapped?"
-            yield Finding(f"idt[{vector}].offset", message)
+            yield Finding("idt", vector, "offset", message)

@@ -46,7 +46,7 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if why := cpu.trouble(page):
             missing.append(f"{page:#x}: {why}; it holds {', '.join(users)}")
     if missing:
-        yield Finding("gdt", f"the GDT cannot be read at {'; at '.join(missing)}")
+        yield Finding("gdt", None, "", f"the GDT cannot be read at {'; at '.join(missing)}")
 
 
 @rule("GDT002", ERROR, "ring 3 can reach the GDT")
@@ -62,7 +62,8 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if cpu.ring3:
         pages = [page for page in pages_in_use(cpu) if cpu.for_users(page)]
         if pages:
-            yield Finding("gdt", f"U/S=1 on the GDT's pages at {', '.join(map(hex, pages))}, and there is ring 3 code")
+            message = f"U/S=1 on the GDT's pages at {', '.join(map(hex, pages))}, and there is ring 3 code"
+            yield Finding("gdt", None, "", message)
 
 
 @rule("GDT003", ERROR, "a read-only GDT holds a descriptor in use that is not marked accessed")
@@ -85,7 +86,7 @@ def not_accessed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             trouble = cpu.trouble(table.base + selector + 5, WRITE)
             if trouble and cpu.trouble(table.base + selector) == "":
                 message = f"selector {selector:#x} ({users}) has A=0, and it cannot be set: {trouble}"
-                yield Finding(f"gdt[{selector >> 3}].type", message)
+                yield Finding("gdt", selector >> 3, "type", message)
 
 
 @rule("GDT004", ERROR, "LTR cannot mark the TSS busy: the GDT is read-only", DECLARED)
@@ -102,7 +103,7 @@ def read_only_at_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if table is not None and tr is not None and cpu.tss_descriptor is not None:
         trouble = cpu.trouble(table.base + (tr.selector & ~7) + 5, WRITE)
         if trouble:
-            yield Finding(f"gdt[{tr.selector >> 3}].type", f"LTR with selector {tr.selector:#x} faults: {trouble}")
+            yield Finding("gdt", tr.selector >> 3, "type", f"LTR with selector {tr.selector:#x} faults: {trouble}")
 
 
 @rule("GDT005", WARNING, "the GDT's limit is not a multiple of 8 less one")
@@ -117,7 +118,8 @@ def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     table = cpu.table("gdt")
     if table is not None and (table.limit + 1) % 8 and not cpu.cut_off and not cpu.gdt_lost:
-        yield Finding("gdtr.limit", f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole descriptors")
+        message = f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole descriptors"
+        yield Finding("gdtr", None, "limit", message)
 
 
 @rule("GDT006", NOTE, "the GDT's limit is 0xffff")
@@ -132,7 +134,7 @@ def full_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     table = cpu.table("gdt")
     if table is not None and table.limit == 0xFFFF:
-        yield Finding("gdtr.limit", "limit 0xffff: all 8192 slots count, whatever is in them")
+        yield Finding("gdtr", None, "limit", "limit 0xffff: all 8192 slots count, whatever is in them")
 
 
 @rule("GDT007", ERROR, "the GDT's limit leaves out descriptors in use")
@@ -148,7 +150,8 @@ def cut_off(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     if cpu.cut_off and (table := cpu.table("gdt")):
         missing = ", ".join(f"{selector:#x} ({users})" for selector, users in sorted(cpu.cut_off.items()))
-        yield Finding("gdtr.limit", f"limit {table.limit:#x} leaves out {missing}, which is in memory behind it")
+        message = f"limit {table.limit:#x} leaves out {missing}, which is in memory behind it"
+        yield Finding("gdtr", None, "limit", message)
 
 
 @rule("GDT008", ERROR, "a code descriptor has both L and D set")
@@ -165,7 +168,7 @@ def both_l_and_d(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if isinstance(code, SegmentDescriptor) and l_and_d(code):
             users = cpu.users.get(selector)
             used = f" ({users})" if users else ""
-            yield Finding(f"gdt[{selector >> 3}].d_b", f"selector {selector:#x}{used}: L=1 and D=1 is reserved")
+            yield Finding("gdt", selector >> 3, "d_b", f"selector {selector:#x}{used}: L=1 and D=1 is reserved")
 
 
 @rule("GDT009", ERROR, "the gates' code segment is not present 64-bit code of ring 0")
@@ -193,7 +196,7 @@ def no_kernel_code(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if isinstance(code, SegmentDescriptor) and not state:
             state = f"DPL {code.dpl}" if good_code(code) else f"L={code.l:d}, D={code.d_b:d}"
         users = labels(cpu.gate_selectors[selector])
-        yield Finding(f"gdt[{selector >> 3}]", f"selector {selector:#x}, which the gates {users} name, has {state}")
+        yield Finding("gdt", selector >> 3, "", f"selector {selector:#x}, which the gates {users} name, has {state}")
 
 
 @rule("GDT010", WARNING, "a descriptor in use differs between CPUs")
@@ -219,7 +222,7 @@ def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
                 message = (
                     f"selector {selector:#x} is {bytes(here).hex()} here, {bytes(there).hex()} on CPU {first.number}"
                 )
-                yield Finding(f"gdt[{selector >> 3}]", message)
+                yield Finding("gdt", selector >> 3, "", message)
 
 
 @rule("GDT011", ERROR, "GDTR points at a table that has none of the descriptors in use")
@@ -237,4 +240,4 @@ def lost(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     table = cpu.table("gdt")
     if table is not None and cpu.gdt_lost:
         named = "; ".join(f"{selector:#x} ({users})" for selector, users in sorted(cpu.users.items()))
-        yield Finding("gdtr", f"base {table.base:#x}, limit {table.limit:#x}: there is no {named}")
+        yield Finding("gdtr", None, "", f"base {table.base:#x}, limit {table.limit:#x}: there is no {named}")

@@ -38,12 +38,13 @@ def no_double_fault_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if gate is None or gate.p:
         return
     if not any(other.p for other in cpu.gates.values()):
-        yield Finding("idt", f"no gate of {len(cpu.gates)} is present: the first exception of all ends in shutdown")
+        message = f"no gate of {len(cpu.gates)} is present: the first exception of all ends in shutdown"
+        yield Finding("idt", None, "", message)
         return
     severity = WARNING if cpu.page_fault_has_stack else ""
     state = "all zero" if not any(gate) else "not present (P=0)"
     end = "a #DF other than of a stack overflow" if severity else "a stack overflow"
-    yield Finding("idt[8].p", f"gate 8 (#DF) is {state}: {end} ends in shutdown", severity)
+    yield Finding("idt", 8, "p", f"gate 8 (#DF) is {state}: {end} ends in shutdown", severity)
 
 
 @rule("IDT002", WARNING, "#GP or #PF has no gate: each becomes #DF")
@@ -60,9 +61,8 @@ def no_fault_gates(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     absent = [vector for vector in (GP, PF) if vector in gates and not gates[vector].p]
     if absent and any(gate.p for gate in gates.values()):
         many = "these gates are" if len(absent) > 1 else "this gate is"
-        yield Finding(
-            f"idt[{ranges(absent)}].p", f"{labels(absent)}: {many} not present, so that the fault becomes #DF"
-        )
+        message = f"{labels(absent)}: {many} not present, so that the fault becomes #DF"
+        yield Finding("idt", tuple(absent), "p", message)
 
 
 @rule("IDT003", ERROR, "a present gate has a type that 64-bit mode refuses")
@@ -80,7 +80,7 @@ def refused_type(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if vector not in cpu.present and gate.p:
             kinds.setdefault(f"S={gate.s:d}, type {gate.type:#x}", []).append(vector)
     for kind, found in kinds.items():
-        yield Finding(f"idt[{ranges(found)}].type", f"{labels(found)}: {kind} is no interrupt or trap gate: #GP")
+        yield Finding("idt", tuple(found), "type", f"{labels(found)}: {kind} is no interrupt or trap gate: #GP")
 
 
 @rule("IDT004", ERROR, "the #DF gate has no interrupt stack")
@@ -98,7 +98,7 @@ def double_fault_without_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]
         severity = WARNING if cpu.page_fault_has_stack else ""
         stack = "the stack in use, good or bad" if severity else "the stack that has just failed"
         message = f"gate {cpu.handler(DF)} uses IST 0, {stack}"
-        yield Finding("idt[8].ist", message, severity)
+        yield Finding("idt", 8, "ist", message, severity)
 
 
 @rule("IDT010", WARNING, "the IDT's limit is not a multiple of 16 less one")
@@ -114,7 +114,7 @@ def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     table = cpu.table("idt")
     if table is not None and (table.limit + 1) % 16 and covers(cpu, PF):
-        yield Finding("idtr.limit", f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole gates")
+        yield Finding("idtr", None, "limit", f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole gates")
 
 
 @rule("IDT011", ERROR, "the IDT's limit leaves out #DF, #GP or #PF")
@@ -132,7 +132,7 @@ def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     missing = [vector for vector in (DF, GP, PF) if not covers(cpu, vector)]
     if table is not None and missing:
         count = (table.limit + 1) // 16
-        yield Finding("idtr.limit", f"limit {table.limit:#x} covers {count} gates, not {labels(missing)}")
+        yield Finding("idtr", None, "limit", f"limit {table.limit:#x} covers {count} gates, not {labels(missing)}")
 
 
 @rule("IDT012", ERROR, "a page of the IDT cannot be read")
@@ -153,7 +153,7 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             bad = [v for v in range(min((table.limit + 1) // 16, 256)) if not table.known(v * 16, v * 16 + 16)]
             text = "; ".join(f"{page:#x}: {why}" for page, why in pages)
             if bad:
-                yield Finding("idt", f"gates {ranges(bad)} cannot be read at {text}")
+                yield Finding("idt", None, "", f"gates {ranges(bad)} cannot be read at {text}")
 
 
 @rule("IDT013", ERROR, "ring 3 can reach the IDT")
@@ -170,7 +170,8 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if table is not None and cpu.ring3:
         pages = [page for page in cpu.pages(table, 4096) if cpu.for_users(page)]
         if pages:
-            yield Finding("idt", f"U/S=1 on the IDT's pages at {', '.join(map(hex, pages))}, and there is ring 3 code")
+            message = f"U/S=1 on the IDT's pages at {', '.join(map(hex, pages))}, and there is ring 3 code"
+            yield Finding("idt", None, "", message)
 
 
 @rule("IDT018", WARNING, "gates differ between CPUs")
@@ -194,12 +195,12 @@ def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         vector = different[0]
         here, there = (f"{g.selector:#x}:{cpu.named(g.offset)}, IST {g.ist}" for g in (mine[vector], theirs[vector]))
         example = f"{vectors.label(vector)} leads to {here}, there to {there}"
-        yield Finding(f"idt[{ranges(different)}]", f"gates are not those of CPU {common.number}: {example}")
+        yield Finding("idt", tuple(different), "", f"gates are not those of CPU {common.number}: {example}")
     table = cpu.table("idt")
     cut = [vector for vector in common.present if not covers(cpu, vector)]
     if table is not None and cut and covers(cpu, PF):
         message = f"limit {table.limit:#x} leaves out gates that CPU {common.number} has: {ranges(cut)}"
-        yield Finding("idtr.limit", message)
+        yield Finding("idtr", None, "limit", message)
 
 
 def _most_common(cpus: list[CheckedCpu]) -> CheckedCpu | None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..machine.image import Image
     from .cpu import CheckedCpu
 
+SYSCALL, SYSRET = "star[47:32]", "star[63:48]"  # the halves of STAR that hold selectors
+
 
 def mismatch(cpu: CheckedCpu, selector: int, fits: bool) -> str:
     """What is wrong with a selector that should name a certain kind of descriptor; "" when nothing, or not known."""
@@ -45,7 +47,8 @@ def stale_cs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         mode = cs.flags is None or code.l == cs.descriptor.l
         fits = mode and (code.dpl <= cpl if code.conforming else code.dpl == cpl)
     if wrong := mismatch(cpu, cs.selector, fits):
-        yield Finding("cs", f"CS {cs.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP")
+        message = f"CS {cs.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP"
+        yield Finding("cs", None, "", message)
 
 
 @rule("REG002", ERROR, "SS names no writable data segment in this GDT")
@@ -68,7 +71,8 @@ def stale_ss(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     code, _ = cpu.lookup(ss.selector)
     fits = isinstance(code, SegmentDescriptor) and code.s and code.writable and code.p and code.dpl == cpl
     if wrong := mismatch(cpu, ss.selector, fits):
-        yield Finding("ss", f"SS {ss.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP")
+        message = f"SS {ss.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP"
+        yield Finding("ss", None, "", message)
 
 
 @rule("REG003", WARNING, "DS, ES, FS or GS names no data segment in this GDT")
@@ -88,7 +92,7 @@ def stale_data(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         code, _ = cpu.lookup(segment.selector)
         fits = isinstance(code, SegmentDescriptor) and code.s and code.readable and code.p
         if wrong := mismatch(cpu, segment.selector, fits):
-            yield Finding(name, f"{name.upper()} {segment.selector:#x} is {wrong} in the GDT that is loaded")
+            yield Finding(name, None, "", f"{name.upper()} {segment.selector:#x} is {wrong} in the GDT that is loaded")
 
 
 def star(cpu: CheckedCpu) -> int | None:
@@ -116,11 +120,11 @@ def syscall_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     value = star(cpu)
     if value == 0 and cpu.ring3:
-        yield Finding("star[47:32]", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
+        yield Finding(SYSCALL, None, "", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
     if not value:
         return
     call = value >> 32 & 0xFFFC
-    yield from _pair(cpu, "SYSCALL", "star[47:32]", call, call + 8, 0)
+    yield from _pair(cpu, "SYSCALL", SYSCALL, call, call + 8, 0)
 
 
 @rule("SYS002", ERROR, "SYSRET loads segments that the GDT does not have")
@@ -138,10 +142,10 @@ def sysret_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if not value:  # 0 is SYS001's
         return
     back = value >> 48 & 0xFFFC
-    yield from _pair(cpu, "SYSRET", "star[63:48]", back + 16, back + 8, 3)
+    yield from _pair(cpu, "SYSRET", SYSRET, back + 16, back + 8, 3)
 
 
-def _pair(cpu: CheckedCpu, name: str, where: str, cs: int, ss: int, ring: int) -> Iterator[Finding]:
+def _pair(cpu: CheckedCpu, name: str, selectors: str, cs: int, ss: int, ring: int) -> Iterator[Finding]:
     """A finding where CS is not 64-bit code, or SS not writable data, of this ring."""
     code, data = cpu.lookup(cs)[0], cpu.lookup(ss)[0]
     code_fits = code is not None and good_code(code) and code.dpl == ring
@@ -154,7 +158,7 @@ def _pair(cpu: CheckedCpu, name: str, where: str, cs: int, ss: int, ring: int) -
     if ss not in now and (why := mismatch(cpu, ss, data_fits)):
         wrong.append(f"SS {ss | ring:#x} is {why}, expected writable data of ring {ring}")
     if wrong:
-        yield Finding(where, f"{name}: {'; '.join(wrong)}")
+        yield Finding(selectors, None, "", f"{name}: {'; '.join(wrong)}")
 
 
 @rule("SYS003", ERROR, "STAR has selectors with the wrong RPL")
@@ -173,7 +177,7 @@ def star_rpl(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     call, back = value >> 32 & 0xFFFF, value >> 48 & 0xFFFF
     if call & 3:
-        yield Finding("star[47:32]", f"SYSCALL loads SS {call + 8:#x}, of RPL {call & 3}, expected 0")
+        yield Finding(SYSCALL, None, "", f"SYSCALL loads SS {call + 8:#x}, of RPL {call & 3}, expected 0")
     if back & 3 != 3:
         severity = "" if cpu.machine.vendor == "amd" else WARNING
-        yield Finding("star[63:48]", f"{back:#x} has RPL {back & 3}, expected 3", severity)
+        yield Finding(SYSRET, None, "", f"{back:#x} has RPL {back & 3}, expected 3", severity)

@@ -38,7 +38,7 @@ def not_writable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if stack.first:
             turned = " (it can be above: is it the stack's lowest address?)" if cpu.trouble(stack.top) == "" else ""
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, cannot be pushed to: {stack.first}{turned}"
-            yield Finding(stack.where, message, _severity(cpu, stack))
+            yield Finding("tss", None, stack.fields, message, _severity(cpu, stack))
 
 
 def _severity(cpu: CheckedCpu, stack: UsedStack) -> str:
@@ -65,10 +65,11 @@ def no_guard(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if below:
             if (stack.top & ~15) - below.end >= ROOM:
                 message = f"{stack.names} {stack.top:#x} runs on into {below.name} at {below.end:#x}"
-                yield Finding(stack.where, message)
+                yield Finding("tss", None, stack.fields, message)
         elif why == "":
             size = (stack.top - bottom) >> 10
-            yield Finding(stack.where, f"{stack.names} {stack.top:#x}: {size} KiB and more below it can be written")
+            message = f"{stack.names} {stack.top:#x}: {size} KiB and more below it can be written"
+            yield Finding("tss", None, stack.fields, message)
 
 
 @rule("STK003", WARNING, "a stack has no room for a frame and a handler")
@@ -91,7 +92,7 @@ def too_small(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             lost = room < FRAME and (not below or below.table)
             needs = f"the frame takes {FRAME}" if lost else f"a frame and a handler take {ROOM}"
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
-            yield Finding(stack.where, message, _severity(cpu, stack) or ERROR if lost else "")
+            yield Finding("tss", None, stack.fields, message, _severity(cpu, stack) or ERROR if lost else "")
 
 
 @rule("STK004", WARNING, "a stack's end is not 16-byte aligned")
@@ -109,7 +110,8 @@ def misaligned(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     for stack in cpu.stacks:
         if stack.top % 16 and not stack.first and cpu.room(stack) >= ROOM:
-            yield Finding(stack.where, f"{stack.names} {stack.top:#x} is aligned down to {stack.top & ~15:#x}")
+            message = f"{stack.names} {stack.top:#x} is aligned down to {stack.top & ~15:#x}"
+            yield Finding("tss", None, stack.fields, message)
 
 
 @rule("STK005", ERROR, "one stack for vectors that can nest")
@@ -140,7 +142,7 @@ def nested(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         else:
             severity = WARNING if from_ring3 or any(vector < 32 for vector in users) else NOTE
         who = labels(users) + (" and of interrupts from ring 3" if from_ring3 else "")
-        yield Finding(stack.where, f"{stack.names} {stack.top:#x} is the stack of {who}", severity)
+        yield Finding("tss", None, stack.fields, f"{stack.names} {stack.top:#x} is the stack of {who}", severity)
 
 
 @rule("STK006", ERROR, "two CPUs share a stack")
@@ -164,8 +166,8 @@ def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
                 same.append(stack)
         if same:
             names = ", ".join(f"{stack.names} {stack.top:#x}" for stack in same)
-            where = "tss." + ",".join(slot.field for stack in same for slot in stack.slots)
-            yield Finding(where, f"in the memory of a stack of CPU {other.number}: {names}")
+            fields = tuple(field for stack in same for field in stack.fields)
+            yield Finding("tss", None, fields, f"in the memory of a stack of CPU {other.number}: {names}")
             return
 
 
@@ -193,4 +195,5 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     for stack in cpu.stacks:
         if stack.first == "" and cpu.for_users(((stack.top & ~15) - 8) % TOP):
-            yield Finding(stack.where, f"{stack.names} {stack.top:#x}, {stack.used_by}, lies in a user page (U/S=1)")
+            message = f"{stack.names} {stack.top:#x}, {stack.used_by}, lies in a user page (U/S=1)"
+            yield Finding("tss", None, stack.fields, message)

@@ -37,7 +37,7 @@ def never_loaded(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             cpu.missing("TR is not known")
     elif tr.null and cpu.asks_for_tss:
         severity = NOTE if cpu.tss_for_features else ""
-        yield Finding("tr", f"{cpu.asks_for_tss}, but no TSS is loaded: TR is null", severity)
+        yield Finding("tr", None, "", f"{cpu.asks_for_tss}, but no TSS is loaded: TR is null", severity)
 
 
 @rule("TSS002", ERROR, "TR names no 64-bit TSS in this GDT")
@@ -58,12 +58,13 @@ def stale_tr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     code, why = cpu.lookup(tr.selector)
     if tr.selector & 4:
-        yield Finding("tr", f"TR {tr.selector:#x} points into an LDT: a TSS is in the GDT")
+        yield Finding("tr", None, "", f"TR {tr.selector:#x} points into an LDT: a TSS is in the GDT")
     elif why == BEYOND:
-        yield Finding("tr", f"TR {tr.selector:#x} is beyond the limit of the GDT: it names a TSS of another table")
+        message = f"TR {tr.selector:#x} is beyond the limit of the GDT: it names a TSS of another table"
+        yield Finding("tr", None, "", message)
     elif code is not None and why != UNREADABLE:
         message = f"TR {tr.selector:#x} names {kind_of(code)} in the GDT, no present 64-bit TSS (type 9 or 0xb)"
-        yield Finding("tr", message)
+        yield Finding("tr", None, "", message)
 
 
 @rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says", LOADED)
@@ -83,9 +84,9 @@ def changed_descriptor(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     if tr.base != code.base:
         lost = ": bits 63:32 are lost" if (tr.base ^ code.base) << 32 & TOP - 1 == 0 else ""
-        yield Finding("tr.base", f"TR has base {tr.base:#x}, its descriptor {code.base:#x}{lost}")
+        yield Finding("tr", None, "base", f"TR has base {tr.base:#x}, its descriptor {code.base:#x}{lost}")
     elif tr.limit != code.effective_limit and not _cut_off(cpu):
-        yield Finding("tr.limit", f"TR has limit {tr.limit:#x}, its descriptor {code.effective_limit:#x}")
+        yield Finding("tr", None, "limit", f"TR has limit {tr.limit:#x}, its descriptor {code.effective_limit:#x}")
 
 
 @rule("TSS004", ERROR, "the TSS is marked busy before LTR", DECLARED)
@@ -100,7 +101,7 @@ def busy_before_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     code, tr = cpu.tss_descriptor, cpu.registers.tr
     if code is not None and tr is not None and code.type == TSS_BUSY:
-        yield Finding(f"gdt[{tr.selector >> 3}].type", f"LTR {tr.selector:#x} raises #GP: type 0xb, expected 9")
+        yield Finding("gdt", tr.selector >> 3, "type", f"LTR {tr.selector:#x} raises #GP: type 0xb, expected 9")
 
 
 @rule("TSS005", NOTE, "TR is loaded, but its descriptor is not marked busy", LOADED)
@@ -116,7 +117,7 @@ def not_busy(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     code, tr = cpu.tss_descriptor, cpu.registers.tr
     if code is not None and tr is not None and code.type == TSS_AVAILABLE:
         message = f"selector {tr.selector:#x}, which TR holds, has type 9 (available): LTR had made it 0xb"
-        yield Finding(f"gdt[{tr.selector >> 3}].type", message)
+        yield Finding("gdt", tr.selector >> 3, "type", message)
 
 
 @rule("TSS006", ERROR, "the TSS limit is too small")
@@ -137,9 +138,9 @@ def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         said = "" if code is None or code.effective_limit == tr.limit else f", in the GDT {code.effective_limit:#x},"
         names = "; ".join(f"{name.upper()} for {labels(users) if users else RING3_STACK}" for name, users in cut)
         severity = WARNING if all(users and all(map(cpu.off, users)) for _, users in cut) else ""
-        yield Finding("tr.limit", f"limit {tr.limit:#x}{said} cuts off {names}: #TS", severity)
+        yield Finding("tr", None, "limit", f"limit {tr.limit:#x}{said} cuts off {names}: #TS", severity)
     else:
-        yield Finding("tr.limit", f"limit {tr.limit:#x}: a 64-bit TSS has 104 bytes, limit 0x67", WARNING)
+        yield Finding("tr", None, "limit", f"limit {tr.limit:#x}: a 64-bit TSS has 104 bytes, limit 0x67", WARNING)
 
 
 def _cut_off(cpu: CheckedCpu) -> list[tuple[str, tuple[int, ...]]]:
@@ -163,7 +164,7 @@ def granular(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     code, tr = cpu.tss_descriptor, cpu.registers.tr
     if code is not None and tr is not None and code.g:
         message = f"G=1 makes limit {code.limit:#x} a TSS of {code.effective_limit + 1} bytes"
-        yield Finding(f"gdt[{tr.selector >> 3}].g", message)
+        yield Finding("gdt", tr.selector >> 3, "g", message)
 
 
 @rule("TSS008", ERROR, "the TSS cannot be read")
@@ -185,7 +186,8 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         address = table.base + Tss.field(name).offset
         if "tss" not in cpu.machine.physical and (why := cpu.trouble(address) or cpu.trouble(address + 7)):
             who = labels(users) if users else RING3_STACK
-            yield Finding("tss", f"the TSS at {table.base:#x} cannot be read for {who}: {why}{_half(cpu, table.base)}")
+            message = f"the TSS at {table.base:#x} cannot be read for {who}: {why}{_half(cpu, table.base)}"
+            yield Finding("tss", None, "", message)
             return
 
 
@@ -211,7 +213,8 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if table is not None and cpu.ring3:
         pages = [page for page in cpu.pages(table, FULL + 1) if cpu.for_users(page)]
         if pages:
-            yield Finding("tss", f"U/S=1 on the TSS at {', '.join(map(hex, pages))}, and there is ring 3 code")
+            message = f"U/S=1 on the TSS at {', '.join(map(hex, pages))}, and there is ring 3 code"
+            yield Finding("tss", None, "", message)
 
 
 @rule("TSS010", ERROR, "the I/O permission bitmap begins inside of the TSS")
@@ -227,7 +230,7 @@ def bitmap_by_accident(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     base = _bitmap(cpu)
     if base is not None and base < Tss.size:
         message = f"base {base:#x} makes the TSS's own bytes a bitmap: their zero bits open ports to ring 3"
-        yield Finding("tss.iopb", message)
+        yield Finding("tss", None, "iopb", message)
 
 
 @rule("TSS011", WARNING, "the I/O permission bitmap has no final byte of ones")
@@ -245,7 +248,8 @@ def bitmap_not_closed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     stop = min(table.limit + 1, base + 8193)
     if cpu.readable(table, stop - 1, 1) and table.data[stop - 1] != 0xFF:
-        yield Finding("tss.iopb", f"the bitmap at {base:#x} ends with {table.data[stop - 1]:#04x}, expected 0xff")
+        message = f"the bitmap at {base:#x} ends with {table.data[stop - 1]:#04x}, expected 0xff"
+        yield Finding("tss", None, "iopb", message)
 
 
 def _bitmap(cpu: CheckedCpu) -> int | None:
@@ -271,7 +275,8 @@ def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     for other in cpu.cpus:
         if other.number < cpu.number and same_tss(cpu, other):
-            yield Finding("tr.base", f"the TSS at {cpu.registers.tr.base:#x} is CPU {other.number}'s too")  # type: ignore[union-attr]
+            message = f"the TSS at {cpu.registers.tr.base:#x} is CPU {other.number}'s too"  # type: ignore[union-attr]
+            yield Finding("tr", None, "base", message)
             return
 
 
@@ -303,7 +308,7 @@ def zero_pointer(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if slot.top == 0:
             who = f"used by {labels(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
             yield Finding(
-                f"tss.{slot.field}", f"{slot.name}, {who}, is zero{_neighbour(cpu, slot)}", mildness(cpu, slot)
+                "tss", None, slot.field, f"{slot.name}, {who}, is zero{_neighbour(cpu, slot)}", mildness(cpu, slot)
             )
 
 
@@ -343,7 +348,7 @@ def reserved_fields(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     for name, value in _reserved(cpu):
         field = Tss.field(name)
         message = f"{name} at offset {field.offset:#x} holds {value:#x}, expected 0"
-        yield Finding(f"tss.{name}", message, "" if shifted(cpu) or not cpu.slots else WARNING)
+        yield Finding("tss", None, name, message, "" if shifted(cpu) or not cpu.slots else WARNING)
         return
 
 
@@ -385,4 +390,4 @@ def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if not cpu.canonical(slot.top):
             who = f"used by {labels(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
             message = f"{slot.name} {slot.top:#x}, {who}, is not canonical: #SS"
-            yield Finding(f"tss.{slot.field}", message, mildness(cpu, slot))
+            yield Finding("tss", None, slot.field, message, mildness(cpu, slot))

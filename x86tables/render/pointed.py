@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from ..checks import judge
 from ..delivery.deliver import deliver
 from ..delivery.events import SHUTDOWN, Event
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 DIRTY, ACCESSED, GLOBAL = 1 << 6, 1 << 5, 1 << 8
 VECTORS = range(256)
 REAL = "the CPU is in real mode, which has no gates and no error codes: this code is another mode's, or CPU's"
-_WHERE = re.compile(r"^(gdt|idt)\[([0-9,. -]+)\]")
 
 
 def selector_error(image: Image, machines: Iterable[Machine], code: SelectorErrorCode) -> list[dict[str, Any]]:
@@ -177,19 +174,11 @@ def _findings(image: Image, machine: Machine, table: str, index: int) -> list[di
     if not machine.long_mode:
         return []
     (report,) = judge(image, [machine])
-    return [finding.asdict() for finding in report.findings if _about(finding.where, table, index)]
-
-
-def _about(where: str, table: str, index: int) -> bool:
-    """Whether a finding's place, such as `idt[0-2,8].ist`, takes in an entry."""
-    match = _WHERE.match(where)
-    if match is None or match[1] != table:
-        return False
-    for part in match[2].replace("..", "-").split(","):
-        first, _, last = part.strip().partition("-")
-        if first and int(first) <= index <= int(last or first):
-            return True
-    return False
+    return [
+        {"where": f.where, "message": f.message, "severity": f.severity, "rule": f.rule}
+        for f in report.findings
+        if f.table == table and index in f.entries
+    ]
 
 
 def page_fault(machines: Iterable[Machine], code: PageFaultErrorCode, address: int) -> list[dict[str, Any]]:
