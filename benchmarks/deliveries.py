@@ -10,7 +10,7 @@ from time import process_time
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.delivery.deliver import deliver
 from x86tables.delivery.events import Event
-from x86tables.delivery.scenarios import play
+from x86tables.delivery.scenarios import run_scenario
 from x86tables.delivery.simulate import simulate
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import Registers
@@ -65,7 +65,7 @@ def main() -> None:
         print(f"{name:<40} {rate:>10,.0f} a second   >= {DELIVERIES_WANTED:,}   {met}")
     image = open_image(str(LINUX))
     start = process_time()
-    variants = [variant for cpu in image.machines for variant in play("survival-matrix", cpu).variants]
+    variants = [variant for cpu in image.machines for variant in run_scenario("survival-matrix", cpu).variants]
     seconds = process_time() - start
     met = "met" if seconds <= MATRIX_SECONDS_WANTED else "MISSED"
     name = f"{len(variants):,} stories of a Linux core"

@@ -1,7 +1,7 @@
 """Compare our deliveries with Bochs' on many machines: `python -m differential.bochs 100000`.
 
-Every case has to agree event by event, down to the bytes in memory, or to differ exactly by habits of Bochs that are
-listed in docs/deviations.md.
+Every case has to agree event by event, down to the bytes in memory, or to differ exactly by deviations of Bochs that
+are listed in docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
 
 
 class Result(Record):
-    """How a comparison went: `differs` says where, "" when all agrees; `habits` explain a difference that is meant."""
+    """How a comparison went: `differs` says where, "" when all agrees; `deviations` explain a known difference."""
 
     number: int
     outcome: str
     faults: tuple[str, ...]
     checks: tuple[str, ...]
     entered: tuple[str, ...]
-    start: str
-    changes: tuple[str, ...]
+    stimulus: str
+    mutations: tuple[str, ...]
     deviations: tuple[str, ...] = ()
     differs: str = ""
 
 
 def compare(number: int, case: Case, runner: Runner) -> Result:
     """Run one case on both."""
-    ours = predict(CpuState(case.machine), case.start, case.handler_stack)
-    theirs = runner.run(case.machine, case.start, case.handler_stack, ours.most)
+    ours = predict(CpuState(case.machine), case.stimulus, case.handler_stack)
+    theirs = runner.run(case.machine, case.stimulus, case.handler_stack, ours.most)
     found, deviations = differences(ours, theirs), list[str]()
     if found:
-        ours_there, met = predict_bochs(case.machine, case.start, case.handler_stack)
+        ours_there, met = predict_bochs(case.machine, case.stimulus, case.handler_stack)
         if ours_there.most != ours.most:
-            theirs = runner.run(case.machine, case.start, case.handler_stack, ours_there.most)
+            theirs = runner.run(case.machine, case.stimulus, case.handler_stack, ours_there.most)
         if met and not differences(ours_there, theirs):
             found, deviations = [], sorted(met)
-    faults = tuple(label(one.vector) for one in ours.seen if one.what == RAISED)
-    checks = tuple(re.sub(r" \d+$", "", one.check) for one in ours.seen if one.check)
-    handlers = [one.vector for one in ours.seen if one.what == ENTERED]
+    faults = tuple(label(one.vector) for one in ours.observations if one.what == RAISED)
+    checks = tuple(re.sub(r" \d+$", "", one.check) for one in ours.observations if one.check)
+    handlers = [one.vector for one in ours.observations if one.what == ENTERED]
     entered = tuple(label(vector) if vector < 32 else "32..255" for vector in handlers)
-    kinds = tuple(change.split(":")[0] for change in case.changes)
+    kinds = tuple(mutation.split(":")[0] for mutation in case.mutations)
     return Result(
-        number, ours.outcome, faults, checks, entered, case.start.kind, kinds, tuple(deviations), "; ".join(found)
+        number, ours.outcome, faults, checks, entered, case.stimulus.kind, kinds, tuple(deviations), "; ".join(found)
     )
 
 
@@ -69,16 +69,14 @@ def prepare(seed: int) -> Callable[[int], Result]:
     return lambda number: compare(number, case(seed, number), runner)
 
 
-COUNTED = ("start", "outcome", "fault", "refused at", "entered", "change", "habit")
+COUNTED = ("stimulus", "outcome", "fault", "refused at", "entered", "mutation", "deviation")
 
 
 class Tally:
     """What was covered."""
 
     def __init__(self) -> None:
-        self.counts = {
-            name: Counter[str]() for name in ("start", "outcome", "fault", "refused at", "entered", "change", "habit")
-        }
+        self.counts = {name: Counter[str]() for name in COUNTED}
         self.differ: list[tuple[int, str]] = []
         self.total = 0
 
@@ -88,13 +86,13 @@ class Tally:
             self.differ.append((number, str(result)))
             return
         for name, found in (
-            ("start", [result.start]),
+            ("stimulus", [result.stimulus]),
             ("outcome", [result.outcome]),
             ("fault", result.faults),
             ("refused at", result.checks),
             ("entered", result.entered),
-            ("change", result.changes),
-            ("habit", result.deviations),
+            ("mutation", result.mutations),
+            ("deviation", result.deviations),
         ):
             self.counts[name].update(found)
         if result.differs:

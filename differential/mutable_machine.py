@@ -1,4 +1,4 @@
-"""A good machine that has all that delivery can ask for, and Sketch: such a machine in the making, to be changed."""
+"""A good machine that has all that delivery can ask for, and MutableMachine, a copy of it that mutations change."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def _good(levels: int) -> Machine:
 class MutableMachine:
     """A machine in the making: pages of a good one, copied when they are changed, and registers by name."""
 
-    def __init__(self, rng: random.Random, levels: int, start: Stimulus, cpl: int) -> None:
+    def __init__(self, rng: random.Random, levels: int, stimulus: Stimulus, cpl: int) -> None:
         if levels not in _GOOD:
             machine = _good(levels)
             whole = {page: machine.memory.read(page, PAGE) for known in machine.memory.ranges for page in known[::PAGE]}
             _GOOD[levels] = machine, whole
-        self.rng, self.start, self.cpl = rng, start, cpl
+        self.rng, self.stimulus, self.cpl = rng, stimulus, cpl
         self.good, pages = _GOOD[levels]
         self.pages: dict[int, bytes | bytearray] = dict(pages)
-        self.changes: list[str] = []
+        self.mutations: list[str] = []
         self.wild = False  # handlers may be where there is no PUSH_LOOP
         r = self.registers = self.good.registers.asdict()
         r["general"] = {"rax": DATA + 0x100, "rcx": 0}
@@ -122,8 +122,8 @@ class MutableMachine:
         else:
             r["cs"] = load(SELECTOR["code"], SEGMENTS["code"])
             r["ss"] = load(SELECTOR["data"], SEGMENTS["data"])
-        if start.code:
-            self.put(r["rip"], start.code)
+        if stimulus.code:
+            self.put(r["rip"], stimulus.code)
 
     def _page(self, physical: int) -> bytearray:
         page = self.pages[physical & -PAGE]
@@ -173,7 +173,7 @@ class MutableMachine:
             "read": 14,
             "write": 14,
         }
-        mine = first.get(self.start.kind, self.start.vector)
+        mine = first.get(self.stimulus.kind, self.stimulus.vector)
         return self.rng.choice((mine, mine, mine, 8, 8, 13, 14, 14, 10, 11, 12))
 
 

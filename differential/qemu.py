@@ -1,8 +1,8 @@
 """Compare our deliveries with QEMU's on many machines: `python -m differential.qemu 5000`.
 
-The machines are those of the comparison with Bochs. Seen are the handlers that are entered, with registers and frame,
-how it ends, and the memory after it. Each case has to agree in all of it, or to differ exactly by habits of QEMU that
-are listed in docs/deviations.md.
+The machines are those of the comparison with Bochs. Observed are the handlers that are entered, with registers and
+frame, how it ends, and the memory after it. Each case has to agree in all of it, or to differ exactly by deviations of
+QEMU that are listed in docs/deviations.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Pushing(CpuState):
 
 
 class QemuPushing(Pushing, QemuCpuState):
-    """The same with QEMU's habits."""
+    """The same with QEMU's deviations."""
 
 
 def _behind_exit(enter: Enter) -> Enter:
@@ -69,7 +69,7 @@ def _behind_exit(enter: Enter) -> Enter:
 
 def left_out(case: Case) -> str:
     """Why a case cannot be brought about in QEMU; "" when it can."""
-    if case.start.kind == "exception":
+    if case.stimulus.kind == "exception":
         return "an exception that no instruction raises: injected ones count for no double fault"
     r, levels = case.machine.registers, case.machine.space.levels
     if any(table is not None and not canonical(table.base or 0, levels) for table in (r.gdtr, r.idtr, r.tr, r.ldtr)):
@@ -78,62 +78,70 @@ def left_out(case: Case) -> str:
 
 
 def predict(prepared: Prepared, state: Pushing) -> EventLog:
-    """What is to be seen: by the manuals, or in a QemuPushing by QEMU's habits."""
+    """What is to be observed: by the manuals, or in a QemuPushing by QEMU's deviations."""
     enter = _behind_exit(enter_as_qemu if isinstance(state, QemuCpuState) else enter_handler)
     try:
-        event = first(state, prepared.start) if isinstance(state, QemuCpuState) else first_event(state, prepared.start)
+        event = (
+            first(state, prepared.stimulus)
+            if isinstance(state, QemuCpuState)
+            else first_event(state, prepared.stimulus)
+        )
     except Absent:
         return EventLog((), UNKNOWN)
     if event is None:
         return EventLog((), NOTHING)
     simulation = simulate(state, event, prepared.handler_stack, enter)
-    return _account(simulation, state)
+    return _event_log(simulation, state)
 
 
-def _account(simulation: Simulation, state: CpuState) -> EventLog:
+def _event_log(simulation: Simulation, state: CpuState) -> EventLog:
     """The handlers whose first instruction is fetched."""
-    seen: list[Observation] = []
+    observations: list[Observation] = []
     gap = None
     for number, (delivery, handler) in enumerate(zip(simulation.deliveries, simulation.handlers, strict=False)):
         if simulation.loop is not None and number == simulation.loop.at:
-            gap = len(seen)
+            gap = len(observations)
         if len(handler.steps) > 1:  # behind its fetch, it touches its stack
             r = delivery.registers
             cs, ss = (segment.selector if segment is not None else None for segment in (r.cs, r.ss))
-            seen.append(Observation(ENTERED, 0, 0, delivery.cr2, r.rip, r.rsp, r.rflags, cs, ss, delivery.frame))
+            observations.append(
+                Observation(ENTERED, 0, 0, delivery.cr2, r.rip, r.rsp, r.rflags, cs, ss, delivery.frame)
+            )
     outcome = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}.get(simulation.outcome, simulation.outcome)
     if simulation.loop is None:
-        return EventLog(tuple(seen), outcome, None if outcome == UNKNOWN else changed(state), None, len(seen) + 1)
+        return EventLog(
+            tuple(observations), outcome, None if outcome == UNKNOWN else changed(state), None, len(observations) + 1
+        )
     if gap is None:
-        gap = len(seen)
+        gap = len(observations)
     rounds = MORE if simulation.loop.rounds is None else simulation.loop.rounds * len(simulation.loop.vectors)
-    return EventLog(tuple(seen), outcome, None, gap, len(seen) + rounds + (outcome != GOES_ON))
+    return EventLog(tuple(observations), outcome, None, gap, len(observations) + rounds + (outcome != GOES_ON))
 
 
 def compare(number: int, case: Case, cpu: Cpu) -> Result:
     """Run one case on both."""
-    kinds = tuple(change.split(":")[0] for change in case.changes)
-    nothing = Result(number, LEFT_OUT, (), (), (), case.start.kind, kinds)
+    kinds = tuple(mutation.split(":")[0] for mutation in case.mutations)
+    nothing = Result(number, LEFT_OUT, (), (), (), case.stimulus.kind, kinds)
     if left_out(case):
         return nothing
-    prepared = prepare(case.machine, case.start, case.handler_stack)
+    prepared = prepare(case.machine, case.stimulus, case.handler_stack)
     ours = predict(prepared, Pushing(prepared.machine))
     there = QemuPushing(prepared.machine)
     likely = predict(prepared, there)
     if max(ours.most, likely.most) > MOST:
         return nothing
     found, deviations = _differences(ours, likely, there, cpu.run(prepared, likely.most))
-    if found and case.start.kind == "interrupt":
+    if found and case.stimulus.kind == "interrupt":
         found, deviations = _differences(ours, likely, there, cpu.run(prepared, likely.most))
         deviations.append("injected_twice")
-    entered = tuple(label((one.rip or 0) >> 4 & 0xFF) for one in ours.seen)
-    return Result(number, ours.outcome, (), (), entered, case.start.kind, kinds, tuple(deviations), "; ".join(found))
+    entered = tuple(label((one.rip or 0) >> 4 & 0xFF) for one in ours.observations)
+    return Result(number, ours.outcome, (), (), entered, case.stimulus.kind, kinds, tuple(deviations), "; ".join(found))
 
 
 def _differences(
     ours: EventLog, likely: EventLog, there: QemuCpuState, theirs: EventLog
 ) -> tuple[list[str], list[str]]:
-    """Where QEMU goes another way, and the habits that explain it when they do."""
+    """Where QEMU goes another way, and the deviations that explain it when they do."""
     if not apart(ours, theirs):
         return [], []
     found = apart(likely, theirs)
@@ -142,15 +150,15 @@ def _differences(
 
 def apart(ours: EventLog, theirs: EventLog) -> list[str]:
     """As `differences`; the frame is as long as predicted, RSP having been compared."""
-    seen = list(theirs.seen)
-    for number, one in enumerate(ours.seen[: len(seen)]):
+    observations = list(theirs.observations)
+    for number, one in enumerate(ours.observations[: len(observations)]):
         if ours.gap is None or number < ours.gap:
-            seen[number] = _cut(seen[number], one)
+            observations[number] = _cut(observations[number], one)
     if ours.gap is not None:
-        for number in range(1, len(ours.seen) - ours.gap + 1):
-            if number <= len(seen):
-                seen[-number] = _cut(seen[-number], ours.seen[-number])
-    return differences(ours, theirs.replace(seen=tuple(seen)))
+        for number in range(1, len(ours.observations) - ours.gap + 1):
+            if number <= len(observations):
+                observations[-number] = _cut(observations[-number], ours.observations[-number])
+    return differences(ours, theirs.replace(observations=tuple(observations)))
 
 
 def _cut(theirs: Observation, ours: Observation) -> Observation:

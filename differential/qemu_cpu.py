@@ -63,12 +63,12 @@ class Prepared(Record):
     address of that place."""
 
     machine: Machine
-    start: Stimulus
+    stimulus: Stimulus
     handler_stack: int
     after: int
 
 
-def prepare(machine: Machine, start: Stimulus, handler_stack: int) -> Prepared:
+def prepare(machine: Machine, stimulus: Stimulus, handler_stack: int) -> Prepared:
     """The machine made ready for Cpu.run."""
     memory = machine.memory.copy()
     for known in memory.ranges:
@@ -76,10 +76,10 @@ def prepare(machine: Machine, start: Stimulus, handler_stack: int) -> Prepared:
             page = memory.read(at, PAGE)
             if PUSH_LOOP in page:
                 memory.overlay(at, page.replace(PUSH_LOOP.ljust(len(HANDLER), b"\x90"), HANDLER))
-    after = (machine.registers.rip or 0) + len(start.code)
+    after = (machine.registers.rip or 0) + len(stimulus.code)
     with contextlib.suppress(PageFault, NonCanonical):
         memory.overlay(machine.translate(after, FETCHES[machine.registers.cpl == 3]), EXIT)
-    return Prepared(machine.replace(machine.registers, memory), start, handler_stack, after)
+    return Prepared(machine.replace(machine.registers, memory), stimulus, handler_stack, after)
 
 
 class Cpu:
@@ -142,12 +142,12 @@ class Cpu:
     def run(self, prepared: Prepared, most: int) -> EventLog:
         """What QEMU does with a machine until a handler has used its stack, or `most` handlers were entered.
 
-        Of what happens only handlers that are entered are seen, whose first instruction can be fetched.
+        Of what happens only handlers that are entered are observed, whose first instruction can be fetched.
         """
         machine, pushes = prepared.machine, prepared.handler_stack // 8
         count, staged = machine.registers.general.get("rcx", 0), self._stage(machine)
-        self._load(machine, prepared.start)
-        seen: list[Observation] = []
+        self._load(machine, prepared.stimulus)
+        observations: list[Observation] = []
         outcome, entered = "", -1
         while not outcome:
             code = self._go(count, staged)
@@ -159,20 +159,20 @@ class Cpu:
                 outcome = GOES_ON
             elif code != EXIT_VMMCALL:
                 outcome = f"exit {code:#x}"
-            elif rip == prepared.after and not seen:
+            elif rip == prepared.after and not observations:
                 outcome = NOTHING
-            elif seen and rip == entered + USED:
+            elif observations and rip == entered + USED:
                 outcome = RUNS
             else:
                 entered = rip
-                seen.append(self._entered(machine))
+                observations.append(self._entered(machine))
                 if not pushes:
                     outcome = RUNS
-                elif len(seen) >= most:
+                elif len(observations) >= most:
                     outcome = GOES_ON
                 else:
                     self._put(QUADS["rip"], struct.pack("<Q", rip + len(EXIT)))
-        return EventLog(tuple(seen), outcome, self._changes(machine))
+        return EventLog(tuple(observations), outcome, self._changes(machine))
 
     def _go(self, rcx: int, staged: int) -> int:
         """VMRUN; the exit code. An NMI ends what goes on for ever."""
@@ -203,7 +203,7 @@ class Cpu:
                     count += 1
         return count
 
-    def _load(self, machine: Machine, start: Stimulus) -> None:
+    def _load(self, machine: Machine, stimulus: Stimulus) -> None:
         """The VMCB of a machine, with what comes first."""
         r = machine.registers
         self._put(0, bytes(PAGE))
@@ -212,8 +212,10 @@ class Cpu:
         )
         self._put(ASID, struct.pack("<IB", 1, 1))
         self._put(V_INTR, struct.pack("<I", V_INTR_MASKING))
-        if start.kind in ("interrupt", "nmi"):
-            self._put(EVENT, struct.pack("<I", INJECT | (INJECT_NMI | 2 if start.kind == "nmi" else start.vector)))
+        if stimulus.kind in ("interrupt", "nmi"):
+            self._put(
+                EVENT, struct.pack("<I", INJECT | (INJECT_NMI | 2 if stimulus.kind == "nmi" else stimulus.vector))
+            )
         for name, at in SEGMENTS.items():
             self._put(at, _segment(name, getattr(r, name)))
         for name, at in TABLES.items():

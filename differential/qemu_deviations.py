@@ -1,6 +1,6 @@
 """What QEMU (TCG, 7.2) does otherwise than the manuals, as a delivery of its own: a run that differs must be this one.
 
-Each habit has a name, the one in docs/deviations.md, and is noted where it is met. Source: target/i386/tcg,
+Each deviation has a name, the one in docs/deviations.md, and is noted where it is met. Source: target/i386/tcg,
 seg_helper.c (`do_interrupt64`, `get_rsp_from_tss`) and sysemu/excp_helper.c.
 """
 
@@ -37,7 +37,7 @@ class LeftOut(Absent):
 
 
 class QemuCpuState(CpuState):
-    """A state with QEMU's memory accesses; `habits` are the names of those that were met."""
+    """A state with QEMU's memory accesses; `deviations` are the names of those that were met."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
@@ -81,15 +81,15 @@ class QemuChecks(Checks):
     __slots__ = ("state",)
     state: QemuCpuState
 
-    def habit(self, name: str, is_met: bool = True) -> None:
-        """Note a habit."""
+    def note(self, name: str, is_met: bool = True) -> None:
+        """Note a deviation."""
         if is_met:
             self.state.deviations.add(name)
 
     def read(self, step: str, linear: int, size: int) -> bytes:
         """A table's bytes, by QEMU's accesses: 4 bytes each, the pointers of a TSS 8."""
         access = self.state.tables(READ)
-        self.habit("smap_ac_cpl0", access.ac and self.state.machine.space.paging.smap)
+        self.note("smap_ac_cpl0", access.ac and self.state.machine.space.paging.smap)
         wide = 8 if step.startswith("TSS") else 4
         try:
             return b"".join(CpuState.read(self.state, (linear + at) % TOP, wide, access) for at in range(0, size, wide))
@@ -104,16 +104,16 @@ class QemuChecks(Checks):
         super().refuse(step, address, found, rule, vector, self.state.code(code) if vector == PF else code, cr2)
 
     def gate_code(self) -> int:
-        self.habit("vec16", self.event.vector != 0)
-        self.habit("no_ext", self.ext)
+        self.note("vec16", self.event.vector != 0)
+        self.note("no_ext", self.ext)
         return 16 * self.event.vector + 2
 
     def selector_code(self, selector: Selector) -> int:
-        self.habit("no_ext", self.ext)
+        self.note("no_ext", self.ext)
         return int(selector) & 0xFFFC
 
     def null_code(self) -> int:
-        self.habit("no_ext", self.ext)
+        self.note("no_ext", self.ext)
         return 0
 
 
@@ -127,13 +127,13 @@ def enter_handler(outer: Checks) -> tuple[str, bytes | None]:
     _, code = read_code_segment(this, Selector.from_int(gate.selector))
     cpl = check_code_segment(this, Selector.from_int(gate.selector), code)
     stack, rsp = _choose_stack(this, gate.ist, cpl)
-    this.habit("no_rip_check", not canonical(gate.offset, this.state.machine.space.levels))
+    this.note("no_rip_check", not canonical(gate.offset, this.state.machine.space.levels))
     rsp, frame = _push_frame(this, rsp, cpl)
-    this.habit("no_accessed", not code.accessed)
+    this.note("no_accessed", not code.accessed)
     ss = this.state.registers.ss
     commit(this, gate, code, cpl, rsp)
     if gate.ist and cpl == this.cpl:
-        this.habit("ist_null_ss", ss is not None and ss.selector != cpl)
+        this.note("ist_null_ss", ss is not None and ss.selector != cpl)
         this.state.registers = this.state.registers.replace(ss=Segment(cpl, flags=cpl << 13))
     return stack, frame
 
@@ -145,7 +145,7 @@ def _read_gate(this: QemuChecks) -> Gate:
     if offset + Gate.size - 1 > idtr.limit:
         this.refuse("IDT limit", None, f"limit {idtr.limit:#x}", "entry beyond the limit", GP, this.gate_code())
     address = (idtr.base + offset) % TOP
-    this.habit("idt12", address % PAGE > PAGE - Gate.size)
+    this.note("idt12", address % PAGE > PAGE - Gate.size)
     return Gate.parse(this.read(f"IDT entry {this.event.vector}", address, 12) + bytes(4))
 
 
@@ -171,9 +171,9 @@ def _push_frame(this: QemuChecks, rsp: int, cpl: int) -> tuple[int, bytes]:
     state, r = this.state, this.state.registers
     access = state.tables(WRITE)
     smap, ac = state.machine.space.paging.smap, (r.rflags or 0) & AC != 0
-    this.habit("push_super", cpl == 3)
-    this.habit("push_ac_cpl3", smap and ac and this.cpl == 3)
-    this.habit("no_rf")
+    this.note("push_super", cpl == 3)
+    this.note("push_ac_cpl3", smap and ac and this.cpl == 3)
+    this.note("no_rf")
     values = [r.ss.selector if r.ss else 0, r.rsp or 0, r.rflags or 0, r.cs.selector if r.cs else 0, this.rip or 0]
     if this.event.kind == EXCEPTION and this.event.vector in WITH_CODE:
         values.append(this.event.error_code or 0)
@@ -185,39 +185,39 @@ def _push_frame(this: QemuChecks, rsp: int, cpl: int) -> tuple[int, bytes]:
         except PageFault as fault:
             this.refuse("push", at, fault.why, "", PF, fault.error_code, at)
         except NonCanonical:
-            this.habit("noncanon_gp")
+            this.note("noncanon_gp")
             this.refuse("push", at, "not canonical", "", GP, 0)
         frame = data + frame
     return at, frame
 
 
-def first(state: QemuCpuState, start: Stimulus) -> Event | None:
-    """The event that a start leads to in QEMU."""
-    event = first_event(state, start)
+def first(state: QemuCpuState, stimulus: Stimulus) -> Event | None:
+    """The event that a stimulus leads to in QEMU."""
+    event = first_event(state, stimulus)
     if event is None or event.kind not in (EXCEPTION, INT1):
         return event
     if event.kind == INT1:
         state.deviations.add("int1_ud")
         return Event.exception("#UD")
     if event.vector in (SS, GP):
-        event = _lower_page(state, start) or event
+        event = _lower_page(state, stimulus) or event
     if event.vector == SS:
         state.deviations.add("noncanon_gp")
         return Event.exception(GP, 0)
     return event.replace(error_code=state.code(event.error_code or 0)) if event.vector == PF else event
 
 
-def _lower_page(state: QemuCpuState, start: Stimulus) -> Event | None:
+def _lower_page(state: QemuCpuState, stimulus: Stimulus) -> Event | None:
     """The page fault of an access whose first bytes are canonical and its last ones not: they are asked one by one."""
     registers, user = state.registers, state.registers.cpl == 3
     ac = (registers.rflags or 0) & AC != 0
     linear = registers.general.get("rax", 0)
-    if start.kind in ("push", "call"):
+    if stimulus.kind in ("push", "call"):
         linear = ((registers.rsp or 0) - 8) % TOP
-    elif start.kind not in ("read", "write"):
+    elif stimulus.kind not in ("read", "write"):
         return None
     try:
-        state.machine.translate(linear, Access(write=start.kind != "read", user=user, ac=ac))
+        state.machine.translate(linear, Access(write=stimulus.kind != "read", user=user, ac=ac))
     except NonCanonical:
         return None
     except PageFault as fault:

@@ -6,7 +6,7 @@ for double faults. Everything here is declared in Python; `x86tables check` does
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.delivery.events import Event
-from x86tables.delivery.scenarios import Scenario, play
+from x86tables.delivery.scenarios import Scenario, run_scenario
 from x86tables.delivery.simulate import simulate
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import Registers
@@ -67,8 +67,8 @@ def tell(title: str, scenario: Scenario) -> None:
 breakpoint_ = simulate(kernel(), Event.int3())
 print(f"int3: {breakpoint_.outcome}: {breakpoint_.reason}\n")
 
-tell("The stack overflows. The double fault gate has no IST:", play("stack-overflow", kernel()))
-tell("The stack overflows. The double fault gate has IST1:", play("stack-overflow", kernel(ist=1)))
+tell("The stack overflows. The double fault gate has no IST:", run_scenario("stack-overflow", kernel()))
+tell("The stack overflows. The double fault gate has IST1:", run_scenario("stack-overflow", kernel(ist=1)))
 
 # Without a page fault handler every page fault is a double fault: gate 14 is not present.
 wild = simulate(kernel(ist=1), Event.exception("#PF", error_code=2, cr2=0xDEADBEEF))
@@ -88,4 +88,7 @@ tiny = kernel(ist=1)
 tss = Tss(ist1=DOUBLE_FAULT_STACK + 48)
 memory = tiny.memory.copy()
 memory.overlay(tiny.translate(TSS), bytes(tss))
-tell("The stack overflows. The double fault stack has 48 bytes:", play("stack-overflow", tiny.replace(memory=memory)))
+tell(
+    "The stack overflows. The double fault stack has 48 bytes:",
+    run_scenario("stack-overflow", tiny.replace(memory=memory)),
+)

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from mutated import CHANGES, linux
 
 from x86tables.checks import Finding, Report
-from x86tables.delivery.scenarios import SCENARIOS, play
+from x86tables.delivery.scenarios import SCENARIOS, run_scenario
 from x86tables.readers import elfcore, open_image
 from x86tables.render import findings
 
@@ -92,7 +92,7 @@ def test_not_applicable(name: str) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_one_thing_changed(name: str) -> None:
     mutated = CHANGES[name]
-    scenario = play("stack-overflow", linux(name).machines[0])
+    scenario = run_scenario("stack-overflow", linux(name).machines[0])
     assert scenario.verdict == mutated.verdict
     assert mutated.reason in scenario.reason
 

@@ -14,7 +14,7 @@ from x86tables.prove.event_log import predict
 from x86tables.prove.stimulus import CODE
 from x86tables.strategies import cases
 
-HABITS = {
+DEVIATIONS = {
     "rip_check_after_push", "dword3_type", "ld_before_p", "ss_err_old_ss", "conf_push_dpl", "smap_ac_cpl3",
     "smap_ac_cpl0", "nmi_fetch_rip",
 }  # fmt: skip
@@ -36,23 +36,29 @@ def test_three_thousand_machines() -> None:
     assert min(counts["outcome"][name] for name in ("runs", "shutdown", "goes on")) >= 10
     assert {"#DE", "#DB", "#UD", "#TS", "#NP", "#SS", "#GP", "#PF", "#DF", "#MC"} <= counts["fault"].keys()
     assert counts["refused at"].keys() >= CHECKS
-    assert counts["habit"].keys() == HABITS
-    assert counts["start"].keys() == {*CODE, "int", "interrupt", "nmi", "exception"}
-    assert sum(counts["habit"].values()) < 200
+    assert counts["deviation"].keys() == DEVIATIONS
+    assert counts["stimulus"].keys() == {*CODE, "int", "interrupt", "nmi", "exception"}
+    assert sum(counts["deviation"].values()) < 200
 
 
 def test_a_case_is_the_same_every_time() -> None:
     one, other = machines.case(1, 5), machines.case(1, 5)
-    assert (one.start, one.changes, one.machine.registers) == (other.start, other.changes, other.machine.registers)
-    assert machines.case(2, 5).changes != one.changes or machines.case(2, 6).changes != machines.case(1, 6).changes
+    assert (one.stimulus, one.mutations, one.machine.registers) == (
+        other.stimulus,
+        other.mutations,
+        other.machine.registers,
+    )
+    assert (
+        machines.case(2, 5).mutations != one.mutations or machines.case(2, 6).mutations != machines.case(1, 6).mutations
+    )
 
 
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
 @given(cases())
 def test_a_prediction_changes_nothing(case: machines.Case) -> None:
     before = [case.machine.memory.read(known.start, len(known)) for known in case.machine.memory.ranges]
-    event_log = predict(CpuState(case.machine), case.start, case.handler_stack)
-    assert event_log == predict(CpuState(case.machine), case.start, case.handler_stack)
+    event_log = predict(CpuState(case.machine), case.stimulus, case.handler_stack)
+    assert event_log == predict(CpuState(case.machine), case.stimulus, case.handler_stack)
     assert before == [case.machine.memory.read(known.start, len(known)) for known in case.machine.memory.ranges]
 
 
@@ -61,4 +67,4 @@ def test_a_prediction_changes_nothing(case: machines.Case) -> None:
 @given(cases())
 def test_what_hypothesis_draws(case: machines.Case) -> None:
     ((_, result),) = workers.run(lambda: lambda made: differential.compare(0, made, load()), [case])
-    assert not isinstance(result, workers.Crashed) and result.differs == "", case.changes
+    assert not isinstance(result, workers.Crashed) and result.differs == "", case.mutations

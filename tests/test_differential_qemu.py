@@ -8,7 +8,7 @@ from differential.bochs import Tally
 from differential.qemu_cpu import EXIT, HANDLER, Cpu, prepare
 from x86tables.prove.stimulus import PUSH_LOOP
 
-HABITS = {"no_rf", "ist_null_ss", "vec16", "no_ext", "no_accessed", "int1_ud", "noncanon_gp", "smap_ac_cpl0"}
+DEVIATIONS = {"no_rf", "ist_null_ss", "vec16", "no_ext", "no_accessed", "int1_ud", "noncanon_gp", "smap_ac_cpl0"}
 
 
 @pytest.mark.needs("qemu-system-x86_64")
@@ -21,14 +21,14 @@ def test_three_hundred_machines_in_one_process() -> None:
     counts = tally.counts
     assert counts["outcome"]["runs"] > 150 and counts["outcome"]["shutdown"] > 40
     assert counts["outcome"]["left out"] < 30
-    assert counts["habit"].keys() >= HABITS
+    assert counts["deviation"].keys() >= DEVIATIONS
 
 
 @pytest.mark.needs("qemu-system-x86_64")
 def test_a_wrong_prediction_is_found() -> None:
     """A machine that QEMU has otherwise than we think must not pass: here its IDT is one gate short."""
-    case = next(c for c in (machines.case(1, n) for n in range(100)) if c.start.kind == "ud2" and not c.changes)
-    prepared = prepare(case.machine, case.start, case.handler_stack)
+    case = next(c for c in (machines.case(1, n) for n in range(100)) if c.stimulus.kind == "ud2" and not c.mutations)
+    prepared = prepare(case.machine, case.stimulus, case.handler_stack)
     with Cpu() as cpu:
         good = qemu_differential.predict(prepared, qemu_differential.QemuPushing(prepared.machine))
         short = case.machine.registers.idtr.replace(limit=6 * 16 - 1)  # type: ignore[union-attr]
@@ -39,7 +39,7 @@ def test_a_wrong_prediction_is_found() -> None:
 
 def test_handlers_end_where_they_are_seen() -> None:
     case = machines.case(1, 0)
-    prepared = prepare(case.machine, case.start, 8)
+    prepared = prepare(case.machine, case.stimulus, 8)
     before, after = (
         b"".join(machine.memory.read(known.start, len(known)) for known in machine.memory.ranges)
         for machine in (case.machine, prepared.machine)

@@ -12,19 +12,19 @@ from kernels import GUARD, IST, MAPPINGS, TOP, gate, kernel
 from mutated import CHANGES, linux
 
 from x86tables import Tss
-from x86tables.delivery.scenarios import Options, play
+from x86tables.delivery.scenarios import Options, run_scenario
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import LA57
 from x86tables.prove import bochs, workers
 from x86tables.prove.event_log import COMPARED, EventLog, Observation, differences
-from x86tables.prove.run import Proved, prove
+from x86tables.prove.run import Proof, prove
 
 bochscpu = pytest.mark.needs("bochscpu")
-SEEN = Observation("entered", 8, 0, 0x1000, 0x2000, 0x3000, 2, 8, 16, bytes(48))
+ENTRY = Observation("entered", 8, 0, 0x1000, 0x2000, 0x3000, 2, 8, 16, bytes(48))
 
 
-def proved(machine: Machine, scenario: str = "stack-overflow") -> Proved:
-    return prove(machine, [play(scenario, machine)], Options(), bochs.run)
+def proved(machine: Machine, scenario: str = "stack-overflow") -> Proof:
+    return prove(machine, [run_scenario(scenario, machine)], Options(), bochs.run)
 
 
 # Comparing
@@ -32,37 +32,37 @@ def proved(machine: Machine, scenario: str = "stack-overflow") -> Proved:
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_no_field_may_differ(name: str) -> None:
-    other = SEEN.replace(**{name: {"what": "raised", "frame": b"\1" + bytes(47)}.get(name, 77)})
-    assert differences(EventLog((SEEN,), "runs"), EventLog((SEEN,), "runs")) == []
-    (found, *_) = differences(EventLog((SEEN,), "runs"), EventLog((other,), "runs"))
+    other = ENTRY.replace(**{name: {"what": "raised", "frame": b"\1" + bytes(47)}.get(name, 77)})
+    assert differences(EventLog((ENTRY,), "runs"), EventLog((ENTRY,), "runs")) == []
+    (found, *_) = differences(EventLog((ENTRY,), "runs"), EventLog((other,), "runs"))
     assert f"0: {name}: " in found
 
 
 def test_what_we_do_not_know_is_not_compared() -> None:
-    assert differences(EventLog((SEEN.replace(ss=None, frame=None),), "runs"), EventLog((SEEN,), "runs")) == []
+    assert differences(EventLog((ENTRY.replace(ss=None, frame=None),), "runs"), EventLog((ENTRY,), "runs")) == []
 
 
 @pytest.mark.parametrize(
     ("theirs", "found"),
     [
-        (EventLog((SEEN,), "shutdown", {}), "1: runs predicted, shutdown seen"),
-        (EventLog((SEEN, Observation("raised", 14, 2, 0x10)), "runs", {}), "1: runs predicted, #PF(0x2) at 0x10 seen"),
+        (EventLog((ENTRY,), "shutdown", {}), "1: runs predicted, shutdown seen"),
+        (EventLog((ENTRY, Observation("raised", 14, 2, 0x10)), "runs", {}), "1: runs predicted, #PF(0x2) at 0x10 seen"),
         (EventLog((), "runs", {}), "0: handler of #DF entered at 0x2000, RSP 0x3000 predicted, runs seen"),
-        (EventLog((SEEN,), "runs", {5: 2}), "memory at 0x5: no change predicted, 0x2 seen"),
+        (EventLog((ENTRY,), "runs", {5: 2}), "memory at 0x5: no change predicted, 0x2 seen"),
     ],
 )
 def test_end_and_memory_have_to_be_the_same(theirs: EventLog, found: str) -> None:
-    assert differences(EventLog((SEEN,), "runs", {}), theirs) == [found]
+    assert differences(EventLog((ENTRY,), "runs", {}), theirs) == [found]
 
 
 def test_memory_that_was_to_be_written() -> None:
-    ours = EventLog((SEEN,), "runs", {5: 1, 6: None})
-    assert differences(ours, EventLog((SEEN,), "runs", {5: 1, 6: 9})) == []
-    assert differences(ours, EventLog((SEEN,), "runs", {})) == ["memory at 0x5: 0x1 predicted, no change seen"]
+    ours = EventLog((ENTRY,), "runs", {5: 1, 6: None})
+    assert differences(ours, EventLog((ENTRY,), "runs", {5: 1, 6: 9})) == []
+    assert differences(ours, EventLog((ENTRY,), "runs", {})) == ["memory at 0x5: 0x1 predicted, no change seen"]
 
 
 def test_rounds_that_are_left_out() -> None:
-    one, other, last = (SEEN.replace(rsp=rsp) for rsp in (1, 2, 3))
+    one, other, last = (ENTRY.replace(rsp=rsp) for rsp in (1, 2, 3))
     ours = EventLog((one, last), "runs", None, 1)
     assert differences(ours, EventLog((one, other, other, last), "runs")) == []
     assert differences(ours, EventLog((one, other, other), "runs")) != []
@@ -115,7 +115,9 @@ def mappings(name: str, permissions: str) -> Any:
 def test_kernels(machine: Machine, verdict: str) -> None:
     made = proved(machine)
     assert (made.predicted, made.verdict) == (verdict, verdict)
-    assert [proof.differs for proof in made.scenarios["stack-overflow"] if proof.differs and not proof.deviations] == []
+    assert [
+        result.differs for result in made.scenarios["stack-overflow"] if result.differs and not result.deviations
+    ] == []
     assert made.agrees
 
 
@@ -132,8 +134,8 @@ def test_room_for_the_frame_and_the_handler(room: int) -> None:
 def test_what_cannot_be_known_is_not_run() -> None:
     made = proved(kernel(mappings=tuple(mapping for mapping in MAPPINGS if mapping.name != "IST1"), complete=False))
     assert (made.predicted, made.verdict, made.agrees) == ("unknown", "unknown", True)
-    (proof, *_) = made.scenarios["stack-overflow"]
-    assert proof.event_log is None and "says nothing of" in proof.trial.why
+    (result, *_) = made.scenarios["stack-overflow"]
+    assert result.event_log is None and "says nothing of" in result.trial.why
 
 
 @bochscpu
@@ -143,9 +145,9 @@ def test_a_physical_address_of_more_than_40_bits() -> None:
     machine.space.walk(IST - 8, entries.append)
     memory = machine.memory.copy()
     memory.overlay(entries[-1].address, (entries[-1].value | 1 << 45).to_bytes(8, "little"))
-    (proof, *_) = proved(machine.replace(memory=memory)).scenarios["stack-overflow"]
-    assert proof.event_log is None
-    assert "physical" in proof.trial.why
+    (result, *_) = proved(machine.replace(memory=memory)).scenarios["stack-overflow"]
+    assert result.event_log is None
+    assert "physical" in result.trial.why
 
 
 # Images
@@ -157,14 +159,14 @@ def test_linux_with_one_thing_changed(name: str) -> None:
     made = proved(linux(name).machines[0])
     verdict = CHANGES[name].verdict if name else "survives"
     assert (made.predicted, made.verdict, made.agrees) == (verdict, verdict, True)
-    assert all(proof.event_log for proof in made.scenarios["stack-overflow"])
+    assert all(result.event_log for result in made.scenarios["stack-overflow"])
 
 
 @bochscpu
 def test_the_command(tmp_path: Path) -> None:
     status, out, err = call("prove", IMAGES / "linux.core", "--on", "bochs")
     assert (status, err) == (0, "")
-    assert "CPU 0  survives, as predicted" in out and "20 of 20 ways go the same" in out
+    assert "CPU 0  survives, as predicted" in out and "20 of 20 variants agree" in out
     assert call("prove", IMAGES / "linux.core", "--on", "bochs", "--expect", "triple-fault")[0] == 1
     assert call("prove", IMAGES / "ovmf.core", "--on", "bochs")[0] == 1
     status, out, err = call("prove", IMAGES / "ovmf.core", "--on", "bochs", "--expect", "triple-fault")

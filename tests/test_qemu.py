@@ -11,7 +11,7 @@ import pytest
 from cli import call, refused
 
 from x86tables import Gate, Idt
-from x86tables.delivery.scenarios import play
+from x86tables.delivery.scenarios import run_scenario
 from x86tables.errors import ImageError, NotThere, UsageError
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import LA57, PAE, SMAP, SMEP
@@ -108,21 +108,21 @@ def test_features(machine: Callable[..., Machine], flags: int, tmp_path: Path) -
 def test_no_overflow_is_no_proof(machine: Callable[..., Machine]) -> None:
     """What was seen is judged by CR2 and RIP: a handler that was entered for another reason proves nothing."""
     made = machine(ist=1)
-    variant = play("stack-overflow", made).variants[1]
-    seen = overflow.Overflow(made, "survives", "survives", "", 0, (0x1000, 0x2000), 8, 0, 0x1FF8, 0, 0x5000, "IST1")
-    assert overflow.judged(seen, variant, 0x5000).verdict == "survives"
+    variant = run_scenario("stack-overflow", made).variants[1]
+    found = overflow.Overflow(made, "survives", "survives", "", 0, (0x1000, 0x2000), 8, 0, 0x1FF8, 0, 0x5000, "IST1")
+    assert overflow.judged(found, variant, 0x5000).verdict == "survives"
     for changes in ({"cr2": 0x2000}, {"cr2": 0xFF8}, {"cr2": None}, {"rip": 0x5004}):
-        other = overflow.judged(seen.replace(**changes), variant, 0x5000)
+        other = overflow.judged(found.replace(**changes), variant, 0x5000)
         assert other.verdict == "unknown"
         assert "no stack overflow was seen" in other.reason
 
 
 def test_what_is_not_as_predicted_is_told(machine: Callable[..., Machine]) -> None:
     made = machine(ist=1)
-    variant = play("stack-overflow", made).variants[1]
-    seen = overflow.Overflow(made, "survives", "survives", "", 0, (0x1000, 0x2000), 14, 0, 0x1FF8, 0, 0x5000, "IST1")
-    assert overflow.judged(seen, variant, 0x5000).differs.startswith("vector 8 predicted, 14 seen")
-    shut = overflow.judged(seen.replace(verdict="triple-fault"), variant, 0x5000)
+    variant = run_scenario("stack-overflow", made).variants[1]
+    found = overflow.Overflow(made, "survives", "survives", "", 0, (0x1000, 0x2000), 14, 0, 0x1FF8, 0, 0x5000, "IST1")
+    assert overflow.judged(found, variant, 0x5000).differs.startswith("vector 8 predicted, 14 seen")
+    shut = overflow.judged(found.replace(verdict="triple-fault"), variant, 0x5000)
     assert shut.differs.startswith("survives predicted")
 
 

@@ -4,7 +4,7 @@ import pytest
 from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
 
 from x86tables import Tss
-from x86tables.delivery.scenarios import SCENARIOS, Options, Scenario, judge, play
+from x86tables.delivery.scenarios import SCENARIOS, Options, Scenario, judge, run_scenario
 from x86tables.delivery.stacks import guard_below, in_ring0, rooms, stack_in_use
 from x86tables.errors import UsageError
 from x86tables.machine.machine import Machine
@@ -16,7 +16,7 @@ GONE = CODE + 0x9000
 
 
 def overflow(machine: Machine, **options: int) -> Scenario:
-    return play("stack-overflow", machine, Options(**options))
+    return run_scenario("stack-overflow", machine, Options(**options))
 
 
 def mappings(name: str, permissions: str) -> tuple[Mapping, ...]:
@@ -163,7 +163,7 @@ def test_rooms() -> None:
 
 
 def test_the_four_questions() -> None:
-    variants = {variant.name: variant for variant in play("double-fault-questions", kernel()).variants}
+    variants = {variant.name: variant for variant in run_scenario("double-fault-questions", kernel()).variants}
     handlers = [
         variant.simulation and (variant.simulation.vector, variant.simulation.stack) for variant in variants.values()
     ]
@@ -174,27 +174,27 @@ def test_the_four_questions() -> None:
 
 def test_the_gap_after_syscall() -> None:
     star = 0x08 << 32
-    bad = play("syscall-gap", kernel(ring=3, star=star, gates=gate(8, ist=0)))
+    bad = run_scenario("syscall-gap", kernel(ring=3, star=star, gates=gate(8, ist=0)))
     assert (bad.verdict, len(bad.variants)) == ("triple-fault", 4)
-    on_program = play("syscall-gap", kernel(ring=3, star=star)).variants[0]
+    on_program = run_scenario("syscall-gap", kernel(ring=3, star=star)).variants[0]
     assert on_program.verdict == "survives"
     assert "which user code chose" in on_program.reason
-    good = play("syscall-gap", kernel(ring=3, star=star, gates={**gate(2, ist=1), **gate(18, ist=1)}))
+    good = run_scenario("syscall-gap", kernel(ring=3, star=star, gates={**gate(2, ist=1), **gate(18, ist=1)}))
     assert {variant.reason for variant in good.variants} == {
         "the NMI handler runs on IST1",
         "the #MC handler runs on IST1",
     }
-    off = play("syscall-gap", kernel(efer=0xD00))
+    off = run_scenario("syscall-gap", kernel(efer=0xD00))
     assert (off.verdict, off.reason) == ("not-applicable", "SYSCALL is off (EFER.SCE)")
 
 
 def test_survival_matrix() -> None:
-    scenario = play("survival-matrix", kernel())
+    scenario = run_scenario("survival-matrix", kernel())
     assert len(scenario.variants) == 3 * 256
     assert {variant.verdict for variant in scenario.variants} == {"survives"}
-    mutated = play("survival-matrix", kernel(tss=Tss(rsp0=0, ist1=IST)))
+    mutated = run_scenario("survival-matrix", kernel(tss=Tss(rsp0=0, ist1=IST)))
     assert mutated.verdict == "survives"  # #DF has its own stack from ring 3, too
-    mutated = play("survival-matrix", kernel(gates=gate(8, ist=0)))
+    mutated = run_scenario("survival-matrix", kernel(gates=gate(8, ist=0)))
     dead = {variant.name.partition(" from ")[2] for variant in mutated.variants if variant.verdict != "survives"}
     assert dead == {"ring 0 at the guard"}
 
@@ -203,8 +203,8 @@ def test_survival_matrix() -> None:
 def test_what_is_not_known(name: str) -> None:
     machine = kernel()
     nowhere = machine.replace(memory=Memory())
-    assert play(name, nowhere).verdict == "unknown"
-    assert play(name, machine.replace(Registers(cr0=0x10))).verdict == "not-applicable"
+    assert run_scenario(name, nowhere).verdict == "unknown"
+    assert run_scenario(name, machine.replace(Registers(cr0=0x10))).verdict == "not-applicable"
 
 
 def test_unknown_says_what_is_needed() -> None:
@@ -217,7 +217,7 @@ def test_unknown_says_what_is_needed() -> None:
 
 def test_a_scenario_that_is_none() -> None:
     with pytest.raises(UsageError, match="scenario 'x': one of stack-overflow"):
-        play("x", kernel())
+        run_scenario("x", kernel())
 
 
 @pytest.mark.parametrize("name", ["stack-overflow", "double-fault-questions"])
@@ -225,6 +225,6 @@ def test_an_idt_that_is_not_mapped_is_a_shutdown(name: str) -> None:
     """It is known that the IDT's page is not there: nothing can be delivered."""
     machine = kernel()
     nowhere = machine.registers.replace(idtr=TableRegister(0xFFFF_8FFF_0000_0000, 0xFFF))
-    scenario = play(name, machine.replace(nowhere))
+    scenario = run_scenario(name, machine.replace(nowhere))
     assert scenario.verdict == "triple-fault"
     assert "IDT entry" in scenario.reason

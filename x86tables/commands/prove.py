@@ -1,4 +1,4 @@
-"""Run an image's CPUs on a CPU that somebody else wrote, and compare with the prediction.
+"""Run an image's CPUs on an independent CPU model, and compare with the prediction.
 
 On Bochs the machine is run as it was caught: its registers, its memory, a real push at the guard of its stack. In a
 private copy of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is
@@ -11,7 +11,7 @@ fault's handler is entered, or a page fault's for an address next to the stack p
 
 from __future__ import annotations
 
-from ..delivery.scenarios import NOT_APPLICABLE, play
+from ..delivery.scenarios import NOT_APPLICABLE, run_scenario
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..errors import UsageError
 from ._image import add_image_arguments, chosen, image_from
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ..prove.run import Proved
+    from ..prove.run import Proof
 
-# scenarios that a foreign CPU cannot be made to play: they take handlers away that are there
+# scenarios that a foreign CPU cannot be made to run: they take handlers away that are there
 OURS = ("double-fault-questions",)
 
 
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", choices=("bochs", "qemu"), required=True, help="the CPU: bochs runs in this process")
     parser.add_argument("--expect", choices=(SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN), default=SURVIVES)
     add_judging_arguments(parser)
-    parser.add_argument("--events", action="store_true", help="what every way led to, not only those that count (text)")
+    parser.add_argument(
+        "--events", action="store_true", help="what every variant led to, not only those that count (text)"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     add_guest_arguments(parser)
 
@@ -55,24 +57,24 @@ def run(args: argparse.Namespace) -> int:
     from ..prove import bochs
     from ..prove.run import prove
 
-    proved = []
+    proofs = []
     for machine in chosen(image, args):
-        played = [play(name, machine, options) for name in names if name not in OURS]
-        proved.append(prove(machine, played, options, bochs.run))
+        scenarios = [run_scenario(name, machine, options) for name in names if name not in OURS]
+        proofs.append(prove(machine, scenarios, options, bochs.run))
     from ..render import proof
 
     if args.format == "json":
         import json
 
-        print(json.dumps(proof.data(image, proved, bochs.CPU), indent=1))
+        print(json.dumps(proof.data(image, proofs, bochs.CPU), indent=1))
     else:
         from ..render import text
 
-        text.output(proof.text(image, proved, bochs.CPU, args.events))
-    return status(proved, args.expect)
+        text.output(proof.text(image, proofs, bochs.CPU, args.events))
+    return status(proofs, args.expect)
 
 
-def status(proved: Sequence[Proved], expected: str) -> int:
+def status(proofs: Sequence[Proof], expected: str) -> int:
     """0 when all CPUs do what is expected and predicted; those that it does not apply to count only by themselves."""
-    judged = [one for one in proved if one.verdict != NOT_APPLICABLE]
+    judged = [one for one in proofs if one.verdict != NOT_APPLICABLE]
     return 0 if judged and all(one.agrees and one.verdict == expected for one in judged) else 1

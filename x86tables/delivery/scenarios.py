@@ -103,15 +103,15 @@ class Judgement(Record):
 
 def judge(machine: Machine, names: tuple[str, ...] = ("stack-overflow",), options: Options = Options()) -> Judgement:  # noqa: B008
     """Judge a CPU by the scenarios in `names`; `stack-overflow` is always among them."""
-    overflow = play("stack-overflow", machine, options)
-    others = [overflow if name == "stack-overflow" else play(name, machine, options) for name in names]
+    overflow = run_scenario("stack-overflow", machine, options)
+    others = [overflow if name == "stack-overflow" else run_scenario(name, machine, options) for name in names]
     if not machine.wide:
         return Judgement(machine, overflow, StackInUse(NOT_JUDGED, overflow.reason), tuple(others), ())
     stack = stack_in_use(machine, options.stack, options.frame)
     return Judgement(machine, overflow, stack, tuple(others), rooms(machine))
 
 
-def play(name: str, machine: Machine, options: Options = Options()) -> Scenario:  # noqa: B008 - an immutable value
+def run_scenario(name: str, machine: Machine, options: Options = Options()) -> Scenario:  # noqa: B008 - an immutable value
     """One scenario on one CPU; UsageError for a name that is none."""
     if name not in SCENARIOS:
         raise UsageError(f"scenario {name!r}: one of {', '.join(SCENARIOS)}")

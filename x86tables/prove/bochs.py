@@ -8,7 +8,7 @@ from ..delivery.simulate import UNKNOWN
 from ..errors import NotThere
 from . import workers
 from .bochs_deviations import predict_bochs
-from .run import MAXPHYADDR, Proof, judge
+from .run import MAXPHYADDR, TrialResult, compare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,16 +34,16 @@ def load() -> Runner:
     return Runner()
 
 
-def run(trials: list[Trial]) -> Iterator[Proof]:
+def run(trials: list[Trial]) -> Iterator[TrialResult]:
     """Run each trial on Bochs and compare, in order. NotThere when its package is not installed."""
     _find()
-    for trial, seen in workers.run(_prepare, trials, size=max(1, len(trials))):
-        if isinstance(seen, workers.Crashed):
-            yield Proof(trial, UNKNOWN, None, str(seen))
+    for trial, observed in workers.run(_prepare, trials, size=max(1, len(trials))):
+        if isinstance(observed, workers.Crashed):
+            yield TrialResult(trial, UNKNOWN, None, str(observed))
         else:
-            yield judge(trial, seen, lambda one: predict_bochs(one.machine, one.start, one.handler_stack))
+            yield compare(trial, observed, lambda one: predict_bochs(one.machine, one.stimulus, one.handler_stack))
 
 
 def _prepare() -> Callable[[Trial], EventLog]:
     runner = load()
-    return lambda trial: runner.run(trial.machine, trial.start, trial.handler_stack, trial.event_log.most)
+    return lambda trial: runner.run(trial.machine, trial.stimulus, trial.handler_stack, trial.event_log.most)

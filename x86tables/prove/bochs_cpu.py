@@ -39,12 +39,12 @@ class Runner:
     def __init__(self) -> None:
         self.pages, self.pins = Pages(), Pins()
 
-    def run(self, machine: Machine, start: Stimulus, handler_stack: int, most: int) -> EventLog:
-        """What Bochs does with `machine` from `start` until a handler has pushed `handler_stack` bytes, or `most`
+    def run(self, machine: Machine, stimulus: Stimulus, handler_stack: int, most: int) -> EventLog:
+        """What Bochs does with `machine` from `stimulus` until a handler has pushed `handler_stack` bytes, or `most`
         handlers were entered. Handlers have to begin with PUSH_LOOP when `handler_stack` is not 0."""
         self.pins.model("intel" if (machine.registers.cr4 or 0) & LA57 else machine.vendor)
         try:
-            return _Run(self, machine, start, handler_stack, most).run()
+            return _Run(self, machine, stimulus, handler_stack, most).run()
         finally:
             self.pages.clear()
 
@@ -60,10 +60,10 @@ class _Begun(Record):
 class _Run:
     """The hooks of one run. A hook must not raise; `session.stop()` in a hook leaves Bochs at once."""
 
-    def __init__(self, runner: Runner, machine: Machine, start: Stimulus, handler_stack: int, most: int) -> None:
+    def __init__(self, runner: Runner, machine: Machine, stimulus: Stimulus, handler_stack: int, most: int) -> None:
         self.pages, self.pins = runner.pages, runner.pins
-        self.machine, self.start, self.handler_stack, self.most = machine, start, handler_stack, most
-        self.seen: list[Observation] = []
+        self.machine, self.stimulus, self.handler_stack, self.most = machine, stimulus, handler_stack, most
+        self.observations: list[Observation] = []
         self.outcome = "the emulator returned"
         self.begun: _Begun | None = None
         self.pushed: dict[int, int] = {}  # linear -> physical of the 8-byte writes since `begun`
@@ -87,7 +87,7 @@ class _Run:
         finally:
             # its closure holds the session, and two sessions at a time crash
             session.missing_page_handler = id
-        return EventLog(tuple(self.seen), self.outcome, dict(self.pages.changes(self.walked)))
+        return EventLog(tuple(self.observations), self.outcome, dict(self.pages.changes(self.walked)))
 
     def stop(self, session: Any, outcome: str) -> None:
         self.outcome = outcome
@@ -102,16 +102,18 @@ class _Run:
                 if self.enter(session, begun):
                     return self.stop(session, GOES_ON)
             elif begun.double:
-                self.see_fault(session, vector, code)
+                self.note_fault(session, vector, code)
                 return self.stop(session, SHUTDOWN)
-        self.see_fault(session, vector, code)
+        self.note_fault(session, vector, code)
         return None
 
     def on_delivery(self, session: Any, _: int, vector: int) -> None:
         """The start of an attempt to deliver something, a fault that was raised just before included."""
-        raised = bool(self.seen) and self.seen[-1].what == RAISED and self.seen[-1].vector == vector
+        raised = (
+            bool(self.observations) and self.observations[-1].what == RAISED and self.observations[-1].vector == vector
+        )
         if not raised:
-            self.seen.append(Observation(TAKEN, vector))
+            self.observations.append(Observation(TAKEN, vector))
         self.begun, self.pushed = _Begun(vector, raised and vector == DF, _place(session.cpu)), {}
         self.marked = -1
 
@@ -122,7 +124,7 @@ class _Run:
         if self.entered:
             if self.top - session.cpu.rsp >= self.handler_stack:
                 return self.stop(session, RUNS)
-        elif self.executed or self.start.kind in PINS:
+        elif self.executed or self.stimulus.kind in PINS:
             return self.stop(session, NOTHING)
         self.executed = True
         return None
@@ -154,24 +156,24 @@ class _Run:
 
     def raise_pin(self, cpu: Any) -> None:
         """Raise the first event, so that it comes before the first instruction, even if that cannot be fetched."""
-        start = self.start
-        if start.kind not in PINS and not cpu.rflags & TF:
+        stimulus = self.stimulus
+        if stimulus.kind not in PINS and not cpu.rflags & TF:
             return
         cpu.set_mode()  # forgets the half-done fetch
-        if start.kind == "exception":
-            cpu.set_exception(start.vector, start.error_code)
+        if stimulus.kind == "exception":
+            cpu.set_exception(stimulus.vector, stimulus.error_code)
             return
         cpu.rip = cpu.rip  # leaves the CPU loop when the hook returns, and forgets pins and TF: they come after it
-        if start.kind == "nmi":
+        if stimulus.kind == "nmi":
             self.pins.nmi()
-        elif start.kind == "interrupt":
-            self.pins.interrupt(start.vector)
+        elif stimulus.kind == "interrupt":
+            self.pins.interrupt(stimulus.vector)
         cpu.rflags = cpu.rflags
 
-    def see_fault(self, session: Any, vector: int, code: int) -> None:
+    def note_fault(self, session: Any, vector: int, code: int) -> None:
         if vector == PF:
             self.cr2 = session.cpu.cr2
-        self.seen.append(Observation(RAISED, vector, code, self.cr2 if vector == PF else None))
+        self.observations.append(Observation(RAISED, vector, code, self.cr2 if vector == PF else None))
 
     def enter(self, session: Any, begun: _Begun) -> bool:
         """A delivery is complete: note it, and say whether there have been enough."""
@@ -180,10 +182,10 @@ class _Run:
         slots = itertools.takewhile(self.pushed.__contains__, itertools.count(rsp, 8))
         places = [self.pushed[slot] for slot in slots]
         frame = b"".join(self.pages.read(place, 8) for place in places)
-        # a stack over the GDT: what was pushed cannot be told any more
+        # a stack over the GDT: what was pushed is no longer known
         overwritten = any(place <= self.marked < place + 8 for place in places)
         cs, ss = cpu.cs.selector, cpu.ss.selector
-        self.seen.append(
+        self.observations.append(
             Observation(
                 ENTERED, begun.vector, 0, self.cr2, cpu.rip, rsp, cpu.rflags, cs, ss, None if overwritten else frame
             )

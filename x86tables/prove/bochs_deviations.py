@@ -1,6 +1,6 @@
 """What Bochs does otherwise than the manuals, as a delivery of its own: a run that differs must be exactly this.
 
-Each habit has a name, the one in docs/deviations.md, and is noted where it is met.
+Each deviation has a name, the one in docs/deviations.md, and is noted where it is met.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LIFTED = {READ: Access(ac=True), WRITE: Access(write=True, ac=True)}
 
 
 class BochsState(CpuState):
-    """A state with Bochs' memory accesses; `habits` are the names of those that were met."""
+    """A state with Bochs' memory accesses; `deviations` are the names of those that were met."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
@@ -61,10 +61,10 @@ class BochsState(CpuState):
         return _LIFTED[access]
 
 
-def predict_bochs(machine: Machine, start: Stimulus, handler_stack: int) -> tuple[EventLog, set[str]]:
-    """What Bochs should be seen to do, and the habits that are met on the way."""
+def predict_bochs(machine: Machine, stimulus: Stimulus, handler_stack: int) -> tuple[EventLog, set[str]]:
+    """What Bochs should do, and the deviations that are met on the way."""
     state = BochsState(machine)
-    return predict(state, start, handler_stack, enter_handler), state.deviations
+    return predict(state, stimulus, handler_stack, enter_handler), state.deviations
 
 
 def enter_handler(this: Checks) -> tuple[str, bytes | None]:

@@ -1,4 +1,4 @@
-"""What a CPU did, event by event: as somebody else's CPU was seen to do it, and as we predict it, in the same words."""
+"""What a CPU did, event by event: as observed on an independent CPU model, and as we predict it, in the same words."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ COMPARED = ("what", "vector", "error_code", "cr2", "rip", "rsp", "rflags", "cs",
 
 
 class EventLog(Record):
-    """What was seen in order, and how it ended: `runs`, `shutdown`, `goes on` (when watching stopped), `nothing` (no
-    event), `unknown`, or in other words, for a person.
+    """What was observed, in order, and how it ended: `runs`, `shutdown`, `goes on` (when watching stopped), `nothing`
+    (no event), `unknown`, or in other words, for a person.
 
     `memory` is what changed: physical address -> byte, None for one that is not known; None for all of it. A prediction
-    may leave out rounds that are like the ones before: they belong before `seen[gap]`. `most` is after how many
+    may leave out rounds that are like the ones before: they belong before `observations[gap]`. `most` is after how many
     handlers to stop watching.
     """
 
-    seen: tuple[Observation, ...]
+    observations: tuple[Observation, ...]
     outcome: str
     memory: dict[int, int | None] | None = None
     gap: int | None = None
@@ -78,10 +78,10 @@ def _hex(value: int | None) -> str:
     return "?" if value is None else f"{value:#x}"
 
 
-def predict(state: CpuState, start: Stimulus, handler_stack: int, enter: Enter | None = None) -> EventLog:
-    """What a CPU should be seen to do in `state` from `start`; `enter` as in `deliver`."""
+def predict(state: CpuState, stimulus: Stimulus, handler_stack: int, enter: Enter | None = None) -> EventLog:
+    """What a CPU should do in `state` from `stimulus`; `enter` as in `deliver`."""
     try:
-        event = first_event(state, start)
+        event = first_event(state, stimulus)
     except Absent:
         return EventLog((), UNKNOWN)
     if event is None:
@@ -90,7 +90,7 @@ def predict(state: CpuState, start: Stimulus, handler_stack: int, enter: Enter |
 
 
 def _of_simulation(simulation: Simulation, state: CpuState, handler_stack: int) -> EventLog:
-    """The account that a story gives, told in `state`."""
+    """The event log of a simulation that ran in `state`."""
     parts = [_of(delivery) for delivery in simulation.deliveries]
     ends = {SURVIVES: RUNS, TRIPLE_FAULT: SHUTDOWN, LOOPS: GOES_ON}
     outcome, loop = ends.get(simulation.outcome, simulation.outcome), simulation.loop
@@ -109,7 +109,7 @@ def _joined(parts: list[list[Observation]]) -> tuple[Observation, ...]:
 
 
 def _breaks(simulation: Simulation, handler_stack: int) -> list[int]:
-    """The deliveries before which like ones were left out: by the loop, or seen from RSP, which is further down."""
+    """The deliveries before which like ones were left out: by the loop, or going by RSP, which is further down."""
     found = {simulation.loop.at} if simulation.loop is not None and simulation.loop.rounds is not None else set[int]()
     for number, (one, other) in enumerate(pairwise(simulation.deliveries), 1):
         pushed, rsp = other.pushed, one.registers.rsp
@@ -139,19 +139,19 @@ def changed(state: CpuState) -> dict[int, int | None]:
 
 def _of(delivery: Delivery) -> list[Observation]:
     first = delivery.attempts[0].event
-    seen = [_raised(first) if first.kind in (EXCEPTION, TRAP) else Observation(TAKEN, first.vector)]
+    observed = [_raised(first) if first.kind in (EXCEPTION, TRAP) else Observation(TAKEN, first.vector)]
     for attempt, following in zip(delivery.attempts, (*delivery.attempts[1:], None), strict=True):
         if attempt.fault is not None:
-            seen.append(_raised(attempt.fault).replace(check=attempt.steps[-1].step if attempt.steps else ""))
+            observed.append(_raised(attempt.fault).replace(check=attempt.steps[-1].step if attempt.steps else ""))
             if following is not None and following.event.vector == DF:
-                seen.append(Observation(RAISED, DF))
+                observed.append(Observation(RAISED, DF))
     if delivery.outcome == DELIVERED:
         r = delivery.registers
         cs, ss = (segment.selector if segment is not None else None for segment in (r.cs, r.ss))
-        seen.append(
+        observed.append(
             Observation(ENTERED, delivery.vector or 0, 0, delivery.cr2, r.rip, r.rsp, r.rflags, cs, ss, delivery.frame)
         )
-    return seen
+    return observed
 
 
 def _raised(event: Event) -> Observation:
@@ -160,24 +160,26 @@ def _raised(event: Event) -> Observation:
 
 
 def differences(ours: EventLog, theirs: EventLog) -> list[str]:
-    """Where two accounts part, in words; empty when they agree. What is not known is not compared."""
+    """Where two event logs differ, in words; empty when they agree. What is not known is not compared."""
     if ours.outcome == UNKNOWN:  # as far as we know, and to where rounds are left out
-        ours = ours.replace(seen=ours.seen[: ours.gap])
-        theirs = theirs.replace(seen=theirs.seen[: len(ours.seen)], outcome=UNKNOWN)
+        ours = ours.replace(observations=ours.observations[: ours.gap])
+        theirs = theirs.replace(observations=theirs.observations[: len(ours.observations)], outcome=UNKNOWN)
     elif ours.gap is not None:
-        left_out = max(0, len(theirs.seen) - len(ours.seen))
-        theirs = theirs.replace(seen=theirs.seen[: ours.gap] + theirs.seen[ours.gap + left_out :])
+        left_out = max(0, len(theirs.observations) - len(ours.observations))
+        theirs = theirs.replace(
+            observations=theirs.observations[: ours.gap] + theirs.observations[ours.gap + left_out :]
+        )
     found = []
-    for number, (one, other) in enumerate(zip(ours.seen, theirs.seen, strict=False)):
+    for number, (one, other) in enumerate(zip(ours.observations, theirs.observations, strict=False)):
         for name in COMPARED:
             mine, its = one[name], other[name]
             if mine is not None and mine != its and (name != "frame" or its is not None):
                 found.append(f"{number}: {name}: {_shown(mine)} predicted, {_shown(its)} seen ({one}; {other})")
         if found:
             return found
-    if len(ours.seen) != len(theirs.seen) or ours.outcome != theirs.outcome:
-        common = min(len(ours.seen), len(theirs.seen))
-        ends = (str((*event_log.seen, event_log.outcome)[common]) for event_log in (ours, theirs))
+    if len(ours.observations) != len(theirs.observations) or ours.outcome != theirs.outcome:
+        common = min(len(ours.observations), len(theirs.observations))
+        ends = (str((*event_log.observations, event_log.outcome)[common]) for event_log in (ours, theirs))
         return ["{}: {} predicted, {} seen".format(common, *ends)]
     if ours.memory is None or theirs.memory is None:
         return []

@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 
-from ..delivery.scenarios import Options, play
+from ..delivery.scenarios import Options, run_scenario
 from ..delivery.simulate import SURVIVES, UNKNOWN
 from ..delivery.stacks import guard_below, in_ring0
 from ..errors import NotThere
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..delivery.scenarios import Variant
     from .boot_image import BootImage
 
-WAY = "call at the guard's edge"  # the way of the scenario that recursion is
+VARIANT = "call at the guard's edge"  # the variant of the scenario that recursion is
 REPORT = struct.Struct("<B8Q")  # loaded; then of a handler: RSP, CR2, the return address of its call, and its frame
 SECONDS = 20.0
 
@@ -45,7 +45,7 @@ class Overflow(Record):
     predicted: str
     verdict: str
     reason: str
-    start: int | None = None
+    initial_rsp: int | None = None
     guard: tuple[int, int] | None = None
     vector: int | None = None
     error_code: int | None = None
@@ -59,8 +59,8 @@ class Overflow(Record):
 def overflow(machine: Machine, options: Options = Options(), seconds: float = SECONDS) -> Overflow:  # noqa: B008
     """Run a machine's stack overflow in QEMU. NotThere when QEMU is not installed."""
     guest.program()
-    scenario = play("stack-overflow", machine, options)
-    variant = next((variant for variant in scenario.variants if variant.name == WAY), scenario.worst)
+    scenario = run_scenario("stack-overflow", machine, options)
+    variant = next((variant for variant in scenario.variants if variant.name == VARIANT), scenario.worst)
     nothing = Overflow(machine, scenario.verdict, UNKNOWN, scenario.reason)
     if variant is None or variant.simulation is None or variant.verdict == UNKNOWN:
         return nothing.replace(reason=(variant.needs if variant else None) or scenario.reason)
@@ -81,19 +81,22 @@ def overflow(machine: Machine, options: Options = Options(), seconds: float = SE
         arguments += ["-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4", "-kernel", path]
         ending = guest.watch(arguments, seconds)
     found = nothing.replace(
-        predicted=variant.verdict, start=registers.rsp, guard=(guard.top - PAGE, guard.top), verdict=ending.verdict
+        predicted=variant.verdict,
+        initial_rsp=registers.rsp,
+        guard=(guard.top - PAGE, guard.top),
+        verdict=ending.verdict,
     )
-    return judged(_seen(found, ending, image), variant, image.loop)
+    return judged(_observed(found, ending, image), variant, image.loop)
 
 
-def _seen(found: Overflow, ending: guest.Ending, image: BootImage) -> Overflow:
+def _observed(found: Overflow, ending: guest.Ending, image: BootImage) -> Overflow:
     """What came of it, from the report on the debug console or, without one, from the log."""
     console, chains = ending.output, ending.account.chains
     first = chains[0].first if chains else None
     if not console:
-        told = f"{label(first.vector)}({first.error_code:#x}) at {first.rip:#x}" if first else ending.reason
-        return found.replace(verdict=UNKNOWN, reason=f"the tables cannot be loaded: {told}")
-    if ending.status != 2 * ENTERED + 1 or len(console) != REPORT.size:  # no handler has told anything
+        why = f"{label(first.vector)}({first.error_code:#x}) at {first.rip:#x}" if first else ending.reason
+        return found.replace(verdict=UNKNOWN, reason=f"the tables cannot be loaded: {why}")
+    if ending.status != 2 * ENTERED + 1 or len(console) != REPORT.size:  # no handler has reported anything
         verdict = UNKNOWN if ending.verdict == SURVIVES else ending.verdict
         place = (first.cr2, first.rip) if first else (None, None)
         return found.replace(verdict=verdict, reason=ending.reason, cr2=place[0], rip=place[1])
@@ -120,15 +123,17 @@ def judged(found: Overflow, variant: Variant, loop: int) -> Overflow:
     inside = found.cr2 is not None and found.guard[0] <= found.cr2 < found.guard[1]
     if not inside or found.rip != loop:
         place = f"CR2 is {_hex(found.cr2)}, the guard page [{found.guard[0]:#x}, {found.guard[1]:#x})"
-        told = f"no stack overflow was seen: {place}, RIP {_hex(found.rip)}, the recursion at {loop:#x}; {found.reason}"
-        return found.replace(verdict=UNKNOWN, reason=told)
+        reason = (
+            f"no stack overflow was seen: {place}, RIP {_hex(found.rip)}, the recursion at {loop:#x}; {found.reason}"
+        )
+        return found.replace(verdict=UNKNOWN, reason=reason)
     if found.verdict != variant.verdict:
         return found.replace(differs=f"{variant.verdict} predicted: {variant.reason}")
     if found.verdict != SURVIVES or variant.simulation is None:
         return found
     last = variant.simulation.deliveries[-1]
     expected = {"vector": last.vector, "stack": last.stack, "rsp": last.registers.rsp, "cr2": last.cr2}
-    wrong = [f"{name} {told} predicted, {found[name]} seen" for name, told in expected.items() if told != found[name]]
+    wrong = [f"{name} {ours} predicted, {found[name]} seen" for name, ours in expected.items() if ours != found[name]]
     return found.replace(differs="; ".join(wrong))
 
 

@@ -1,6 +1,6 @@
 """A guest in QEMU, whose CPU is TCG's: started, watched until it ends, and judged by the log of its events.
 
-The log comes through a pipe and is read as it is written: a guest that goes round for ever is stopped, whatever it
+The log comes through a pipe and is read as it is written: a guest that loops is stopped, whatever it
 would have written.
 """
 
@@ -103,12 +103,12 @@ def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
             process.wait()
         output.seek(0)
         errors.seek(0)
-        told = errors.read(1 << 16).decode(errors="replace").strip()
+        said = errors.read(1 << 16).decode(errors="replace").strip()
         status = process.returncode if watched.ended else None
-        complaint = next((line for line in reversed(told.splitlines()) if line.startswith("qemu")), "")
+        complaint = next((line for line in reversed(said.splitlines()) if line.startswith("qemu")), "")
         if status == 1 and complaint and not watched.reader.counts:  # a guest may end with status 1 too
             raise UsageError(f"QEMU does not run this: {complaint.partition(': ')[2]}")
-        return watched.ending(status, output.read(MOST_OUTPUT), told, seconds)
+        return watched.ending(status, output.read(MOST_OUTPUT), said, seconds)
 
 
 class _Watched:
@@ -178,7 +178,7 @@ class _Watched:
         failed = {attempt.event.line for chain in account.chains for attempt in chain.attempts if attempt.failure}
         for event in self.overflows:
             if event.line not in failed:
-                told = f"the #PF handler is entered for {event.cr2:#x}, next to RSP {event.rsp:#x}"
-                return SURVIVES, told, chains.Attempt(event, chains.EXCEPTION)
+                reason = f"the #PF handler is entered for {event.cr2:#x}, next to RSP {event.rsp:#x}"
+                return SURVIVES, reason, chains.Attempt(event, chains.EXCEPTION)
         how = f"within {seconds:g} seconds" if status is None else f"before QEMU ended with status {status}"
         return UNKNOWN, f"no double fault and no page fault next to the stack pointer {how}: nothing is proved", None

@@ -1,4 +1,4 @@
-"""Take the ways of a scenario to a foreign CPU: prepare the machine, run it there, compare with what is predicted."""
+"""The variants of a scenario on a foreign CPU: prepare the machine, run it there, compare with the prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERDICTS = {RUNS: SURVIVES, SHUTDOWN: TRIPLE_FAULT, GOES_ON: LOOPS}
 
 
 class Trial(Record):
-    """A way, made ready to run: the machine with code where it has to be, the start, and what is predicted of both.
+    """A variant, ready to run: the machine with code where it has to be, the stimulus, and what is predicted of both.
 
     `why` says why it cannot be run, when it cannot.
     """
@@ -38,16 +38,16 @@ class Trial(Record):
     name: str
     predicted: str
     machine: Machine
-    start: Stimulus
+    stimulus: Stimulus
     handler_stack: int
     event_log: EventLog
     why: str = ""
 
 
-class Proof(Record):
-    """How a trial went. `verdict` is the foreign CPU's; `differs` says where the two part, `habits` explain it.
+class TrialResult(Record):
+    """How a trial went. `verdict` is the foreign CPU's; `differs` says where the two part, `deviations` explain it.
 
-    A trial that could not be run has no account, and the verdict `unknown`.
+    A trial that could not be run has no event log, and the verdict `unknown`.
     """
 
     trial: Trial
@@ -62,11 +62,11 @@ class Proof(Record):
         return not self.differs or (bool(self.deviations) and self.verdict == self.trial.predicted)
 
 
-class Proved(Record):
-    """One CPU: by scenario how each way went. `reasons` say why something could not be proved."""
+class Proof(Record):
+    """One CPU: by scenario how each variant went. `reasons` say why something could not be proved."""
 
     machine: Machine
-    scenarios: dict[str, tuple[Proof, ...]]
+    scenarios: dict[str, tuple[TrialResult, ...]]
     predicted: str
     verdict: str
     reasons: tuple[str, ...] = ()
@@ -75,69 +75,74 @@ class Proved(Record):
     def agrees(self) -> bool:
         """Whether everything that was run went as predicted."""
         return self.verdict == self.predicted and all(
-            proof.agrees for proofs in self.scenarios.values() for proof in proofs
+            result.agrees for results in self.scenarios.values() for result in results
         )
 
 
 def prove(
-    machine: Machine, played: Iterable[Scenario], options: Options, run: Callable[[list[Trial]], Iterable[Proof]]
-) -> Proved:
-    """Take scenarios that were played on a machine to the CPU behind `run`; the first gives the verdict."""
-    played = list(played)
-    ready = [(scenario.name, list(trials(machine, scenario, options))) for scenario in played]
+    machine: Machine,
+    scenarios: Iterable[Scenario],
+    options: Options,
+    run: Callable[[list[Trial]], Iterable[TrialResult]],
+) -> Proof:
+    """Take simulated scenarios of a machine to the CPU behind `run`; the first gives the verdict."""
+    scenarios = list(scenarios)
+    ready = [(scenario.name, list(trials(machine, scenario, options))) for scenario in scenarios]
     ran = iter(list(run([trial for _, these in ready for trial in these if not trial.why])))
-    proofs = {
-        name: tuple(Proof(trial, UNKNOWN) if trial.why else next(ran) for trial in these) for name, these in ready
+    results = {
+        name: tuple(TrialResult(trial, UNKNOWN) if trial.why else next(ran) for trial in these) for name, these in ready
     }
-    first = played[0]
-    # ways that cannot be brought about there say nothing; if none can, nothing is known
-    verdict = worst(proof for proof in proofs[first.name] if not proof.trial.why or proof.trial.predicted == UNKNOWN)
+    first = scenarios[0]
+    # variants that cannot be brought about there say nothing; if none can, nothing is known
+    verdict = worst(
+        result for result in results[first.name] if not result.trial.why or result.trial.predicted == UNKNOWN
+    )
     if verdict == NOT_APPLICABLE and first.verdict != NOT_APPLICABLE:
         verdict = UNKNOWN
     reasons = (first.reason,) if first.verdict in (NOT_APPLICABLE, UNKNOWN) else first.remarks
-    return Proved(machine, proofs, first.verdict, verdict, reasons)
+    return Proof(machine, results, first.verdict, verdict, reasons)
 
 
 def trials(machine: Machine, scenario: Scenario, options: Options) -> Iterator[Trial]:
-    """The ways of a scenario, each ready to run."""
-    ground = Ground(machine)
+    """The variants of a scenario, each ready to run."""
+    harness = Harness(machine)
     for variant in scenario.variants:
-        yield _trial(ground, variant, options.handler_stack)
+        yield _trial(harness, variant, options.handler_stack)
 
 
-def _trial(ground: Ground, variant: Variant, handler_stack: int) -> Trial:
+def _trial(harness: Harness, variant: Variant, handler_stack: int) -> Trial:
     nothing = Trial(
-        variant.name, variant.verdict, ground.machine, Stimulus("push"), handler_stack, EventLog((), UNKNOWN)
+        variant.name, variant.verdict, harness.machine, Stimulus("push"), handler_stack, EventLog((), UNKNOWN)
     )
     simulation = variant.simulation
     if simulation is None or simulation.start is None or variant.verdict == UNKNOWN:
         return nothing.replace(why=variant.needs or variant.reason)
     event = simulation.deliveries[0].attempts[0].event
-    start = _start(event, variant.name)
-    if start is None:
+    stimulus = _stimulus(event, variant.name)
+    if stimulus is None:
         return nothing.replace(why=f"{event.label} cannot be brought about there")
     try:
-        ready = ground.ready(simulation.start, start)
+        ready = harness.ready(simulation.start, stimulus)
     except NotThere as error:
         if event.vector not in INJECTED:
             return nothing.replace(why=str(error))
         # out of nowhere then, with what its instruction would have left
-        start = Stimulus("exception", event.vector, event.error_code or 0)
+        stimulus = Stimulus("exception", event.vector, event.error_code or 0)
         cr2 = simulation.start.cr2 if event.cr2 is None else event.cr2
-        ready = ground.ready(simulation.start.replace(cr2=cr2), start)
+        ready = harness.ready(simulation.start.replace(cr2=cr2), stimulus)
     # what is predicted is what this machine does with addresses as narrow as those there
     narrow = ready.replace(maxphyaddr=MAXPHYADDR)
-    event_log = predict(CpuState(narrow), start, handler_stack)
-    trial = Trial(variant.name, variant.verdict, ready, start, handler_stack, event_log)
+    event_log = predict(CpuState(narrow), stimulus, handler_stack)
+    trial = Trial(variant.name, variant.verdict, ready, stimulus, handler_stack, event_log)
     verdict = VERDICTS.get(event_log.outcome, UNKNOWN)
     if verdict == variant.verdict:
         return trial
-    if VERDICTS.get(predict(CpuState(ready), start, handler_stack).outcome) == variant.verdict:
+    if VERDICTS.get(predict(CpuState(ready), stimulus, handler_stack).outcome) == variant.verdict:
         return trial.replace(why=f"its physical addresses have {MAXPHYADDR} bits, with which the verdict is {verdict}")
     return trial.replace(why=f"made ready for it, the machine is another: {verdict}")
 
 
-def _start(event: Event, name: str) -> Stimulus | None:
+def _stimulus(event: Event, name: str) -> Stimulus | None:
     """What brings an event about."""
     if event.kind == INTERRUPT:
         return Stimulus("interrupt", event.vector)
@@ -154,7 +159,7 @@ def _start(event: Event, name: str) -> Stimulus | None:
     return Stimulus("exception", event.vector, event.error_code or 0) if event.vector in INJECTED else None
 
 
-class Ground:
+class Harness:
     """A machine's memory, copied, in which every handler pushes for ever; and where an instruction may be laid."""
 
     def __init__(self, machine: Machine) -> None:
@@ -164,19 +169,19 @@ class Ground:
         for physical in self._handlers:
             self.memory.overlay(physical, PUSH_LOOP)
 
-    def ready(self, registers: Registers, start: Stimulus) -> Machine:
+    def ready(self, registers: Registers, stimulus: Stimulus) -> Machine:
         """The machine with these registers and the first instruction at RIP, which may have moved for it.
 
         Interrupts are on when one has to come. NotThere when there is no place for the instruction.
         """
         memory, changes = self.memory, dict[str, object]()
-        if start.code:
+        if stimulus.code:
             memory = memory.copy()
-            changes["rip"], physical = self._place(registers, len(start.code))
-            memory.overlay(physical, start.code)
-        if start.kind == "interrupt":
+            changes["rip"], physical = self._place(registers, len(stimulus.code))
+            memory.overlay(physical, stimulus.code)
+        if stimulus.kind == "interrupt":
             changes["rflags"] = (registers.rflags or 2) | IF
-        if start.kind == "div":
+        if stimulus.kind == "div":
             changes["general"] = {**registers.general, "rcx": 0}
         return self.machine.replace(registers.replace(**changes), memory)
 
@@ -212,17 +217,19 @@ def _handlers(machine: Machine) -> dict[int, int]:
     return found
 
 
-def judge(trial: Trial, seen: EventLog, likely: Callable[[Trial], tuple[EventLog, set[str]]]) -> Proof:
-    """Compare what was seen with what is predicted; `likely` predicts with the foreign CPU's habits."""
-    verdict = VERDICTS.get(seen.outcome, UNKNOWN)
-    found = differences(trial.event_log, seen)
+def compare(
+    trial: Trial, observed: EventLog, predict_there: Callable[[Trial], tuple[EventLog, set[str]]]
+) -> TrialResult:
+    """Compare what was observed with what is predicted; `predict_there` predicts with the foreign CPU's deviations."""
+    verdict = VERDICTS.get(observed.outcome, UNKNOWN)
+    found = differences(trial.event_log, observed)
     if not found:
-        return Proof(trial, verdict, seen)
-    event_log, deviations = likely(trial)
-    explained = not differences(event_log, seen)
-    return Proof(trial, verdict, seen, found[0], tuple(sorted(deviations)) if explained else ())
+        return TrialResult(trial, verdict, observed)
+    event_log, deviations = predict_there(trial)
+    explained = not differences(event_log, observed)
+    return TrialResult(trial, verdict, observed, found[0], tuple(sorted(deviations)) if explained else ())
 
 
-def worst(proofs: Iterable[Proof]) -> str:
-    """The verdict that counts: the worst of all ways."""
-    return max((proof.verdict for proof in proofs), key=ORDER.index, default=NOT_APPLICABLE)
+def worst(results: Iterable[TrialResult]) -> str:
+    """The verdict that counts: the worst of all variants."""
+    return max((result.verdict for result in results), key=ORDER.index, default=NOT_APPLICABLE)

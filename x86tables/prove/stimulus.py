@@ -1,4 +1,4 @@
-"""Start: how the first event comes about on a CPU: an instruction at RIP, a pin, or an exception out of nowhere."""
+"""How the first event comes about on a CPU: an instruction at RIP, a pin, or an exception out of nowhere."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ class Stimulus(Record):
         return bytes([0xCD, self.vector]) if self.kind == "int" else CODE.get(self.kind, b"")
 
 
-def first_event(state: CpuState, start: Stimulus) -> Event | None:
-    """The event that `start` leads to by the rules for instructions; None when the instruction simply runs.
+def first_event(state: CpuState, stimulus: Stimulus) -> Event | None:
+    """The event that `stimulus` leads to by the rules for instructions; None when the instruction simply runs.
 
     `step` leaves the registers behind its instruction. Absent when the page tables that decide are not in the image.
     """
     machine, registers = state.machine, state.registers
-    if start.kind in PINS:
-        made = {"interrupt": Event.interrupt(start.vector), "nmi": Event.nmi()}
-        return made.get(start.kind) or Event.exception(start.vector, start.error_code)
+    if stimulus.kind in PINS:
+        made = {"interrupt": Event.interrupt(stimulus.vector), "nmi": Event.nmi()}
+        return made.get(stimulus.kind) or Event.exception(stimulus.vector, stimulus.error_code)
     rip, user = registers.rip or 0, registers.cpl == 3
-    if fault := _touch(machine, rip, len(start.code), FETCHES[user], GP):
+    if fault := _touch(machine, rip, len(stimulus.code), FETCHES[user], GP):
         return fault
-    if start.kind in ("push", "call"):
+    if stimulus.kind in ("push", "call"):
         access = PUSHES[user][_ac(registers)]
         return _touch(machine, ((registers.rsp or 0) - 8) % TOP, 8, access, SS)
-    if start.kind in ("read", "write"):
-        access = Access(write=start.kind == "write", user=user, ac=_ac(registers))
+    if stimulus.kind in ("read", "write"):
+        access = Access(write=stimulus.kind == "write", user=user, ac=_ac(registers))
         return _touch(machine, registers.general.get("rax", 0), 4, access, GP)
     made = {"int3": Event.int3(), "int1": Event.int1(), "ud2": Event.exception("#UD"), "div": Event.exception("#DE")}
-    if start.kind == "step":
-        state.registers = registers.replace(rip=rip + len(start.code), rflags=(registers.rflags or 0) & ~RF)
+    if stimulus.kind == "step":
+        state.registers = registers.replace(rip=rip + len(stimulus.code), rflags=(registers.rflags or 0) & ~RF)
         return Event.trap("#DB")
-    return made.get(start.kind) or Event.software(start.vector)
+    return made.get(stimulus.kind) or Event.software(stimulus.vector)
 
 
 def _ac(registers: Registers) -> bool:

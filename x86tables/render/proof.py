@@ -13,57 +13,57 @@ if TYPE_CHECKING:
     from ..machine.machine import Machine
     from ..machine.symbols import Symbols
     from ..prove.event_log import Observation
-    from ..prove.run import Proof, Proved
+    from ..prove.run import Proof, TrialResult
 
 
-def text(image: Image, proved: Sequence[Proved], cpu: str, events: bool) -> Iterator[str]:
-    """The lines that `prove` prints; with `events` those of every way, else only of one that tells the verdict."""
+def text(image: Image, proofs: Sequence[Proof], cpu: str, events: bool) -> Iterator[str]:
+    """The lines that `prove` prints; with `events` those of every variant, else only of one that has the verdict."""
     yield f"{image.path}: {image.format}, on {cpu}"
-    for one in proved:
+    for one in proofs:
         yield ""
         agree = "as predicted" if one.agrees else f"NOT AS PREDICTED ({one.predicted})"
         yield f"CPU {one.machine.cpu}  {one.verdict}, {agree}"
         for reason in one.reasons:
             yield f"  {reason}"
-        for name, proofs in one.scenarios.items():
-            ran = [proof for proof in proofs if not proof.trial.why]
-            same = sum(proof.agrees for proof in ran)
-            yield f"  {name}: {same} of {len(ran)} ways go the same event by event"
-            told = events
-            for proof in ran:
-                if events or not proof.agrees or (not told and proof.verdict == one.verdict):
-                    told = True
-                    yield from _variant_lines(proof, image.symbols)
-            for proof in proofs:
-                if proof.trial.why:
-                    yield f"    not run: {proof.trial.name}: {proof.trial.why}"
+        for name, results in one.scenarios.items():
+            ran = [result for result in results if not result.trial.why]
+            same = sum(result.agrees for result in ran)
+            yield f"  {name}: {same} of {len(ran)} variants agree event by event"
+            shown = events
+            for result in ran:
+                if events or not result.agrees or (not shown and result.verdict == one.verdict):
+                    shown = True
+                    yield from _variant_lines(result, image.symbols)
+            for result in results:
+                if result.trial.why:
+                    yield f"    not run: {result.trial.name}: {result.trial.why}"
 
 
-def _variant_lines(proof: Proof, symbols: Symbols) -> Iterator[str]:
-    yield f"    {proof.trial.name}: {proof.verdict}"
-    seen = () if proof.event_log is None else proof.event_log.seen
-    for one in seen[:12]:
+def _variant_lines(result: TrialResult, symbols: Symbols) -> Iterator[str]:
+    yield f"    {result.trial.name}: {result.verdict}"
+    observations = () if result.event_log is None else result.event_log.observations
+    for one in observations[:12]:
         name = symbols.name(one.rip) if one.rip is not None else ""
         yield f"      {one}{f' ({name})' if name else ''}"
-    if len(seen) > 12:
-        yield f"      ... {len(seen) - 12} more"
-    if proof.deviations:
-        yield f"      differs by what docs/deviations.md calls {', '.join(proof.deviations)}: {proof.differs}"
-    elif proof.differs:
-        yield f"      differs: {proof.differs}"
+    if len(observations) > 12:
+        yield f"      ... {len(observations) - 12} more"
+    if result.deviations:
+        yield f"      differs by what docs/deviations.md calls {', '.join(result.deviations)}: {result.differs}"
+    elif result.differs:
+        yield f"      differs: {result.differs}"
 
 
-def data(image: Image, proved: Sequence[Proved], cpu: str) -> dict[str, Any]:
+def data(image: Image, proofs: Sequence[Proof], cpu: str) -> dict[str, Any]:
     """What `prove --format json` prints."""
     return {
         "schema": SCHEMA,
         "image": about(image),
         "on": cpu,
-        "cpus": [_cpu(one) for one in proved],
+        "cpus": [_cpu(one) for one in proofs],
     }
 
 
-def _cpu(one: Proved) -> dict[str, Any]:
+def _cpu(one: Proof) -> dict[str, Any]:
     machine: Machine = one.machine
     return {
         "cpu": machine.cpu,
@@ -73,25 +73,26 @@ def _cpu(one: Proved) -> dict[str, Any]:
         "assumed": list(machine.assumed),
         "reasons": list(one.reasons),
         "scenarios": [
-            {"name": name, "ways": [_way_data(proof) for proof in proofs]} for name, proofs in one.scenarios.items()
+            {"name": name, "ways": [_variant_data(result) for result in results]}
+            for name, results in one.scenarios.items()
         ],
     }
 
 
-def _way_data(proof: Proof) -> dict[str, Any]:
+def _variant_data(result: TrialResult) -> dict[str, Any]:
     return {
-        "name": proof.trial.name,
-        "predicted": proof.trial.predicted,
-        "verdict": proof.verdict,
-        "agrees": proof.agrees,
-        "not_run": proof.trial.why or None,
-        "differs": proof.differs or None,
-        "habits": list(proof.deviations),
-        "events": [] if proof.event_log is None else [_seen(one) for one in proof.event_log.seen],
+        "name": result.trial.name,
+        "predicted": result.trial.predicted,
+        "verdict": result.verdict,
+        "agrees": result.agrees,
+        "not_run": result.trial.why or None,
+        "differs": result.differs or None,
+        "habits": list(result.deviations),
+        "events": [] if result.event_log is None else [_observation(one) for one in result.event_log.observations],
     }
 
 
-def _seen(one: Observation) -> dict[str, Any]:
+def _observation(one: Observation) -> dict[str, Any]:
     made: dict[str, Any] = {"what": one.what, "vector": one.vector}
     if one.what == "raised":
         made |= {"error_code": one.error_code, "cr2": hexadecimal(one.cr2)}

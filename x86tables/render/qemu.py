@@ -31,9 +31,9 @@ def text(image: Image, found: Sequence[Overflow], cpu: str) -> Iterator[str]:
         yield ""
         yield f"CPU {one.machine.cpu}  {coloured(one.verdict)}{agree if one.guard else ''}"
         yield from wrap(f"  {one.reason}", "    ")
-        if one.guard is None or one.start is None:
+        if one.guard is None or one.initial_rsp is None:
             continue
-        yield f"  recursion from RSP {one.start:#x} down to the guard [{one.guard[0]:#x}, {one.guard[1]:#x})"
+        yield f"  recursion from RSP {one.initial_rsp:#x} down to the guard [{one.guard[0]:#x}, {one.guard[1]:#x})"
         if one.cr2 is not None:
             inside = one.guard[0] <= one.cr2 < one.guard[1]
             yield f"  the first page fault: CR2 {one.cr2:#x}{', in the guard' if inside else ', NOT in the guard'}"
@@ -54,17 +54,18 @@ def data(image: Image, found: Sequence[Overflow], cpu: str) -> dict[str, Any]:
 
 
 def _cpu(one: Overflow) -> dict[str, Any]:
-    numbers = {name: hexadecimal(one[name]) for name in ("start", "cr2", "rsp", "rip")}
+    numbers = {name: hexadecimal(one[name]) for name in ("cr2", "rsp", "rip")}
     return {
         "cpu": one.machine.cpu, "verdict": one.verdict, "predicted": one.predicted, "reason": one.reason,
         "agrees": one.verdict == one.predicted and not one.differs, "differs": one.differs or None,
         "guard": None if one.guard is None else [hexadecimal(end) for end in one.guard],
-        "vector": one.vector, "error_code": hexadecimal(one.error_code), "stack": one.stack, **numbers,
+        "vector": one.vector, "error_code": hexadecimal(one.error_code), "stack": one.stack,
+        "start": hexadecimal(one.initial_rsp), **numbers,
     }  # fmt: skip
 
 
 def guest_text(title: str, ending: Ending, symbols: Symbols, cpu: str) -> Iterator[str]:
-    """A guest's end, and the story that its log tells."""
+    """A guest's end, and what its log shows."""
     yield f"{title}: on {cpu} (TCG)"
     yield ""
     yield coloured(ending.verdict)
