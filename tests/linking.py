@@ -8,7 +8,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from x86tables import config
-from x86tables.config.tables import Tables
+from x86tables.config.compiled import CompiledTables
 from x86tables.emit import emit
 
 ASSEMBLERS = {
@@ -20,7 +20,7 @@ ASSEMBLERS = {
 }
 
 
-def written(folder: Path, tables: Tables, *languages: str) -> None:
+def written(folder: Path, tables: CompiledTables, *languages: str) -> None:
     """Write the sources of some languages."""
     for language in languages:
         for name, contents in emit(language, tables, config.lookup(tables)).items():
@@ -34,10 +34,10 @@ def run(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> byte
     return done.stdout
 
 
-def outside(tables: Tables, *, handlers: bool, align: int = 8) -> str:
+def outside(tables: CompiledTables, *, handlers: bool, align: int = 8) -> str:
     """An assembler source of what the tables refer to and do not have themselves: code and stacks."""
     own = {table.name for table in tables.all}
-    stubs = {e.handler.symbol for e in tables.entries if e.stub}
+    stubs = {e.address.symbol for e in tables.handlers if e.stub}
     symbols = {address.symbol for address in tables.addresses if address.symbol} - own
     if handlers:
         symbols |= {tables.config.stubs.common}
@@ -67,7 +67,7 @@ class Linked:
         start, data = next((s, d) for s, d in self.pieces if s <= address < s + len(d))
         return data[address - start : address - start + size]
 
-    def check(self, tables: Tables, contents: Mapping[str, bytes] | None = None) -> None:
+    def check(self, tables: CompiledTables, contents: Mapping[str, bytes] | None = None) -> None:
         """Every table, in the file or as a program printed it, is the one at this file's addresses."""
         for table in tables.all:
             at = self.symbols[table.name]

@@ -165,5 +165,5 @@ def test_the_rust_kernel(tmp_path: Path) -> None:
     tables = config.load(str(folder / "kernel.toml"))
     for table in (*tables.tss, tables.gdtr, tables.idtr):
         assert linked.read(linked.symbols[table.name], table.size) == table.build(linked.symbols.__getitem__)
-    image = config.image(tables, *config.beside(tables, str(tmp_path / "kernel.elf")))
+    image = config.image(tables, *config.resolve(tables, str(tmp_path / "kernel.elf")))
     assert "made-up" not in str(image.remarks)

@@ -19,7 +19,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 DOUBLE_FAULT = next(path for path in EXAMPLES if path.name == "double_fault.toml")
 
 
-def loaded(tmp_path: Path, text: str) -> config.Tables:
+def loaded(tmp_path: Path, text: str) -> config.CompiledTables:
     path = tmp_path / "kernel.toml"
     path.write_text(text)
     return config.load(str(path))
@@ -49,20 +49,20 @@ def test_the_example_is_what_one_would_write_by_hand() -> None:
 
 def test_the_same_in_python() -> None:
     """Objects say the same as the file, and are validated like it."""
-    made = config.declare(
+    made = config.compile(
         config.Config(
-            cpu=config.Cpu(
-                stack=config.Stack(bottom="boot_stack", size="16 KiB", guard=4096),
-                ist1=config.Stack(name="double_fault", bottom="double_fault_stack", size="20 KiB", guard=4096),
+            cpu=config.CpuConfig(
+                stack=config.StackConfig(bottom="boot_stack", size="16 KiB", guard=4096),
+                ist1=config.StackConfig(name="double_fault", bottom="double_fault_stack", size="20 KiB", guard=4096),
             ),
-            idt={"#BP": "asm_bp", "#DF": config.Gate(handler="asm_df", ist="double_fault")},
+            idt={"#BP": "asm_bp", "#DF": config.GateConfig(handler="asm_df", ist="double_fault")},
         )
     )
     read = config.load(str(DOUBLE_FAULT))
     assert [table.items for table in made.all] == [table.items for table in read.all]
     assert made.stacks == read.stacks
     with pytest.raises(UsageError, match=r'^configuration: idt\."#DF"\.dpl: 4 is not what goes here: 0\.\.3 expected$'):
-        config.declare(config.Config(idt={"#DF": config.Gate(handler="asm_df", dpl=4)}))
+        config.compile(config.Config(idt={"#DF": config.GateConfig(handler="asm_df", dpl=4)}))
 
 
 def test_gates(tmp_path: Path) -> None:

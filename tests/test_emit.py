@@ -9,7 +9,7 @@ import pytest
 from linking import ASSEMBLERS, Linked, outside, run, written
 
 from x86tables import Gate, Layout, SegmentDescriptor, SystemDescriptor, Tss, UsageError, config
-from x86tables.config.tables import Tables
+from x86tables.config.compiled import CompiledTables
 from x86tables.emit import emit, members, names
 from x86tables.tables.vectors import EXCEPTIONS
 
@@ -45,7 +45,7 @@ CONFIGS = ["double_fault", "two_cpus", "mixed"]
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledTables:
     """A configuration without addresses of its own."""
     text = MIXED if request.param == "mixed" else (EXAMPLES / f"{request.param}.toml").read_text()
     path = tmp_path_factory.mktemp("config") / "kernel.toml"
@@ -72,7 +72,7 @@ SCRIPT = (
 @pytest.mark.needs("as", "nasm")
 @pytest.mark.parametrize("how", ["command line", "linker script"])
 @pytest.mark.parametrize("assembler", ASSEMBLERS)
-def test_assembled_and_linked_once(assembler: str, how: str, tables: Tables, tmp_path: Path) -> None:
+def test_assembled_and_linked_once(assembler: str, how: str, tables: CompiledTables, tmp_path: Path) -> None:
     """A kernel in the upper half needs one ordinary link: nothing is left to patch or to fill in."""
     written(tmp_path, tables, assembler, "ld", "stubs")
     (tmp_path / "outside.s").write_text(outside(tables, handlers=False))
@@ -88,12 +88,12 @@ def test_assembled_and_linked_once(assembler: str, how: str, tables: Tables, tmp
     check_stubs(linked, tables)
 
 
-def check_stubs(linked: Linked, tables: Tables) -> None:
+def check_stubs(linked: Linked, tables: CompiledTables) -> None:
     """At every handler stands the code that makes its frame like all others."""
-    entries = [entry for entry in tables.entries if entry.stub and entry.handler.symbol]
+    entries = [entry for entry in tables.handlers if entry.stub and entry.address.symbol]
     assert entries
     for entry in entries:
-        at = entry.handler.at(linked.symbols.__getitem__)
+        at = entry.address.at(linked.symbols.__getitem__)
         code = b"" if entry.vector < 32 and EXCEPTIONS[entry.vector].error_code else b"\x6a\0"
         vector = entry.vector
         code += bytes((0x6A, vector)) if vector < 128 else b"\x68" + vector.to_bytes(4, "little")
@@ -108,7 +108,7 @@ def check_stubs(linked: Linked, tables: Tables) -> None:
 
 
 @pytest.mark.needs("as", "nasm", "objdump")
-def test_both_assemblers_load_in_the_same_order(tables: Tables, tmp_path: Path) -> None:
+def test_both_assemblers_load_in_the_same_order(tables: CompiledTables, tmp_path: Path) -> None:
     """LGDT, CS by a far return, SS and the other segments, TR, IDTR; NASM's code is the same byte for byte."""
     written(tmp_path, tables, "stubs")
     run(tmp_path, *ASSEMBLERS["gas"][1])
@@ -138,7 +138,7 @@ int main(void) {
 
 @pytest.mark.needs("gcc", "as", "/usr/include/stdint.h")
 @pytest.mark.parametrize("standard", ["c11", "gnu17"])
-def test_c(standard: str, tables: Tables, tmp_path: Path) -> None:
+def test_c(standard: str, tables: CompiledTables, tmp_path: Path) -> None:
     """A program that fills its tables and prints them; warnings are errors."""
     written(tmp_path, tables, "c")
     (tmp_path / "outside.s").write_text(outside(tables, handlers=True))
@@ -151,7 +151,7 @@ def test_c(standard: str, tables: Tables, tmp_path: Path) -> None:
     run(tmp_path, "gcc", *warnings, "-ffreestanding", "-fno-pic", "-mcmodel=kernel", "-O2", "-c", "tables.c")
 
 
-def printed(folder: Path, tables: Tables) -> dict[str, bytes]:
+def printed(folder: Path, tables: CompiledTables) -> dict[str, bytes]:
     data = run(folder, "./program")
     contents = {}
     for table in tables.all:
@@ -179,7 +179,7 @@ fn main() {
 
 
 @pytest.mark.needs("rustc", "as", "gcc")
-def test_rust(tables: Tables, tmp_path: Path) -> None:
+def test_rust(tables: CompiledTables, tmp_path: Path) -> None:
     """A program that fills its tables and prints them; warnings are errors."""
     written(tmp_path, tables, "rust")
     (tmp_path / "outside.s").write_text(outside(tables, handlers=True))
@@ -193,7 +193,7 @@ def test_rust(tables: Tables, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("gcc", "as", "nasm", "rustc", "/usr/include/stdint.h")
-def test_constants_are_the_same_everywhere(tables: Tables, tmp_path: Path) -> None:
+def test_constants_are_the_same_everywhere(tables: CompiledTables, tmp_path: Path) -> None:
     """Selectors, IST numbers and STAR as each language reads them."""
     written(tmp_path, tables, "c", "gas", "nasm", "rust")
     constants = tables.constants

@@ -93,6 +93,22 @@ def test_no_cycles() -> None:
     assert not reads, f"these import one another: {', '.join(str(path.relative_to(ROOT)) for path in reads)}"
 
 
+# Names that two classes have still: each goes when one of the two is renamed
+SHARED = {"Account", "Attempt", "Cpu", "Options", "Segment"}
+TWINS = {"Values"}  # in records.py: what mypy reads, and what runs
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """One name is one thing, wherever in the package it is met; `differential` reads the package all the time."""
+    places: dict[str, list[str]] = {}
+    for path in (*FILES, *sorted((ROOT / "differential").rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name not in TWINS:
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    shared = {name: where for name, where in places.items() if len(where) > 1}
+    assert not {name: where for name, where in shared.items() if name not in SHARED}
+
+
 def test_only_schemas_imports_construct() -> None:
     importers = [path.name for path in FILES if any(m.split(".")[0] == "construct" for m, _ in imports(path))]
     assert set(importers) <= {"schemas.py"}

@@ -174,7 +174,7 @@ class _Table(Adapter):
         return b"".join(bytes(_value(self.entry, entry, f"{path} -> {number}")) for number, entry in enumerate(obj))
 
 
-class Idt(_Table):
+class IdtConstruct(_Table):
     """An IDT of `count` gates, or of `limit` + 1 bytes: parses to x86tables.Idt.
 
     Builds from one, or from a list of gates (values or mappings).
@@ -186,7 +186,7 @@ class Idt(_Table):
         super().__init__(_times(count, idt.Gate.size) if limit is None else _plus(limit, 1))
 
 
-class Gdt(_Table):
+class GdtConstruct(_Table):
     """A GDT or an LDT of `size` bytes, or of `limit` + 1: parses to x86tables.Gdt.
 
     Builds from one, or from a list of descriptors, the null descriptor first. These are values: a mapping would not
@@ -201,7 +201,7 @@ class Gdt(_Table):
         super().__init__(size if limit is None else _plus(limit, 1))
 
 
-class VectorTable(_Table):
+class VectorTableConstruct(_Table):
     """The real-mode vector table of `count` far pointers: parses to x86tables.VectorTable.
 
     Builds from one, or from a list of RealModeVector (values or mappings).
@@ -211,6 +211,12 @@ class VectorTable(_Table):
 
     def __init__(self, count: Any = 256) -> None:
         super().__init__(_times(count, legacy.RealModeVector.size))
+
+
+# The public names, like those of the layouts: a table of tables/ and its construct face are called the same
+Idt = IdtConstruct
+Gdt = GdtConstruct
+VectorTable = VectorTableConstruct
 
 
 class _Behind(Adapter):
@@ -243,7 +249,7 @@ class TssSegment(Subconstruct):
         super().__init__(Struct("tss" / Tss, "behind" / behind, "iomap" / Computed(_io_map)))
 
 
-class Tables(Subconstruct):
+class TablesConstruct(Subconstruct):
     """A blob of `size` bytes that holds all the tables, at offsets from where it begins itself.
 
     At `lgdt` and `lidt` are the operands, whose limits give the sizes of `gdt` and `idt`; `tss`, `behind` and `iomap`
@@ -270,3 +276,6 @@ class Tables(Subconstruct):
             "idt" / at(idt, Idt(limit=this.lidt.limit)),
         )
         super().__init__(FixedSized(size, inside))
+
+
+Tables = TablesConstruct

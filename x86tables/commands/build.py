@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..checks import Report
-    from ..config import Tables
-    from ..config.tables import Lookup
+    from ..config import CompiledTables
+    from ..config.compiled import Lookup
     from ..machine.image import Image
 
 
@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, then write; 1 when the checks refuse it."""
-    from ..config.compile import declare
-    from ..config.kernel import beside
+    from ..config.compiler import compile_config
+    from ..config.kernel import resolve
     from ..config.layout import image
     from ..config.read import read
 
-    tables = declare(*read(args.config))
-    find, segments = beside(tables, args.symbols)
+    tables = compile_config(*read(args.config))
+    find, segments = resolve(tables, args.symbols)
     files = _files(tables, find, args.emit.split(","))
     from ..render.text import output
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _files(tables: Tables, find: Lookup, languages: list[str]) -> dict[str, bytes]:
+def _files(tables: CompiledTables, find: Lookup, languages: list[str]) -> dict[str, bytes]:
     from ..emit import emit
 
     files: dict[str, bytes] = {}
@@ -74,7 +74,7 @@ def _files(tables: Tables, find: Lookup, languages: list[str]) -> dict[str, byte
     return files
 
 
-def judged(tables: Tables, image: Image, lines: list[str]) -> str:
+def judged(tables: CompiledTables, image: Image, lines: list[str]) -> str:
     """Why the checks refuse tables that are about to be written, "" when they do not; and what there is to say of them.
 
     A verdict that is not known refuses nothing: it depends on memory that was not declared.

@@ -1,7 +1,7 @@
 """A kernel's tables as declared in TOML or Python: read, checked, and made into tables with symbols or addresses.
 
-    tables = config.load("kernel.toml")  # or config.declare(config.Config(...))
-    find, segments = config.beside(tables, "kernel.elf")  # where the symbols are; None: where [symbols] says
+    tables = config.load("kernel.toml")  # or config.compile(config.Config(...))
+    find, segments = config.resolve(tables, "kernel.elf")  # where the symbols are; None: where [symbols] says
     tables.idt.build(find)  # bytes
     config.image(tables, find, segments)  # machines, for the checks
 
@@ -17,45 +17,58 @@ except ImportError:
 
     raise UsageError("a configuration needs the package msgspec: pip install 'x86tables[config]'") from None
 
-from .compile import declare as _declare
-from .kernel import beside
-from .keys import Check, Config, Cpu, Gate, Gdt, Machine, Memory, Segment, Stack, Strided, Stubs, Syscall
-from .keys import Tables as TableNames
+from .compiled import Address, CompiledTables
+from .compiler import compile_config
+from .kernel import resolve
+from .keys import (
+    CheckConfig,
+    Config,
+    CpuConfig,
+    GateConfig,
+    GdtConfig,
+    MachineConfig,
+    MemoryConfig,
+    SegmentConfig,
+    StackConfig,
+    Strided,
+    StubsConfig,
+    SyscallConfig,
+    TablesConfig,
+)
 from .layout import image, lookup
 from .read import Source, decode, read
-from .tables import Address, Tables
 
 __all__ = [
     "Address",
-    "Check",
+    "CheckConfig",
+    "CompiledTables",
     "Config",
-    "Cpu",
-    "Gate",
-    "Gdt",
-    "Machine",
-    "Memory",
-    "Segment",
+    "CpuConfig",
+    "GateConfig",
+    "GdtConfig",
+    "MachineConfig",
+    "MemoryConfig",
+    "SegmentConfig",
     "Source",
-    "Stack",
+    "StackConfig",
     "Strided",
-    "Stubs",
-    "Syscall",
-    "TableNames",
-    "Tables",
-    "beside",
-    "declare",
+    "StubsConfig",
+    "SyscallConfig",
+    "TablesConfig",
+    "compile",
     "image",
     "load",
     "lookup",
+    "resolve",
 ]
 
 
-def load(path: str) -> Tables:
+def load(path: str) -> CompiledTables:
     """The tables that a TOML file declares. UsageError names file, line and key of a mistake, and what is right."""
-    return _declare(*read(path))
+    return compile_config(*read(path))
 
 
-def declare(config: Config) -> Tables:
+def compile(config: Config) -> CompiledTables:
     """The tables of a configuration written in Python, validated as a file is."""
     source = Source()
-    return _declare(decode(msgspec.to_builtins(config), source), source)
+    return compile_config(decode(msgspec.to_builtins(config), source), source)

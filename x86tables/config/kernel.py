@@ -5,14 +5,14 @@ from __future__ import annotations
 from ..machine.memory import load as load_file
 from ..readers import read_symbols
 from ..readers.elf import guarded, matches, open_elf
-from .compile import declare
+from .compiler import compile_config
 from .layout import Segment, image, lookup
 from .read import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..machine.image import Image
-    from .tables import Lookup, Tables
+    from .compiled import CompiledTables, Lookup
 
 
 def segments(path: str) -> list[Segment]:
@@ -29,14 +29,14 @@ def segments(path: str) -> list[Segment]:
     return found
 
 
-def beside(tables: Tables, kernel: str | None) -> tuple[Lookup, list[Segment]]:
+def resolve(tables: CompiledTables, kernel: str | None) -> tuple[Lookup, list[Segment]]:
     """Where the symbols are, and the segments: of a linked kernel or a System.map, else of the configuration alone."""
     if kernel is None:
         return lookup(tables), []
     return lookup(tables, read_symbols(kernel), kernel), segments(kernel)
 
 
-def open_config(path: str, kernel: str | None = None) -> tuple[Tables, Image]:
+def open_config(path: str, kernel: str | None = None) -> tuple[CompiledTables, Image]:
     """A TOML file as an Image to check, trace or prove."""
-    tables = declare(*read(path))
-    return tables, image(tables, *beside(tables, kernel))
+    tables = compile_config(*read(path))
+    return tables, image(tables, *resolve(tables, kernel))

@@ -18,7 +18,7 @@ class Keys(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     shape: ClassVar[str] = "a table"
 
 
-class Segment(Keys, kw_only=True, frozen=True):
+class SegmentConfig(Keys, kw_only=True, frozen=True):
     """A segment by intention, raw fields laid over it; without `kind`, by raw fields alone."""
 
     shape: ClassVar[str] = "a kind of segment, or a table {name = ..., kind = ...} with raw fields"
@@ -36,16 +36,16 @@ class Segment(Keys, kw_only=True, frozen=True):
     type: Annotated[int, Meta(ge=0, le=15)] | None = None
 
 
-class Gdt(Keys, kw_only=True, frozen=True):
+class GdtConfig(Keys, kw_only=True, frozen=True):
     """The segments in the order of the table, behind the null slot."""
 
     segments: Annotated[
-        list[Kind | Segment],
+        list[Kind | SegmentConfig],
         Meta(description='"tss" is where the TSS descriptors go, one per CPU, 16 bytes each (default: at the end).'),
     ] = field(default_factory=lambda: ["kernel_code", "kernel_data", "tss"])
 
 
-class Stack(Keys, kw_only=True, frozen=True):
+class StackConfig(Keys, kw_only=True, frozen=True):
     """A stack: {bottom, size} or {top}. A symbol alone would not say which end it is."""
 
     shape: ClassVar[str] = "{bottom = SYMBOL, size = N} or {top = SYMBOL}: a symbol alone does not say which end it is"
@@ -59,21 +59,21 @@ class Stack(Keys, kw_only=True, frozen=True):
     ] = None
 
 
-class Cpu(Keys, kw_only=True, frozen=True):
+class CpuConfig(Keys, kw_only=True, frozen=True):
     """One CPU: its TSS, and the stack that the kernel runs on (default: that of RSP0)."""
 
     tss: Annotated[Address | None, Meta(description='Where the TSS is (default: symbol "tss", or "tss0", ...).')] = None
-    stack: Stack | None = None
-    rsp0: Stack | None = None
-    rsp1: Stack | None = None
-    rsp2: Stack | None = None
-    ist1: Stack | None = None
-    ist2: Stack | None = None
-    ist3: Stack | None = None
-    ist4: Stack | None = None
-    ist5: Stack | None = None
-    ist6: Stack | None = None
-    ist7: Stack | None = None
+    stack: StackConfig | None = None
+    rsp0: StackConfig | None = None
+    rsp1: StackConfig | None = None
+    rsp2: StackConfig | None = None
+    ist1: StackConfig | None = None
+    ist2: StackConfig | None = None
+    ist3: StackConfig | None = None
+    ist4: StackConfig | None = None
+    ist5: StackConfig | None = None
+    ist6: StackConfig | None = None
+    ist7: StackConfig | None = None
 
 
 class Strided(Keys, kw_only=True, frozen=True):
@@ -84,7 +84,7 @@ class Strided(Keys, kw_only=True, frozen=True):
     stride: Annotated[int, Meta(ge=1)]
 
 
-class Gate(Keys, kw_only=True, frozen=True):
+class GateConfig(Keys, kw_only=True, frozen=True):
     """The gate of a vector, or the gates of a range."""
 
     shape: ClassVar[str] = "a handler, or a table {handler = ..., ist = ...}"
@@ -99,7 +99,7 @@ class Gate(Keys, kw_only=True, frozen=True):
     stub: Annotated[bool, Meta(description="Whether `stubs` writes an entry stub under the handler's name.")] = True
 
 
-class Syscall(Keys, kw_only=True, frozen=True):
+class SyscallConfig(Keys, kw_only=True, frozen=True):
     """What SYSCALL and SYSRET load, and the vectors that programs may call."""
 
     kernel: Annotated[str | None, Meta(description="The segment that SYSCALL loads into CS; SS is the next.")] = None
@@ -107,7 +107,7 @@ class Syscall(Keys, kw_only=True, frozen=True):
     vectors: Annotated[list[int | str], Meta(description="System-call vectors: their gates have DPL 3.")] = []
 
 
-class Memory(Keys, kw_only=True, frozen=True):
+class MemoryConfig(Keys, kw_only=True, frozen=True):
     """A region of linear memory that the boot code maps. What is not declared is unknown."""
 
     name: str = ""
@@ -119,7 +119,7 @@ class Memory(Keys, kw_only=True, frozen=True):
     ] = "rw"
 
 
-class Tables(Keys, kw_only=True, frozen=True):
+class TablesConfig(Keys, kw_only=True, frozen=True):
     """Where the tables are, and what their sources call them."""
 
     gdt: Address = "gdt"
@@ -129,7 +129,7 @@ class Tables(Keys, kw_only=True, frozen=True):
     gates: Annotated[int, Meta(ge=1, le=256, description="How many gates the IDT has.")] = 256
 
 
-class Stubs(Keys, kw_only=True, frozen=True):
+class StubsConfig(Keys, kw_only=True, frozen=True):
     """The entry stubs and the routine that loads the tables."""
 
     common: Annotated[str, Meta(description="Where every stub jumps to, vector and error code pushed.")] = (
@@ -138,7 +138,7 @@ class Stubs(Keys, kw_only=True, frozen=True):
     load: Annotated[str, Meta(description="Name of the routine that loads the tables.")] = "load_tables"
 
 
-class Machine(Keys, kw_only=True, frozen=True):
+class MachineConfig(Keys, kw_only=True, frozen=True):
     """The processor that the boot code sets up, for the checks."""
 
     vendor: Literal["intel", "amd"] = "intel"
@@ -147,7 +147,7 @@ class Machine(Keys, kw_only=True, frozen=True):
     smap: bool = False
 
 
-class Check(Keys, kw_only=True, frozen=True):
+class CheckConfig(Keys, kw_only=True, frozen=True):
     """Which rules are run, as the options of `x86tables check`."""
 
     select: Annotated[list[str], Meta(description="Only these rules, by the beginning of their identifier.")] = []
@@ -157,16 +157,16 @@ class Check(Keys, kw_only=True, frozen=True):
 class Config(Keys, kw_only=True, frozen=True):
     """The tables of a kernel: GDT, one TSS per CPU, IDT, and the memory that they need."""
 
-    gdt: Gdt = Gdt()
-    cpu: Annotated[Cpu | list[Cpu], Meta(description="One table, or one per CPU ([[cpu]]).")] = Cpu()
+    gdt: GdtConfig = GdtConfig()
+    cpu: Annotated[CpuConfig | list[CpuConfig], Meta(description="One table, or one per CPU ([[cpu]]).")] = CpuConfig()
     idt: Annotated[
-        dict[str, int | str | Gate],
+        dict[str, int | str | GateConfig],
         Meta(description='Gates by vector ("8"), mnemonic ("#DF") or range ("32..47"); one vector overrides a range.'),
     ] = {}
-    syscall: Syscall | None = None
-    memory: list[Memory] = []
+    syscall: SyscallConfig | None = None
+    memory: list[MemoryConfig] = []
     symbols: Annotated[dict[str, Address], Meta(description="Addresses of symbols, where no ELF file has them.")] = {}
-    tables: Tables = Tables()
-    stubs: Stubs = Stubs()
-    machine: Machine = Machine()
-    check: Check = Check()
+    tables: TablesConfig = TablesConfig()
+    stubs: StubsConfig = StubsConfig()
+    machine: MachineConfig = MachineConfig()
+    check: CheckConfig = CheckConfig()

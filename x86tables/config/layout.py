@@ -15,13 +15,13 @@ from ..records import Record
 from ..tables.gdt import Gdt
 from ..tables.idt import Idt
 from ..tables.tss import Tss
-from .tables import Tables
+from .compiled import CompiledTables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .tables import Lookup, Table
+    from .compiled import CompiledTable, Lookup
 
 MADE_UP = 0xFFFF_C000_0000_0000  # where symbols without an address are put, to judge the tables all the same
 MOST = 256 << 20  # bytes of memory that a declared machine may have
@@ -46,7 +46,7 @@ class Segment(Record):
     permissions: str
 
 
-def lookup(tables: Tables, symbols: Symbols | None = None, path: str = "") -> Lookup:
+def lookup(tables: CompiledTables, symbols: Symbols | None = None, path: str = "") -> Lookup:
     """The address of a symbol: from `symbols` (read from `path`), else from the configuration. NotThere without one.
 
     UsageError when both know it and differ: a configuration that was not kept up to date.
@@ -70,7 +70,7 @@ def lookup(tables: Tables, symbols: Symbols | None = None, path: str = "") -> Lo
     return find
 
 
-def image(tables: Tables, find: Lookup, segments: Iterable[Segment] = ()) -> Image:
+def image(tables: CompiledTables, find: Lookup, segments: Iterable[Segment] = ()) -> Image:
     """The declaration as an Image of one Machine per CPU, before LGDT and LTR.
 
     What is mapped: the segments of a linked kernel (`segments`), over them the regions declared, over these the guards;
@@ -108,11 +108,11 @@ def image(tables: Tables, find: Lookup, segments: Iterable[Segment] = ()) -> Ima
     return Image(tables.source.path, "config", machines[0].memory, tuple(machines), symbols, remarks)
 
 
-def _at(table: Table, find: Lookup) -> tuple[int, bytes]:
+def _at(table: CompiledTable, find: Lookup) -> tuple[int, bytes]:
     return table.place.at(find), table.build(find)
 
 
-def _remarks(tables: Tables, find: Lookup, made_up: dict[str, int]) -> Iterator[str]:
+def _remarks(tables: CompiledTables, find: Lookup, made_up: dict[str, int]) -> Iterator[str]:
     guards = [(s.bottom.plus(-s.guard), s.bottom) for s in tables.stacks if s.guard and s.bottom is not None]
     guards += [(region.start, region.stop) for region in tables.regions if not region.permissions]
     if guards:
@@ -125,7 +125,7 @@ def _remarks(tables: Tables, find: Lookup, made_up: dict[str, int]) -> Iterator[
         yield f"judged at made-up addresses, for want of real ones: {some}"
 
 
-def _registers(tables: Tables, cpu: int, find: Lookup) -> Registers:
+def _registers(tables: CompiledTables, cpu: int, find: Lookup) -> Registers:
     """What the declaration says of the registers; RSP on the stack that the kernel runs on."""
     machine = tables.config.machine
     stacks = {stack.slot: stack for stack in tables.stacks if stack.cpu == cpu}
@@ -141,12 +141,12 @@ def _registers(tables: Tables, cpu: int, find: Lookup) -> Registers:
 # Memory
 
 
-def _claims(tables: Tables, find: Lookup, segments: Iterable[Segment]) -> Iterator[Claim]:
+def _claims(tables: CompiledTables, find: Lookup, segments: Iterable[Segment]) -> Iterator[Claim]:
     for table in tables.all:
         start = table.place.at(find)
         yield Claim(start, start + table.size, "rw", IMPLIED, table.name)
-    for entry in tables.entries:
-        start = entry.handler.at(find)
+    for entry in tables.handlers:
+        start = entry.address.at(find)
         yield Claim(start, start + 1, "rx", IMPLIED, "handlers")
     for stack in tables.stacks:
         top = stack.top.at(find)
@@ -170,7 +170,7 @@ def _claims(tables: Tables, find: Lookup, segments: Iterable[Segment]) -> Iterat
         yield Claim(segment.start, segment.stop, segment.permissions, LINKED, "kernel")
 
 
-def _areas(tables: Tables, claims: list[Claim]) -> list[Mapping]:
+def _areas(tables: CompiledTables, claims: list[Claim]) -> list[Mapping]:
     """The areas of memory that the claims come to; equal ones of one page join their permissions."""
     levels = 5 if tables.config.machine.la57 else 4
     claims = [c.replace(start=c.start & -PAGE, stop=c.stop + PAGE - 1 & -PAGE) for c in claims]
@@ -211,7 +211,7 @@ def _filled(mapping: Mapping, placed: list[tuple[int, bytes]]) -> Mapping:
 # Symbols without addresses
 
 
-def _made_up(tables: Tables, find: Lookup) -> dict[str, int]:
+def _made_up(tables: CompiledTables, find: Lookup) -> dict[str, int]:
     """Addresses for the symbols that have none, far enough apart for what is declared around each."""
     reach: dict[str, tuple[int, int]] = {}
 

@@ -23,8 +23,8 @@ def schema() -> dict[str, Any]:
     gates["additionalProperties"] = False
     whole = {"required": ["bottom", "size"], "not": {"required": ["top"]}}
     bare = {"required": ["top"], "not": {"anyOf": [{"required": [key]} for key in ("bottom", "size", "guard")]}}
-    kinds["Stack"]["oneOf"] = [whole, bare]
-    kinds["Memory"]["oneOf"] = [{"required": ["end"]}, {"required": ["size"]}]
+    kinds["StackConfig"]["oneOf"] = [whole, bare]
+    kinds["MemoryConfig"]["oneOf"] = [{"required": ["end"]}, {"required": ["size"]}]
     without_null(document)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "x86tables configuration", **document}
 

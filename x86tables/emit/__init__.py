@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..config.tables import Address, Item, Lookup, Table, Tables
+    from ..config.compiled import Address, CompiledTable, CompiledTables, Item, Lookup
     from ..tables.layout import Field, Layout
 
 HEADLINE = "Made by x86tables from {}: change that, not this."
@@ -33,7 +33,7 @@ def names() -> list[str]:
     return sorted(name[:-3] for name in os.listdir(__path__[0]) if name.endswith(".py") and not name.startswith("_"))
 
 
-def emit(name: str, tables: Tables, find: Lookup) -> dict[str, bytes]:
+def emit(name: str, tables: CompiledTables, find: Lookup) -> dict[str, bytes]:
     """The files of one language. UsageError for one that there is not; NotThere for an address that it needs."""
     if name not in names():
         raise UsageError(f"--emit {name}: one of {', '.join(names())}")
@@ -123,7 +123,7 @@ def _shared(layout: type[Layout], byte: int) -> str:
     return "_".join(name for _, name in sorted(found))
 
 
-def number(table: Table, item: Item) -> int:
+def number(table: CompiledTable, item: Item) -> int:
     """Which slot of a GDT, or which vector of an IDT."""
     return int(item.offset) // (8 if table.kind == "gdt" else item.value.size)
 
@@ -137,7 +137,7 @@ class Piece(Record):
     size: int
 
 
-def piece(table: Table, item: Item, member: Member) -> Piece | None:
+def piece(table: CompiledTable, item: Item, member: Member) -> Piece | None:
     """The piece of an address that a word holds: None for a constant, and for a whole address."""
     if member.field is None or member.whole or member.field.name not in item.addresses:
         return None
@@ -146,7 +146,7 @@ def piece(table: Table, item: Item, member: Member) -> Piece | None:
     return None if address.symbol is None else Piece(name, address, member.shift, member.size)
 
 
-def pieces(tables: Tables) -> Iterator[Piece]:
+def pieces(tables: CompiledTables) -> Iterator[Piece]:
     """Every piece of every address."""
     for table in tables.all:
         for item in table.items:

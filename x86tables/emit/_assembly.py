@@ -9,11 +9,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..config.tables import Item, Table, Tables
+    from ..config.compiled import CompiledTable, CompiledTables, Item
 
 
-class Dialect(Record):
-    """How an assembler writes things; `words` by size in bytes."""
+class TableDialect(Record):
+    """How an assembler writes data; `words` by size in bytes."""
 
     comment: str
     words: dict[int, str]
@@ -26,7 +26,7 @@ class Dialect(Record):
     note: str
 
 
-def tables_source(tables: Tables, dialect: Dialect) -> str:
+def tables_source(tables: CompiledTables, dialect: TableDialect) -> str:
     """All tables in a writable section: LTR marks the TSS busy in the GDT."""
     note = dialect.comment
     lines = [f"{note} {HEADLINE.format(tables.source.path)}", f"{note} {MAP}"]
@@ -48,7 +48,7 @@ def tables_source(tables: Tables, dialect: Dialect) -> str:
     return "\n".join(lines) + "\n"
 
 
-def contents(table: Table, dialect: Dialect) -> Iterator[str]:
+def contents(table: CompiledTable, dialect: TableDialect) -> Iterator[str]:
     """The lines of one table, label left out."""
     empty = 0
     for item in map(settled, table.items):
@@ -66,7 +66,7 @@ def contents(table: Table, dialect: Dialect) -> Iterator[str]:
         yield f"    {dialect.zeros.format(empty)}"
 
 
-def _item(table: Table, item: Item, dialect: Dialect) -> Iterator[str]:
+def _item(table: CompiledTable, item: Item, dialect: TableDialect) -> Iterator[str]:
     data = bytes(item.value)
     if not item.addresses and len(data) % 8 == 0 and table.kind == "gdt":
         for start in range(0, len(data), 8):
@@ -84,7 +84,7 @@ def _item(table: Table, item: Item, dialect: Dialect) -> Iterator[str]:
         yield f"{line:<44}{dialect.comment} {member.name}"
 
 
-def constants_source(tables: Tables, dialect: Dialect) -> str:
+def constants_source(tables: CompiledTables, dialect: TableDialect) -> str:
     """Selectors, IST numbers and STAR by name."""
     lines = [f"{dialect.comment} {HEADLINE.format(tables.source.path)}"]
     lines += [dialect.constant.format(name, f"{value:#x}") for name, value in tables.constants.items()]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..config.tables import Lookup, Tables
+    from ..config.compiled import CompiledTables, Lookup
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, bytes]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, bytes]:
     """One file per table. NotThere when a symbol has no address."""
     several = len(tables.tss) > 1
     counts = {id(table): str(number) if several else "" for number, table in enumerate(tables.tss)}

@@ -22,13 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..config.tables import Address, Item, Lookup, Table, Tables
+    from ..config.compiled import Address, CompiledTable, CompiledTables, Item, Lookup
     from ..tables.layout import Layout
 
 FILL = "fill_tables"
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """Header and source."""
     names = {table.name for table in tables.all} | {symbol for table in tables.all for symbol in table.symbols}
     identifiers(sorted(names), "c")
@@ -40,17 +40,17 @@ def type_name(layout: type[Layout]) -> str:
     return "x86" + re.sub("([A-Z])", r"_\1", layout.__name__).lower()
 
 
-def layouts(tables: Tables) -> list[type[Layout]]:
+def layouts(tables: CompiledTables) -> list[type[Layout]]:
     """Every structure that occurs."""
     return list(dict.fromkeys(type(item.value) for table in tables.all for item in table.items))
 
 
-def slot_name(table: Table, item: Item) -> str:
+def slot_name(table: CompiledTable, item: Item) -> str:
     """The name of a descriptor in the GDT's own structure."""
     return f"{item.name}_{number(table, item)}" if item.name == "null" else item.name
 
 
-def _header(tables: Tables) -> Iterator[str]:
+def _header(tables: CompiledTables) -> Iterator[str]:
     yield f"/* {HEADLINE.format(tables.source.path)} */"
     yield from ("#ifndef X86TABLES_H", "#define X86TABLES_H", "", "#include <stdint.h>", "")
     for name, value in tables.constants.items():
@@ -81,14 +81,14 @@ def _assert(what: str, size: int) -> str:
     return f'_Static_assert(sizeof({what}) == {size}, "{what} has {size} bytes");'
 
 
-def _variable(table: Table) -> str:
+def _variable(table: CompiledTable) -> str:
     if table.kind == "gdt":
         return f"struct x86_gdt {table.name}"
     count = f"[{len(table.items)}]" if table.kind == "idt" else ""
     return f"struct {type_name(type(table.items[0].value))} {table.name}{count}"
 
 
-def _source(tables: Tables) -> Iterator[str]:
+def _source(tables: CompiledTables) -> Iterator[str]:
     yield f"/* {HEADLINE.format(tables.source.path)} */"
     yield '#include "tables.h"\n'
     own = {table.name for table in tables.all}

@@ -16,13 +16,13 @@ The symbols are those of `ld`: with its file among the linker's inputs the table
 
 from __future__ import annotations
 
-from ._assembly import Dialect, constants_source, tables_source
+from ._assembly import TableDialect, constants_source, tables_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..config.tables import Lookup, Tables
+    from ..config.compiled import CompiledTables, Lookup
 
-GAS = Dialect(
+GAS = TableDialect(
     comment="#",
     words={1: ".byte", 2: ".2byte", 4: ".4byte", 8: ".8byte"},
     zeros=".zero {}",
@@ -35,6 +35,6 @@ GAS = Dialect(
 )
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """The tables, and a file of constants to `.include`."""
     return {"tables.s": tables_source(tables, GAS), "constants.inc": constants_source(tables, GAS)}

@@ -21,12 +21,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..config.tables import Item, Lookup, Table, Tables
+    from ..config.compiled import CompiledTable, CompiledTables, Item, Lookup
 
 HEX = {"base", "offset", *STACKS}
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One document."""
     document = {
         "schema": 1,
@@ -37,7 +37,7 @@ def emit(tables: Tables, find: Lookup) -> dict[str, str]:
     return {"tables.json": json.dumps(document, indent=1) + "\n"}
 
 
-def _table(table: Table, find: Lookup) -> dict[str, Any]:
+def _table(table: CompiledTable, find: Lookup) -> dict[str, Any]:
     try:
         base: str | None = hex(table.place.at(find))
     except NotThere:
@@ -46,7 +46,7 @@ def _table(table: Table, find: Lookup) -> dict[str, Any]:
     return {"kind": table.kind, "name": table.name, "base": base, "limit": table.size - 1, "entries": entries}
 
 
-def _entry(table: Table, item: Item, find: Lookup) -> dict[str, Any]:
+def _entry(table: CompiledTable, item: Item, find: Lookup) -> dict[str, Any]:
     try:
         value, raw = item.at(find), bytes(item.at(find)).hex()
     except NotThere:

@@ -14,10 +14,10 @@ from . import HEADLINE, pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..config.tables import Lookup, Tables
+    from ..config.compiled import CompiledTables, Lookup
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One file: `ld -o kernel ... tables.o tables.ld`."""
     lines = [f"/* {HEADLINE.format(tables.source.path)} */"]
     for piece in pieces(tables):

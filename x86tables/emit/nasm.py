@@ -16,13 +16,13 @@ The symbols are those of `ld`: with its file among the linker's inputs the table
 
 from __future__ import annotations
 
-from ._assembly import Dialect, constants_source, tables_source
+from ._assembly import TableDialect, constants_source, tables_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..config.tables import Lookup, Tables
+    from ..config.compiled import CompiledTables, Lookup
 
-NASM = Dialect(
+NASM = TableDialect(
     comment=";",
     words={1: "db", 2: "dw", 4: "dd", 8: "dq"},
     zeros="times {} db 0",
@@ -35,6 +35,6 @@ NASM = Dialect(
 )
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """The tables, and a file of constants."""
     return {"tables.asm": tables_source(tables, NASM), "constants.asm": constants_source(tables, NASM)}

@@ -26,21 +26,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..config.tables import Address, Item, Lookup, Table, Tables
+    from ..config.compiled import Address, CompiledTable, CompiledTables, Item, Lookup
     from ..tables.layout import Layout
 
 # item by item, because a file that is included must not begin with an attribute of its own
 UNUSED = "#[allow(dead_code)]\n"
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One module."""
     symbols = {symbol for table in tables.all for symbol in table.symbols}
     identifiers(sorted(symbols | {table.name for table in tables.all}), "rust")
     return {"tables.rs": "\n".join(_module(tables)) + "\n"}
 
 
-def _module(tables: Tables) -> Iterator[str]:
+def _module(tables: CompiledTables) -> Iterator[str]:
     yield f"// {HEADLINE.format(tables.source.path)}"
     yield "use core::arch::global_asm;\nuse core::ptr::{addr_of, addr_of_mut};\n"
     for name, value in tables.constants.items():
@@ -84,7 +84,7 @@ def _module(tables: Tables) -> Iterator[str]:
     yield "}"
 
 
-def _gdt(table: Table, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
+def _gdt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
     yield f"\n{UNUSED}#[repr(C, packed)]\npub struct Descriptors {{"
     yield from (f"    pub {slot_name(table, item)}: {type(item.value).__name__}," for item in table.items)
     yield f"}}\n#[repr(C, align({ALIGN['gdt']}))]\npub struct Gdt(pub Descriptors);"
@@ -97,7 +97,7 @@ def _gdt(table: Table, fills: list[tuple[type[Layout], str, str, Address]]) -> I
     yield "});"
 
 
-def _idt(table: Table, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
+def _idt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
     count = len(table.items)
     yield f"\n#[repr(C, align({ALIGN['idt']}))]\npub struct Idt(pub [Gate; {count}]);"
     used = [item for item in map(settled, table.items) if any(bytes(item.value))]

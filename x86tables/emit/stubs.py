@@ -23,11 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..config.tables import Entry, Lookup, Tables
+    from ..config.compiled import CompiledTables, Lookup, VectorHandler
 
 
-class Dialect(Record):
-    """How an assembler writes things."""
+class StubDialect(Record):
+    """How an assembler writes code."""
 
     comment: str
     public: str
@@ -42,7 +42,7 @@ class Dialect(Record):
     note: str
 
 
-GAS = Dialect(
+GAS = StubDialect(
     comment="#",
     public="    .globl {}",
     outside="",
@@ -71,7 +71,7 @@ GAS = Dialect(
     which=("    movl ${:#x}, %eax", "    movl %edi, %eax\n    shll $4, %eax\n    addl ${:#x}, %eax"),
     note='    .section .note.GNU-stack, "", @progbits',
 )
-NASM = Dialect(
+NASM = StubDialect(
     comment=";",
     public="    global {}",
     outside="    extern {}",
@@ -103,12 +103,12 @@ NASM = Dialect(
 )
 
 
-def emit(tables: Tables, find: Lookup) -> dict[str, str]:
+def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """The same for both assemblers. UsageError when two vectors have one handler: a stub knows one vector."""
     return {file: "\n".join(_lines(tables, d)) + "\n" for file, d in (("stubs.s", GAS), ("stubs.asm", NASM))}
 
 
-def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
+def _lines(tables: CompiledTables, dialect: StubDialect) -> Iterator[str]:
     names, note = tables.config.stubs, dialect.comment
     yield f"{note} {HEADLINE.format(tables.source.path)}"
     yield dialect.note
@@ -117,13 +117,13 @@ def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
         yield from (dialect.outside.format(name) for name in (names.common, tables.gdtr.name, tables.idtr.name))
     for entry in _stubs(tables):
         yield ""
-        if entry.handler.offset:
-            yield dialect.at.format(entry.handler.symbol, entry.handler.offset)
+        if entry.address.offset:
+            yield dialect.at.format(entry.address.symbol, entry.address.offset)
             yield f"{note} {label(entry.vector)}"
         else:
-            yield dialect.public.format(entry.handler.symbol)
+            yield dialect.public.format(entry.address.symbol)
             yield dialect.align
-            yield f"{entry.handler.symbol}:  {note} {label(entry.vector)}"
+            yield f"{entry.address.symbol}:  {note} {label(entry.vector)}"
         if not (entry.vector < len(EXCEPTIONS) and EXCEPTIONS[entry.vector].error_code):
             yield dialect.push.format(0)
         yield dialect.push.format(hex(entry.vector))
@@ -139,17 +139,17 @@ def _lines(tables: Tables, dialect: Dialect) -> Iterator[str]:
     yield dialect.load.format(which=which, **names_of)
 
 
-def _stubs(tables: Tables) -> list[Entry]:
+def _stubs(tables: CompiledTables) -> list[VectorHandler]:
     """The entries that get a stub, those of one base together and upwards."""
-    found: dict[tuple[str, int], Entry] = {}
-    for entry in tables.entries:
-        if entry.stub and entry.handler.symbol is not None:
-            key = entry.handler.symbol, entry.handler.offset
+    found: dict[tuple[str, int], VectorHandler] = {}
+    for entry in tables.handlers:
+        if entry.stub and entry.address.symbol is not None:
+            key = entry.address.symbol, entry.address.offset
             if key in found:
                 raise UsageError(
                     f"--emit stubs: vectors {label(found[key].vector)} and {label(entry.vector)} have one handler, "
-                    f"{entry.handler}, but a stub knows one vector: give each its own, or stub = false"
+                    f"{entry.address}, but a stub knows one vector: give each its own, or stub = false"
                 )
             found[key] = entry
     bases = list(dict.fromkeys(symbol for symbol, _ in found))
-    return sorted(found.values(), key=lambda e: (bases.index(e.handler.symbol or ""), e.handler.offset))
+    return sorted(found.values(), key=lambda e: (bases.index(e.address.symbol or ""), e.address.offset))

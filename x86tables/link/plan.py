@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..config.tables import Address, Item, Lookup, Table, Tables
+    from ..config.compiled import Address, CompiledTable, CompiledTables, Item, Lookup
     from .kernel import Section
 
 # SDM Vol. 3A, "Global and Local Descriptor Tables" and "Interrupt Descriptor Table (IDT)": bases on 8 bytes
@@ -26,7 +26,7 @@ TSS_READ = 104  # SDM Vol. 3A, "Task-State Segment (TSS)": no page boundary in t
 class Patch(Record):
     """The bytes of a table, and where they go: a linear address, an offset in the file."""
 
-    table: Table
+    table: CompiledTable
     address: int
     offset: int
     data: bytes
@@ -36,13 +36,13 @@ class Plan(Record):
     """Everything resolved, nothing written. `remarks` are what is left to the kernel."""
 
     kernel: Kernel
-    tables: Tables
+    tables: CompiledTables
     find: Lookup
     patches: tuple[Patch, ...]
     remarks: tuple[str, ...]
 
 
-def plan(kernel: Kernel, tables: Tables) -> Plan:
+def plan(kernel: Kernel, tables: CompiledTables) -> Plan:
     """Where each table goes, and its bytes. ImageError when the kernel has no place for one that can be patched."""
     tables, remarks = _operands(kernel, tables)
     pairs = [(address, name) for name, found in kernel.names.items() for address, _ in found]
@@ -62,26 +62,26 @@ def plan(kernel: Kernel, tables: Tables) -> Plan:
     return Plan(kernel, tables, find, patches, tuple(remarks))
 
 
-def _named(kernel: Kernel, table: Table) -> list[Section]:
+def _named(kernel: Kernel, table: CompiledTable) -> list[Section]:
     """The sections that are reserved for a table: of its name, with or without a dot."""
     return [section for section in kernel.sections if section.name in (table.place.symbol, f".{table.place.symbol}")]
 
 
-def _operands(kernel: Kernel, tables: Tables) -> tuple[Tables, list[str]]:
+def _operands(kernel: Kernel, tables: CompiledTables) -> tuple[CompiledTables, list[str]]:
     """The tables without what LGDT and LIDT read where the kernel has no place for it, and makes it itself."""
     remarks = []
     for kind in ("gdtr", "idtr"):
-        table: Table = getattr(tables, kind)
+        table: CompiledTable = getattr(tables, kind)
         told = getattr(tables.config.tables, kind) != kind or kind in tables.known
         if not told and kind not in kernel.names and not _named(kernel, table):
-            of: Table = getattr(tables, kind[:-1])
+            of: CompiledTable = getattr(tables, kind[:-1])
             loads = "LGDT" if kind == "gdtr" else "LIDT"
             remarks.append(f"no symbol {kind}: the kernel itself makes what {loads} reads: limit {of.size - 1:#x}")
             tables = tables.replace(**{kind: table.replace(place=of.place, items=())})
     return tables, remarks
 
 
-def _uses(tables: Tables) -> Iterator[tuple[Address, str]]:
+def _uses(tables: CompiledTables) -> Iterator[tuple[Address, str]]:
     """Every address of the declaration, and what it is."""
     for table in tables.all:
         yield table.place, f"place of the {table.kind.upper()}"
@@ -95,12 +95,12 @@ def _uses(tables: Tables) -> Iterator[tuple[Address, str]]:
         yield region.stop, f"memory {region.name}"
 
 
-def entry_name(table: Table, item: Item) -> str:
+def entry_name(table: CompiledTable, item: Item) -> str:
     """`idt #DF`, `gdt tss`."""
     return table.name if item.name == table.name else f"{table.name} {item.name}"
 
 
-def _resolved(kernel: Kernel, tables: Tables, known: set[str]) -> None:
+def _resolved(kernel: Kernel, tables: CompiledTables, known: set[str]) -> None:
     """Refuse symbols that the kernel does not have, or has several times."""
     wrong: dict[str, str] = {}
     for address, use in _uses(tables):
@@ -125,7 +125,7 @@ def _resolved(kernel: Kernel, tables: Tables, known: set[str]) -> None:
     raise ImageError(f"{kernel.path}: {told}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _patch(kernel: Kernel, table: Table, find: Lookup) -> Patch:
+def _patch(kernel: Kernel, table: CompiledTable, find: Lookup) -> Patch:
     """One table at its place."""
     address = table.place.at(find)
     what = f"{kernel.path}: {table.name} at {address:#x}"
@@ -149,7 +149,7 @@ def _patch(kernel: Kernel, table: Table, find: Lookup) -> Patch:
     return Patch(table, address, load.offset + at, table.build(find))
 
 
-def _room(kernel: Kernel, table: Table, address: int, end: int) -> tuple[int, str]:
+def _room(kernel: Kernel, table: CompiledTable, address: int, end: int) -> tuple[int, str]:
     """How many bytes are reserved for a table, and how that is known."""
     size = max((size for _, size in kernel.names.get(table.place.symbol or "", ())), default=0)
     if size:

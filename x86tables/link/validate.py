@@ -49,13 +49,13 @@ def _table(plan: Plan) -> Iterator[str]:
 
 
 def _handlers(plan: Plan) -> Iterator[str]:
-    for entry in plan.tables.entries:
-        start = entry.handler.at(plan.find)
+    for entry in plan.tables.handlers:
+        start = entry.address.at(plan.find)
         if where := _without(plan, start, start + 1, "x"):
-            yield f"the handler {entry.handler} at {start:#x} is {where}: it cannot be executed; put it in .text"
+            yield f"the handler {entry.address} at {start:#x} is {where}: it cannot be executed; put it in .text"
         loaded = any(load.start <= start < load.stop for load in plan.kernel.loads)
-        if not loaded and entry.handler.symbol in plan.kernel.names and not _declared(plan, start, start + 1):
-            yield f"the handler {entry.handler} at {start:#x} is in no segment of the kernel"
+        if not loaded and entry.address.symbol in plan.kernel.names and not _declared(plan, start, start + 1):
+            yield f"the handler {entry.address} at {start:#x} is in no segment of the kernel"
 
 
 def _stacks(plan: Plan) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Item(Record):
         return self.value.replace(**{field: address.at(lookup) for field, address in self.addresses.items()})
 
 
-class Table(Record):
+class CompiledTable(Record):
     """A table, or an operand of LGDT or LIDT: `kind` is gdt, idt, tss, gdtr or idtr, `name` its own in sources.
 
     `place` is where it is; the items lie one behind the other.
@@ -77,7 +77,7 @@ class Table(Record):
         return b"".join(bytes(item.at(lookup)) for item in self.items)
 
 
-class Stack(Record):
+class CompiledStack(Record):
     """A declared stack of a CPU. `slot` is rsp0..2, ist1..7, or `stack` for the one the kernel runs on.
 
     `bottom` and `size` are None where only the top was given; `guard` is the size of the pages below that the boot code
@@ -94,7 +94,7 @@ class Stack(Record):
     path: tuple[str | int, ...]
 
 
-class Region(Record):
+class MemoryRange(Record):
     """Linear memory from `start` to before `stop`; no permissions make it a guard."""
 
     name: str
@@ -104,15 +104,15 @@ class Region(Record):
     path: tuple[str | int, ...] = ()
 
 
-class Entry(Record):
+class VectorHandler(Record):
     """The handler of a vector, and whether a stub is written for it."""
 
     vector: int
-    handler: Address
+    address: Address
     stub: bool
 
 
-class Tables(Record):
+class CompiledTables(Record):
     """Everything that a configuration declares, its addresses not yet looked up.
 
     `code` and `data` are the selectors of the segments for ring 0, which gates and the boot code load; 0 for no data.
@@ -120,25 +120,25 @@ class Tables(Record):
     configuration itself gives to symbols.
     """
 
-    gdt: Table
-    idt: Table
-    tss: tuple[Table, ...]
-    gdtr: Table
-    idtr: Table
+    gdt: CompiledTable
+    idt: CompiledTable
+    tss: tuple[CompiledTable, ...]
+    gdtr: CompiledTable
+    idtr: CompiledTable
     code: int
     data: int
     selectors: dict[str, int]
     ists: dict[str, int]
     star: int | None
-    stacks: tuple[Stack, ...]
-    regions: tuple[Region, ...]
-    entries: tuple[Entry, ...]
+    stacks: tuple[CompiledStack, ...]
+    regions: tuple[MemoryRange, ...]
+    handlers: tuple[VectorHandler, ...]
     known: dict[str, int]
     config: Config
     source: Source
 
     @property
-    def all(self) -> tuple[Table, ...]:
+    def all(self) -> tuple[CompiledTable, ...]:
         """Every table, and then the operands of LGDT and LIDT."""
         return (self.gdt, self.idt, *self.tss, self.gdtr, self.idtr)
 

@@ -15,7 +15,7 @@ from ..tables.pseudo import PseudoDescriptor
 from ..tables.selector import Selector
 from ..tables.tss import STACKS, Tss
 from . import keys
-from .tables import Address, Entry, Item, Region, Stack, Table, Tables
+from .compiled import Address, CompiledStack, CompiledTable, CompiledTables, Item, MemoryRange, VectorHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ _SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|\d+)(?:\s*(B|KiB|MiB|GiB)?)", re.ASCII)
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-def declare(config: keys.Config, source: Source) -> Tables:
+def compile_config(config: keys.Config, source: Source) -> CompiledTables:
     """The tables of a configuration. UsageError names the key that is wrong, and what would be right."""
-    return _Declaring(config, source).tables()
+    return _Compiler(config, source).tables()
 
 
-class _Declaring:
+class _Compiler:
     def __init__(self, config: keys.Config, source: Source) -> None:
         self.config, self.source, self.wrong = config, source, source.mistake
         self.several = isinstance(config.cpu, list)
@@ -55,7 +55,7 @@ class _Declaring:
         self.selectors: dict[str, int] = {}
         self.segments: dict[str, SegmentDescriptor] = {}
 
-    def tables(self) -> Tables:
+    def tables(self) -> CompiledTables:
         """All of it."""
         places = self.config.tables
         tss = tuple(self._tss(number, cpu) for number, cpu in enumerate(self.cpus))
@@ -63,7 +63,7 @@ class _Declaring:
         stacks = tuple(stack for number in range(len(self.cpus)) for stack in self._stacks(number))
         self.ists = self._ists(stacks)
         gates = dict(self._gates())
-        entries = tuple(Entry(v, address, gate.stub) for v, (gate, _, address) in sorted(gates.items()))
+        handlers = tuple(VectorHandler(v, address, gate.stub) for v, (gate, _, address) in sorted(gates.items()))
         count = self.config.tables.gates
         empty = Gate()
         values = [
@@ -80,7 +80,7 @@ class _Declaring:
             )
             for table, place in ((gdt, places.gdtr), (idt, places.idtr))
         )
-        made = Tables(
+        made = CompiledTables(
             gdt=gdt,
             idt=idt,
             tss=tss,
@@ -93,7 +93,7 @@ class _Declaring:
             star=self._star(),
             stacks=stacks,
             regions=tuple(self._regions()),
-            entries=entries,
+            handlers=handlers,
             known=dict(self._symbols()),
             config=self.config,
             source=self.source,
@@ -116,13 +116,13 @@ class _Declaring:
         path: Path,
         values: Sequence[tuple[str, Layout, dict[str, Address]]],
         number: str = "",
-    ) -> Table:
+    ) -> CompiledTable:
         address = self._address(place, path)
         items, offset = [], 0
         for name, value, addresses in values:
             items.append(Item(offset, name, value, addresses))
             offset += value.size
-        return Table(kind, address.symbol or kind + number, address, tuple(items))
+        return CompiledTable(kind, address.symbol or kind + number, address, tuple(items))
 
     def _once(self, names: list[str]) -> None:
         for name in names:
@@ -163,16 +163,16 @@ class _Declaring:
 
     # GDT
 
-    def _gdt(self, tss: tuple[Table, ...]) -> list[tuple[str, Layout, dict[str, Address]]]:
+    def _gdt(self, tss: tuple[CompiledTable, ...]) -> list[tuple[str, Layout, dict[str, Address]]]:
         segments = list(self.config.gdt.segments)
-        if "tss" not in segments and not any(isinstance(s, keys.Segment) and s.kind == "tss" for s in segments):
+        if "tss" not in segments and not any(isinstance(s, keys.SegmentConfig) and s.kind == "tss" for s in segments):
             segments.append("tss")
         gdt = Gdt()
         values: list[tuple[str, Layout, dict[str, Address]]] = [("null", SegmentDescriptor(), {})]
         found: list[tuple[str, SegmentDescriptor | SystemDescriptor, dict[str, Address], Path]] = []
         for number, segment in enumerate(segments):
             path: Path = ("gdt", "segments", number)
-            if segment == "tss" or (isinstance(segment, keys.Segment) and segment.kind == "tss"):
+            if segment == "tss" or (isinstance(segment, keys.SegmentConfig) and segment.kind == "tss"):
                 for table in tss:
                     name = "tss" if len(tss) == 1 else f"tss{tss.index(table)}"
                     found.append((name, SystemDescriptor.tss(0, table.size - 1), {"base": table.place}, path))
@@ -193,7 +193,7 @@ class _Declaring:
                 self.segments[name] = descriptor
         return values
 
-    def _segment(self, segment: str | keys.Segment, path: Path) -> tuple[str, SegmentDescriptor]:
+    def _segment(self, segment: str | keys.SegmentConfig, path: Path) -> tuple[str, SegmentDescriptor]:
         if isinstance(segment, str):
             return segment, SEGMENTS[segment]()
         name = segment.name or segment.kind
@@ -212,7 +212,7 @@ class _Declaring:
     def _cpu(self, number: int) -> Path:
         return ("cpu", number) if self.several else ("cpu",)
 
-    def _tss(self, number: int, cpu: keys.Cpu) -> Table:
+    def _tss(self, number: int, cpu: keys.CpuConfig) -> CompiledTable:
         told = str(number) if len(self.cpus) > 1 else ""
         addresses = {
             slot: self._top(getattr(cpu, slot), (*self._cpu(number), slot))[0]
@@ -222,7 +222,7 @@ class _Declaring:
         place = cpu.tss if cpu.tss is not None else f"tss{told}"
         return self._table("tss", place, (*self._cpu(number), "tss"), [("tss" + told, Tss(), addresses)], told)
 
-    def _top(self, stack: keys.Stack, path: Path) -> tuple[Address, Address | None, int | None]:
+    def _top(self, stack: keys.StackConfig, path: Path) -> tuple[Address, Address | None, int | None]:
         """Top, bottom and size of a stack."""
         if stack.top is not None and stack.bottom is None and stack.size is None:
             if stack.guard is not None:
@@ -232,16 +232,16 @@ class _Declaring:
             return self._address(stack.top, (*path, "top")), None, None
         if stack.top is not None or stack.bottom is None or stack.size is None:
             given = " and ".join(n for n in ("bottom", "size", "top") if getattr(stack, n) is not None) or "neither"
-            raise self.wrong(path, f"{keys.Stack.shape.partition(':')[0]} expected, {given} found")
+            raise self.wrong(path, f"{keys.StackConfig.shape.partition(':')[0]} expected, {given} found")
         size = self._size(stack.size, (*path, "size"))
         bottom = self._address(stack.bottom, (*path, "bottom"))
         return bottom.plus(size), bottom, size
 
-    def _stacks(self, number: int) -> Iterator[Stack]:
+    def _stacks(self, number: int) -> Iterator[CompiledStack]:
         cpu, path = self.cpus[number], self._cpu(number)
         names: list[str] = []
         for slot in SLOTS:
-            stack: keys.Stack | None = getattr(cpu, slot)
+            stack: keys.StackConfig | None = getattr(cpu, slot)
             if stack is None:
                 continue
             name = self._name(stack.name or slot, (*path, slot, "name"))
@@ -250,9 +250,9 @@ class _Declaring:
             names.append(name)
             top, bottom, size = self._top(stack, (*path, slot))
             guard = 0 if stack.guard is None else self._size(stack.guard, (*path, slot, "guard"))
-            yield Stack(number, slot, name, top, bottom, size, guard, (*path, slot))
+            yield CompiledStack(number, slot, name, top, bottom, size, guard, (*path, slot))
 
-    def _ists(self, stacks: tuple[Stack, ...]) -> dict[str, int]:
+    def _ists(self, stacks: tuple[CompiledStack, ...]) -> dict[str, int]:
         """IST numbers by name; a gate is the same for every CPU, so that a name is the same slot in each TSS."""
         found: dict[str, int] = {}
         for stack in stacks:
@@ -289,13 +289,13 @@ class _Declaring:
             raise self.wrong(path, f"the IDT has {self.config.tables.gates} gates (tables.gates): 0..{ends[1]} needed")
         return range(ends[0], ends[1] + 1)
 
-    def _gates(self) -> dict[int, tuple[keys.Gate, Gate, Address]]:
+    def _gates(self) -> dict[int, tuple[keys.GateConfig, Gate, Address]]:
         """Vector -> what was written, the gate without its address, the address."""
-        found: dict[int, tuple[keys.Gate, Gate, Address]] = {}
+        found: dict[int, tuple[keys.GateConfig, Gate, Address]] = {}
         owner: dict[int, tuple[str, bool]] = {}
         calls = self._system_calls()
         for key, written in self.config.idt.items():
-            gate = written if isinstance(written, keys.Gate) else keys.Gate(handler=written)
+            gate = written if isinstance(written, keys.GateConfig) else keys.GateConfig(handler=written)
             covered = self._vectors(key)
             single = ".." not in key
             for vector in covered:
@@ -305,7 +305,7 @@ class _Declaring:
                 if before and narrow:
                     continue
                 owner[vector] = key, single
-                path: Path = ("idt", key, "handler") if isinstance(written, keys.Gate) else ("idt", key)
+                path: Path = ("idt", key, "handler") if isinstance(written, keys.GateConfig) else ("idt", key)
                 address = self._handler(gate.handler, vector, covered, path)
                 found[vector] = gate, self._gate(gate, vector, vector in calls, ("idt", key)), address
         for number, vector in enumerate(calls):
@@ -332,7 +332,7 @@ class _Declaring:
             return self._address(handler.replace("{vector}", str(vector)), path)
         return self._address(handler, path)
 
-    def _gate(self, gate: keys.Gate, vector: int, call: bool, path: Path) -> Gate:
+    def _gate(self, gate: keys.GateConfig, vector: int, call: bool, path: Path) -> Gate:
         if call and gate.dpl not in (None, 3):
             raise self.wrong((*path, "dpl"), f"vector {vector} is a system call (syscall.vectors): its DPL is 3")
         make = Gate.trap if gate.type == "trap" else Gate.interrupt
@@ -367,7 +367,7 @@ class _Declaring:
             raise self.wrong(("syscall", "user"), f"{call.user!r} needs user_data before it, and a slot before that")
         return int(Selector.from_int(user).replace(rpl=3)) << 48 | kernel << 32
 
-    def _regions(self) -> Iterator[Region]:
+    def _regions(self) -> Iterator[MemoryRange]:
         for number, region in enumerate(self.config.memory):
             path: Path = ("memory", number)
             start = self._address(region.start, (*path, "start"))
@@ -377,7 +377,7 @@ class _Declaring:
                 stop = self._address(region.end, (*path, "end"))
             else:
                 stop = start.plus(self._size(region.size or 0, (*path, "size")))
-            yield Region(region.name or str(start), start, stop, region.permissions, path)
+            yield MemoryRange(region.name or str(start), start, stop, region.permissions, path)
 
     def _symbols(self) -> Iterator[tuple[str, int]]:
         for name, value in self.config.symbols.items():
