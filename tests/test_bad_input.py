@@ -20,7 +20,7 @@ import zstandard
 from specimens import BASE, END, FRAME, NONE, TABLES, core, header, kernel, segment
 
 from x86tables.commands import main
-from x86tables.machine import memory
+from x86tables.machine import files
 from x86tables.machine.registers import Segment, TableRegister
 from x86tables.readers import elfcore
 
@@ -181,8 +181,8 @@ def test_bomb_of_other_than_zeros(
     run: Run, image: Callable[[bytes], str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that repeats for ever is refused in time, a file of mostly zeros with something in each MiB is not."""
-    monkeypatch.setattr(memory, "_ALWAYS", MIB)
-    monkeypatch.setattr(memory, "_RATIO", 32)
+    monkeypatch.setattr(files, "_ALWAYS", MIB)
+    monkeypatch.setattr(files, "_RATIO", 32)
     refused(run("dump", path := image(PACKERS[name](b"\xaa" * 16 * MIB))), path, name, "other than zeros")
     sparse = PACKERS[name]((b"\xaa" + bytes(MIB - 1)) * 64)
     assert len(sparse) * 32 < 32 * MIB
@@ -207,7 +207,7 @@ def test_compressed_with_too_large_a_dictionary(run: Run, image: Callable[[bytes
     assert packed[16] == 12  # 256 KiB, in the header of the first block
     packed[16] = 39
     struct.pack_into("<I", packed, 20, zlib.crc32(packed[12:20]))
-    refused(run("dump", path := image(bytes(packed))), path, "xz", "limit")
+    refused(run("dump", path := image(bytes(packed))), path, "xz", "dictionary", "128 MiB")
 
 
 @pytest.mark.parametrize("name", PACKERS)

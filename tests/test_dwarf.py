@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from x86tables.commands import main
-from x86tables.machine.memory import load
+from x86tables.machine.files import load
 from x86tables.machine.symbols import Symbols
 from x86tables.readers import read_symbols
 from x86tables.readers.dwarf import Lines

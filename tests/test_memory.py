@@ -2,7 +2,6 @@
 
 import gzip
 import lzma
-import mmap
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x86tables.errors import Absent, ImageError
-from x86tables.machine.memory import PAGE, Memory, Recording, load
+from x86tables.machine.files import File, load
+from x86tables.machine.memory import PAGE, Memory, Recording
 
 zstd = zstandard.ZstdCompressor().compress
 
@@ -94,7 +94,7 @@ def test_files_are_opened_as_they_are(pack: object, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(pack(CONTENT))  # type: ignore[operator]
     data = load(str(path))
-    assert isinstance(data, mmap.mmap), "mapped, not read"
+    assert isinstance(data, File), "read when asked for"
     assert (len(data), data[:4], data[3 << 20 : (3 << 20) + 8]) == (len(CONTENT), b"head", bytes(4) + b"tail")
     assert data[:] == CONTENT
 
@@ -112,3 +112,32 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(ImageError, match="empty"):
         load(str(tmp_path / "empty"))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path) -> None:
+    """A mapping would end the process with SIGBUS."""
+    path = tmp_path / "log"
+    path.write_bytes(bytes(3 * PAGE))
+    data = load(str(path))
+    with path.open("r+b") as file:
+        file.truncate(PAGE + 8)
+    assert data[PAGE - 8 : PAGE] == bytes(8)
+    for part in (slice(PAGE - 8, PAGE + 9), slice(2 * PAGE, 2 * PAGE + 1), slice(None)):
+        with pytest.raises(ImageError, match=f"{path}: .* truncated .* had 0x3000 bytes and ends at 0x1008 now"):
+            data[part]
+
+
+def test_a_file_is_a_stream_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    data = load(str(tmp_path / "file"))
+    assert isinstance(data, File)
+    assert (data.read(3), data.tell(), data.read(100), data.read(1)) == (b"012", 3, b"3456789", b"")
+    assert (data.seek(-2, 2), data.read()) == (8, b"89")
+    assert (data.seek(4), data.seek(1, 1), data.read(1)) == (4, 5, b"5")
+    assert (data[-2:], data[8:99], data[5:2]) == (b"89", b"89", b"")
+
+
+def test_files_in_proc_have_no_size() -> None:
+    """As /proc/kallsyms, which lists symbols."""
+    assert Path("/proc/self/status").stat().st_size == 0
+    assert load("/proc/self/status")[:5] == b"Name:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from ..errors import ImageError, UsageError
-from ..machine.memory import load
+from ..machine.files import load
 from . import RULES, Report
 
 TYPE_CHECKING = False

@@ -53,7 +53,7 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
         return _configured(args, wrap is not None)
     registers: tuple[Registers, ...] = ()
     if args.registers is not None:
-        from ..machine.memory import load
+        from ..machine.files import load
         from ..readers import monitor
 
         content = load(args.registers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..machine.memory import load as load_file
+from ..machine.files import load as load_file
 from ..readers import read_symbols
 from ..readers.elf import guarded, matches, open_elf
 from .compiler import compile_config

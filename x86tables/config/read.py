@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import UsageError
-from ..machine.memory import load as load_file
+from ..machine.files import load as load_file
 from .keys import Config
 from .lines import key_lines, shown
 

@@ -9,8 +9,8 @@ from functools import partial
 
 from ..config.layout import Segment
 from ..errors import ImageError, UsageError
+from ..machine.files import load as load_file
 from ..machine.memory import PAGE
-from ..machine.memory import load as load_file
 from ..machine.symbols import Symbols
 from ..readers.elf import guarded, matches, open_elf
 from ..records import Record
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ..machine.memory import Data
+    from ..machine.files import Data
 
 ALLOCATED, LOCAL_STORAGE = 1 << 1, 1 << 10  # sh_flags
 FILE, THREAD_LOCAL = 4, 6  # types of symbols whose values are no addresses

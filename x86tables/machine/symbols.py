@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .memory import Data
+    from .files import Data
 
 MOST_ALIKE = 1 << 13  # symbols at one place within their pages: more of them tell nothing
 FAR = 0x1_0000  # bytes between the entry code of a kernel and what else its gates lead to
@@ -121,7 +121,7 @@ def parse_map(data: Data, path: str) -> Symbols:
     """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
     if len(data) > _MOST:
         raise ImageError(f"{path}: {len(data):#x} bytes are no list of symbols: at most {_MOST:#x} are read")
-    pairs = [(int(address, 16), printable(name.decode("ascii", "replace"))) for address, name in _LINE.findall(data)]
+    pairs = [(int(address, 16), printable(name.decode("ascii", "replace"))) for address, name in _LINE.findall(data[:])]
     if not pairs:
         raise ImageError(f"{path}: no symbols: lines of `address type name`, or an ELF file, are expected")
     return Symbols(pairs)

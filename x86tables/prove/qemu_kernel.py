@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from ..errors import ImageError, UsageError
-from ..machine.memory import load
+from ..machine.files import load
 
 ELF64, CORE = 2, 4  # in the header: the class, a type
 # the first serial port is what a kernel is likely to print on, and isa-debug-exit where tests are used to find it
@@ -18,7 +18,7 @@ def arguments(path: str, append: str | None = None, copy: str | None = None) -> 
 
     UsageError for a kernel that QEMU refuses, with what to do.
     """
-    data = bytes(load(path))
+    data = load(path)[:]
     if data[:4] != b"\x7fELF" or len(data) < 64 or int.from_bytes(data[16:18], "little") == CORE:
         raise UsageError(
             f"{path}: --on qemu takes a configuration (*.toml) or a linked ELF kernel; --on bochs a memory dump"

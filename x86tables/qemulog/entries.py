@@ -10,7 +10,7 @@ import re
 import sys
 
 from ..errors import ImageError
-from ..machine.memory import load
+from ..machine.files import load
 from ..records import Record
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, TypeAlias
 
-    from ..machine.memory import Data
+    from ..machine.files import Data
     from ..machine.registers import Registers
 
     Entry: TypeAlias = "Raised | Serviced | Delivering | Shutdown | Reset | End"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 
 from ..errors import ImageError, NotThere, UsageError
+from ..machine.files import load
 from ..machine.image import Image, Options
 from ..machine.machine import Machine
-from ..machine.memory import Memory, load
+from ..machine.memory import Memory
 from ..machine.registers import Registers, Segment, TableRegister
 from ..machine.symbols import Symbols, parse_map
 from ..records import Record

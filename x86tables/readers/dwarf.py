@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, TypeAlias
 
-    from ..machine.memory import Data
+    from ..machine.files import Data
 
     Row: TypeAlias = tuple[int, str | None]  # from this address on; None where a sequence ends
 

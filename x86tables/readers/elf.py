@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from ..machine.files import Data
     from ..machine.image import Options
-    from ..machine.memory import Data
 
 # Names that kernels give their tables, the likeliest first; compared without case and leading underscores or dots.
 NAMES = {

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from ..machine.files import Data
     from ..machine.image import Options
-    from ..machine.memory import Data, Piece
+    from ..machine.memory import Piece
 
 CORE, PT_LOAD, PT_NOTE, NT_PRSTATUS, MANY = 4, 1, 4, 1, 0xFFFF
 MOST_PIECES, MOST_NOTES, MOST_CPUS = 1 << 18, 1 << 22, 1 << 12  # segments apart, bytes, registers: what is read
@@ -76,14 +77,15 @@ def _segments(
 ) -> tuple[list[tuple[int, int, Data, int]], list[tuple[int, int]]]:
     """Pieces of memory, and (offset, size) of the notes, cut to what the file really holds."""
     size = len(data)
-    width = data[4] if size > 4 else 2
+    header = data[:64]
+    width = header[4] if size > 4 else 2
     if width not in _HEADER:
         raise ImageError(f"{path}: the ELF class at offset 0x4 is {width}: 1 (32-bit) or 2 (64-bit) expected")
     if size < 16 + _HEADER[width].size:
         raise ImageError(f"{path}: cut off within the ELF header: it ends at {size:#x}")
-    if data[5] != 1:
-        raise ImageError(f"{path}: the byte order at offset 0x5 is {data[5]}: 1 (little-endian) expected")
-    _, machine, _, _, offset, sections, _, _, entry, count, _, _ = _HEADER[width].unpack_from(data, 16)
+    if header[5] != 1:
+        raise ImageError(f"{path}: the byte order at offset 0x5 is {header[5]}: 1 (little-endian) expected")
+    _, machine, _, _, offset, sections, _, _, entry, count, _, _ = _HEADER[width].unpack_from(header, 16)
     if machine not in (3, 62):
         raise ImageError(f"{path}: the machine at offset 0x12 is {machine}: 62 (x86-64) or 3 (x86) expected")
     form = _SEGMENT[width]
@@ -100,7 +102,7 @@ def _segments(
     pieces: list[Piece] = []
     notes: list[tuple[int, int]] = []
     missing = end = 0
-    for kind, start, address, held in form.iter_unpack(memoryview(data)[offset : offset + count * entry]):
+    for kind, start, address, held in form.iter_unpack(data[offset : offset + count * entry]):
         if kind not in (PT_LOAD, PT_NOTE) or not held:
             continue
         inside = held if start + held <= size else max(0, size - start)
@@ -135,7 +137,7 @@ def _notes(
         stop = at + min(held, room)
         room -= stop - at
         while at + _NOTE.size <= stop:
-            name_size, size, kind = _NOTE.unpack_from(data, at)
+            name_size, size, kind = _NOTE.unpack(data[at : at + _NOTE.size])
             body = at + _NOTE.size + (name_size + 3 & ~3)
             end = body + (size + 3 & ~3)
             if body + size > stop:

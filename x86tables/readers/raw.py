@@ -14,7 +14,7 @@ from . import Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..machine.memory import Data
+    from ..machine.files import Data
 
 
 def matches(data: Data) -> bool:
