@@ -10,10 +10,10 @@ import pytest
 from cli import call, output, refused
 
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
-from x86tables.config.layout import Segment
 from x86tables.config.lines import key_lines, shown
 from x86tables.delivery.scenarios import judge
 from x86tables.machine.symbols import Symbols
+from x86tables.machine.synthetic import Mapping
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 DOUBLE_FAULT = next(path for path in EXAMPLES if path.name == "double_fault.toml")
@@ -173,6 +173,10 @@ MISTAKES = {
     "guard without a bottom": (
         CPU + 'ist1 = { top = "s", guard = 4096 }\n',
         "2: cpu.ist1.guard: a guard lies below the bottom: {bottom = SYMBOL, size = N} expected",
+    ),
+    "guard of a part of a page": (
+        CPU + 'ist1 = { bottom = "s", size = 4096, guard = 100 }\n',
+        "2: cpu.ist1.guard: 100 bytes: a guard is whole pages, a multiple of 4,096",
     ),
     "size": (
         CPU + 'rsp0 = { bottom = "s", size = "20 kB" }\n',
@@ -357,7 +361,7 @@ def test_memory(tmp_path: Path) -> None:
         idtr = 0x4010
     """.replace("        ", "")
     tables = loaded(tmp_path, text.replace("[cpu]", "[cpu]\ntss = 0x5000"))
-    image = config.image(tables, config.lookup(tables), [Segment(0x11000, 0x20000, "rwx")])
+    image = config.image(tables, config.lookup(tables), [Mapping("kernel", 0x11000, 0xF000, "rwx")])
     space = image.machines[0].space
     assert [space.page(at).writable for at in (0x10000, 0x12000)] == [False, True]
     with pytest.raises(Exception, match="PTE not present"):
@@ -404,7 +408,7 @@ def test_symbols_of_a_kernel_must_not_contradict(tmp_path: Path) -> None:
 def test_a_guard_is_whole_pages(tmp_path: Path) -> None:
     text = CPU + "ist1 = { bottom = 0x10010, size = 0x2000, guard = 4096 }\n"
     tables = loaded(tmp_path, text)
-    with pytest.raises(UsageError, match=r"kernel\.toml:2: cpu\.ist1\.guard: \[0xf010, 0x10010\) is no row of whole"):
+    with pytest.raises(UsageError, match=r"\.ist1\.guard: a guard is whole pages, and the stack begins 0x10 bytes "):
         config.image(tables, config.lookup(tables))
 
 
@@ -415,6 +419,36 @@ def test_cpus_that_share_a_stack(tmp_path: Path) -> None:
     reports = checks.judge(config.image(tables, config.lookup(tables)))
     found = [[(f.rule, f.where) for f in report.findings if f.severity == "error"] for report in reports]
     assert found == [[], [("STK006", "tss.ist2")]]
+
+
+def test_a_stack_that_is_missing_is_asked_for(tmp_path: Path) -> None:
+    tables = loaded(tmp_path, '[[cpu]]\nrsp0 = { top = "a" }\n[[cpu]]\n')
+    remarks = config.image(tables, config.lookup(tables)).remarks
+    asked = "the kernel's stack is not declared: add stack = { bottom = SYMBOL, size = N } to the [[cpu]] of CPU 1"
+    assert [remark for remark in remarks if "add stack" in remark] == [asked]
+
+
+def test_a_table_that_no_cpu_can_reach_is_refused(tmp_path: Path) -> None:
+    """An address that is not canonical cannot be mapped; below five levels it can."""
+    text = DOUBLE_FAULT.read_text().replace("idt = 0xffffffff80201000", "idt = 0x800000000000")
+    tables = loaded(tmp_path, text)
+    with pytest.raises(UsageError, match=r"kernel\.toml: idt at 0x800000000000: not a canonical address$"):
+        config.image(tables, config.lookup(tables))
+    tables = loaded(tmp_path, text + "\n[machine]\nla57 = true\n")
+    machine = config.image(tables, config.lookup(tables)).machines[0]
+    assert machine.idt["#DF"].offset == 0xFFFFFFFF80100080
+
+
+def test_cpus_share_one_memory_with_all_their_tables() -> None:
+    """It is laid out once, whatever the number of CPUs."""
+    tables = config.load(str(next(path for path in EXAMPLES if path.name == "two_cpus.toml")))
+    image = config.image(tables, config.lookup(tables))
+    first, second = image.machines
+    assert first.memory is second.memory is image.memory
+    assert first.registers.cr3 == second.registers.cr3
+    assert [machine.tss.ist2 for machine in image.machines] == [
+        image.symbols.address(f"nmi_stack_{n}") + 0x2000 for n in (0, 1)
+    ]
 
 
 # The schema

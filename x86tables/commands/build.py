@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, then write; 1 when the checks refuse it."""
     from ..config.compiler import compile_config
     from ..config.kernel import resolve
-    from ..config.layout import image
+    from ..config.machines import image
     from ..config.read import read
 
     tables = compile_config(*read(args.config))

@@ -17,6 +17,7 @@ except ImportError:
 
     raise UsageError("a configuration needs the package msgspec: pip install 'x86tables[config]'") from None
 
+from .addresses import lookup
 from .compiled import Address, CompiledTables
 from .compiler import compile_config
 from .kernel import resolve
@@ -35,7 +36,7 @@ from .keys import (
     SyscallConfig,
     TablesConfig,
 )
-from .layout import image, lookup
+from .machines import image
 from .read import Source, decode, read
 
 __all__ = [

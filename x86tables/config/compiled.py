@@ -131,7 +131,7 @@ class CompiledTables(Record):
     ists: dict[str, int]
     star: int | None
     stacks: tuple[CompiledStack, ...]
-    regions: tuple[MemoryRange, ...]
+    memory: tuple[MemoryRange, ...]
     handlers: tuple[VectorHandler, ...]
     known: dict[str, int]
     config: Config
@@ -151,9 +151,9 @@ class CompiledTables(Record):
                 yield from item.addresses.values()
         for stack in self.stacks:
             yield stack.top
-        for region in self.regions:
-            yield region.start
-            yield region.stop
+        for memory in self.memory:
+            yield memory.start
+            yield memory.stop
 
     @property
     def constants(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from ..checks import selection
 from ..errors import UsageError
+from ..machine.memory import PAGE
 from ..tables import vectors
 from ..tables.gdt import Gdt, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import Gate
@@ -92,7 +93,7 @@ class _Compiler:
             ists=self.ists,
             star=self._star(),
             stacks=stacks,
-            regions=tuple(self._regions()),
+            memory=tuple(self._memory()),
             handlers=handlers,
             known=dict(self._symbols()),
             config=self.config,
@@ -250,6 +251,9 @@ class _Compiler:
             names.append(name)
             top, bottom, size = self._top(stack, (*path, slot))
             guard = 0 if stack.guard is None else self._size(stack.guard, (*path, slot, "guard"))
+            if guard % PAGE:
+                message = f"{guard:,} bytes: a guard is whole pages, a multiple of {PAGE:,}"
+                raise self.wrong((*path, slot, "guard"), message)
             yield CompiledStack(number, slot, name, top, bottom, size, guard, (*path, slot))
 
     def _ists(self, stacks: tuple[CompiledStack, ...]) -> dict[str, int]:
@@ -367,7 +371,7 @@ class _Compiler:
             raise self.wrong(("syscall", "user"), f"{call.user!r} needs user_data before it, and a slot before that")
         return int(Selector.from_int(user).replace(rpl=3)) << 48 | kernel << 32
 
-    def _regions(self) -> Iterator[MemoryRange]:
+    def _memory(self) -> Iterator[MemoryRange]:
         for number, region in enumerate(self.config.memory):
             path: Path = ("memory", number)
             start = self._address(region.start, (*path, "start"))

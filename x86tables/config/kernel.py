@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..machine.files import load as load_file
+from ..machine.synthetic import Mapping
 from ..readers import read_symbols
 from ..readers.elf import guarded, matches, open_elf
+from .addresses import lookup
 from .compiler import compile_config
-from .layout import Segment, image, lookup
+from .machines import image
 from .read import read
 
 TYPE_CHECKING = False
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from .compiled import CompiledTables, Lookup
 
 
-def segments(path: str) -> list[Segment]:
+def segments(path: str) -> list[Mapping]:
     """What an ELF file's program headers map, by linear address; nothing for a System.map."""
     data = load_file(path)
     if not matches(data):
@@ -25,11 +27,11 @@ def segments(path: str) -> list[Segment]:
     for header in guarded(path, f"program headers at offset {elf['e_phoff']:#x}", elf.iter_segments("PT_LOAD")):
         letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if header["p_flags"] & bit)
         if header["p_memsz"]:
-            found.append(Segment(header["p_vaddr"], header["p_vaddr"] + header["p_memsz"], letters))
+            found.append(Mapping("kernel", header["p_vaddr"], header["p_memsz"], letters))
     return found
 
 
-def resolve(tables: CompiledTables, kernel: str | None) -> tuple[Lookup, list[Segment]]:
+def resolve(tables: CompiledTables, kernel: str | None) -> tuple[Lookup, list[Mapping]]:
     """Where the symbols are, and the segments: of a linked kernel or a System.map, else of the configuration alone."""
     if kernel is None:
         return lookup(tables), []

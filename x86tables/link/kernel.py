@@ -7,11 +7,11 @@ import re
 import struct
 from functools import partial
 
-from ..config.layout import Segment
 from ..errors import ImageError, UsageError
 from ..machine.files import load as load_file
 from ..machine.memory import PAGE
 from ..machine.symbols import Symbols
+from ..machine.synthetic import Mapping
 from ..readers.elf import guarded, matches, open_elf
 from ..records import Record
 
@@ -71,9 +71,9 @@ class Kernel(Record):
     relocations: tuple[Relocations, ...]
 
     @property
-    def segments(self) -> list[Segment]:
+    def segments(self) -> list[Mapping]:
         """What is mapped, for `config.image`."""
-        return [Segment(load.start, load.stop, load.permissions) for load in self.loads]
+        return [Mapping("kernel", load.start, load.stop - load.start, load.permissions) for load in self.loads]
 
 
 def read(path: str, base: int | None = None) -> Kernel:

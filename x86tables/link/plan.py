@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ..config.layout import lookup
+from ..config.addresses import lookup
 from ..errors import ImageError
 from ..machine.memory import PAGE
 from ..machine.symbols import Symbols
@@ -90,9 +90,9 @@ def _uses(tables: CompiledTables) -> Iterator[tuple[Address, str]]:
                 yield address, f"{entry_name(table, item)}.{field}"
     for stack in tables.stacks:
         yield stack.top, f"stack {stack.name}"
-    for region in tables.regions:
-        yield region.start, f"memory {region.name}"
-        yield region.stop, f"memory {region.name}"
+    for memory in tables.memory:
+        yield memory.start, f"memory {memory.name}"
+        yield memory.stop, f"memory {memory.name}"
 
 
 def entry_name(table: CompiledTable, item: Item) -> str:

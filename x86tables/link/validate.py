@@ -29,8 +29,8 @@ def problems(plan: Plan) -> list[str]:
 
 def _declared(plan: Plan, start: int, stop: int) -> bool:
     """Whether the declaration says what that memory is: its word counts for more than the program headers'."""
-    regions = plan.tables.regions
-    return any(region.start.at(plan.find) <= start and stop <= region.stop.at(plan.find) for region in regions)
+    memory = plan.tables.memory
+    return any(declared.start.at(plan.find) <= start and stop <= declared.stop.at(plan.find) for declared in memory)
 
 
 def _without(plan: Plan, start: int, stop: int, letter: str) -> str:

@@ -1,6 +1,8 @@
-"""A declared configuration: tables and areas of linear memory, compiled to a Machine."""
+"""Synthetic machines: tables and mappings of linear memory, laid out in physical memory with page tables."""
 
 from __future__ import annotations
+
+from bisect import bisect_right
 
 from ..errors import UsageError
 from ..records import Record
@@ -12,20 +14,32 @@ from .registers import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Registers, Seg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ..tables.gdt import Gdt
     from ..tables.idt import Idt
     from ..tables.tss import Tss
 
 FIRST_FRAME = 0x10_0000  # where physical memory is handed out from
+# Ring 0 of 64-bit mode: paging with write protection and no-execute, no task and no LDT loaded
+LONG_MODE = Registers(
+    rip=0,
+    rflags=2,
+    ss=Segment(0),
+    cr0=PE | PG | WP,
+    cr2=0,
+    cr4=PAE,
+    efer=SCE | LME | LMA | NXE,
+    tr=Segment(0, 0, 0xFFFF),
+    ldtr=Segment(0, 0, 0xFFFF),
+)
 
 
 class Mapping(Record):
     """Linear memory from `address`, `size` bytes, both multiples of 4096.
 
-    `permissions` are letters: `r` mapped, `w` writable, `x` executable, `u` for user mode; none of them makes the area
-    a guard. `data` is what is in it from its start, with zeros behind.
+    `permissions` are letters: `r` mapped, `w` writable, `x` executable, `u` for user mode; none of them makes it a
+    guard. `data` is what is in it from its start, with zeros behind.
     """
 
     name: str
@@ -50,10 +64,10 @@ def synthetic_machine(
 ) -> Machine:
     """The Machine with these tables, each given as (linear address, table), in this memory.
 
-    Pages of a table that no area covers are mapped for the supervisor, readable and writable. Linear memory that is
+    Pages of a table that no mapping covers are mapped for the supervisor, readable and writable. Linear memory that is
     not declared is unknown; with `complete` it is not mapped. `registers` replaces what is chosen here: ring 0 of the
     first 64-bit code segment, paging with write protection and no-execute, TR as the GDT describes the TSS.
-    UsageError when areas overlap, are not aligned, or hold more data than their size.
+    UsageError when mappings overlap, are not aligned, or hold more data than their size.
     """
     known = list(mappings)
     for mapping in known:
@@ -62,28 +76,47 @@ def synthetic_machine(
         (name, at[0], bytes(at[1])) for name, at in (("GDT", gdt), ("IDT", idt), ("TSS", tss), ("LDT", ldt)) if at
     ]
     known += _uncovered(placed, known)
-    frames = _frames(known)
-    regions = [
-        Region(mapping.address, mapping.size, frames[mapping], *(letter in mapping.permissions for letter in "wux"))
-        for mapping in known
-        if mapping.permissions
-    ]
-    used = max((region.physical + region.size for region in regions), default=FIRST_FRAME)
     levels = 5 if (registers.cr4 or 0) & LA57 else 4
-    cr3, tables = build(regions, used, levels)
-    pieces = [(address, PAGE, page, 0) for address, page in tables.items()]
-    for mapping in known:
-        if mapping.permissions:
-            data = mapping.data.ljust(mapping.size, b"\0") if mapping.data else bytes(mapping.size)
-            pieces.append((frames[mapping], mapping.size, data, 0))
-    memory = Memory(pieces)
-    for _, base, data in placed:
-        _place(memory, known, frames, base, data)
+    memory, cr3 = lay_out(known, [(base, data) for _, base, data in placed], levels)
     chosen = _registers(gdt, idt, tss, ldt).replace(cr3=cr3)
     given = {name: value for name, value in registers.asdict().items() if value is not None and value != {}}
     ranges = None if complete else [range(mapping.address, mapping.address + mapping.size) for mapping in known]
     chosen = chosen.replace(**given)
     return Machine(chosen, memory, cpu=cpu, vendor=vendor, maxphyaddr=maxphyaddr, declared=ranges)
+
+
+def lay_out(mappings: Sequence[Mapping], contents: Iterable[tuple[int, bytes]], levels: int = 4) -> tuple[Memory, int]:
+    """Physical memory with these mappings, their page tables and (linear address, bytes) laid over them; and the CR3.
+
+    UsageError when mappings overlap. What of `contents` lies in no mapping, or in a guard, is left out.
+    """
+    mapped = [mapping for mapping in mappings if mapping.permissions]
+    held = _laid_over(sorted(mapped, key=lambda mapping: mapping.address), contents)
+    regions, pieces, frame = [], [], FIRST_FRAME
+    for mapping in mapped:
+        rights = (letter in mapping.permissions for letter in "wux")
+        regions.append(Region(mapping.address, mapping.size, frame, *rights))
+        data = bytes(held.get(mapping.address, mapping.data)).ljust(mapping.size, b"\0")
+        pieces.append((frame, mapping.size, data, 0))
+        frame += mapping.size
+    cr3, tables = build(regions, frame, levels)
+    return Memory([*pieces, *((address, PAGE, page, 0) for address, page in tables.items())]), cr3
+
+
+def _laid_over(mapped: list[Mapping], contents: Iterable[tuple[int, bytes]]) -> dict[int, bytearray]:
+    """What the mappings that any of the contents touch hold then, by address; the mappings ascend."""
+    starts = [mapping.address for mapping in mapped]
+    held: dict[int, bytearray] = {}
+    for base, data in contents:
+        for number in range(max(0, bisect_right(starts, base) - 1), len(mapped)):
+            mapping = mapped[number]
+            if base + len(data) <= mapping.address:
+                break
+            start, stop = max(base, mapping.address), min(base + len(data), mapping.address + mapping.size)
+            if start < stop:
+                page = held.setdefault(mapping.address, bytearray(mapping.data.ljust(mapping.size, b"\0")))
+                page[start - mapping.address : stop - mapping.address] = data[start - base : stop - base]
+    return held
 
 
 def _check(mapping: Mapping) -> None:
@@ -98,7 +131,7 @@ def _check(mapping: Mapping) -> None:
 
 
 def _uncovered(placed: list[tuple[str, int, bytes]], mappings: list[Mapping]) -> list[Mapping]:
-    """An area for every page of a table that has none."""
+    """A mapping for every page of a table that has none."""
     pages: dict[int, str] = {}
     for name, base, data in placed:
         for page in range(base & -PAGE, base + len(data), PAGE):
@@ -107,46 +140,18 @@ def _uncovered(placed: list[tuple[str, int, bytes]], mappings: list[Mapping]) ->
     return [Mapping(name, page, PAGE) for page, name in pages.items()]
 
 
-def _frames(mappings: list[Mapping]) -> dict[Mapping, int]:
-    """The physical address that each area gets."""
-    frames, free = {}, FIRST_FRAME
-    for mapping in mappings:
-        frames[mapping] = free
-        if mapping.permissions:
-            free += mapping.size
-    return frames
-
-
-def _place(memory: Memory, mappings: list[Mapping], frames: dict[Mapping, int], base: int, data: bytes) -> None:
-    """Lay a table over the areas that its pages are in."""
-    done = 0
-    while done < len(data):
-        address = base + done
-        mapping = next(mapping for mapping in mappings if mapping.address <= address < mapping.address + mapping.size)
-        count = min(len(data) - done, mapping.address + mapping.size - address)
-        if mapping.permissions:
-            memory.overlay(frames[mapping] + address - mapping.address, data[done : done + count])
-        done += count
-
-
 def _registers(
     gdt: tuple[int, Gdt] | None, idt: tuple[int, Idt] | None, tss: tuple[int, Tss] | None, ldt: tuple[int, Gdt] | None
 ) -> Registers:
     cs = _loaded(gdt[1], "code64") if gdt else None
-    return Registers(
-        rip=0,
+    return LONG_MODE.replace(
         rsp=0,
-        rflags=2,
         cs=cs or Segment(8, flags=int(SegmentDescriptor.kernel_code()) >> 32),
         ss=(_loaded(gdt[1], "data") if gdt else None) or Segment(0),
-        cr0=PE | PG | WP,
-        cr2=0,
-        cr4=PAE,
-        efer=SCE | LME | LMA | NXE,
         gdtr=TableRegister(gdt[0], gdt[1].limit) if gdt else None,
         idtr=TableRegister(idt[0], idt[1].limit) if idt else None,
-        tr=_system(gdt, tss[0]) or Segment(0, tss[0], 0x67) if tss else Segment(0, 0, 0xFFFF),
-        ldtr=_system(gdt, ldt[0]) or Segment(8, ldt[0], ldt[1].limit) if ldt else Segment(0, 0, 0xFFFF),
+        tr=_system(gdt, tss[0]) or Segment(0, tss[0], 0x67) if tss else LONG_MODE.tr,
+        ldtr=_system(gdt, ldt[0]) or Segment(8, ldt[0], ldt[1].limit) if ldt else LONG_MODE.ldtr,
     )
 
 

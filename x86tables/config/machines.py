@@ -1,0 +1,101 @@
+"""A configuration at addresses: a machine per CPU to judge, and what that takes for granted of the boot code."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from ..machine.image import Image
+from ..machine.machine import Machine
+from ..machine.paging import canonical
+from ..machine.registers import LA57, LMA, LME, NXE, PAE, SCE, SMAP, SMEP, TableRegister
+from ..machine.symbols import Symbols
+from ..machine.synthetic import LONG_MODE, lay_out, load
+from ..tables.gdt import SegmentDescriptor, SystemDescriptor
+from .addresses import placeholders
+from .layout import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..machine.registers import Registers, Segment
+    from ..machine.synthetic import Mapping
+    from .compiled import CompiledTables, Lookup
+
+
+def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()) -> Image:
+    """The declaration as an Image of one Machine per CPU, before LGDT and LTR: all in one physical memory.
+
+    `segments` are what a linked kernel maps. Symbols that have no address get a placeholder, and a remark says so.
+    """
+    placed, names = placeholders(tables, find), {}
+
+    def known(name: str) -> int:
+        names[name] = placed[name] if name in placed else find(name)
+        return names[name]
+
+    mappings = layout(tables, known, segments)
+    levels = 5 if tables.config.machine.la57 else 4
+    for table in (tables.gdt, tables.idt, *tables.tss):
+        if not canonical(table.place.at(known), levels):
+            raise UsageError(
+                f"{tables.source.path}: {table.name} at {table.place.at(known):#x}: not a canonical address"
+            )
+    memory, cr3 = lay_out(mappings, [(table.place.at(known), table.build(known)) for table in tables.all], levels)
+    declared = [range(mapping.address, mapping.address + mapping.size) for mapping in mappings]
+    machines = tuple(
+        Machine(
+            _registers(tables, cpu, known).replace(cr3=cr3),
+            memory,
+            cpu=cpu,
+            vendor=tables.config.machine.vendor,
+            maxphyaddr=52,
+            declared=declared,
+        )
+        for cpu in range(len(tables.tss))
+    )
+    remarks = tuple(_remarks(tables, known, placed))
+    symbols = Symbols((address, name) for name, address in names.items())
+    return Image(tables.source.path, "config", memory, machines, symbols, remarks)
+
+
+def _registers(tables: CompiledTables, cpu: int, find: Lookup) -> Registers:
+    """What the declaration says of the registers; RSP on the stack that the kernel runs on."""
+    machine, tss = tables.config.machine, tables.tss[cpu]
+    stacks = {stack.slot: stack for stack in tables.stacks if stack.cpu == cpu}
+    stack = stacks.get("stack") or stacks.get("rsp0")
+    tr = next(item for item in tables.gdt.items if item.name == tss.items[0].name)
+    chosen = LONG_MODE.replace(
+        rsp=stack.top.at(find) if stack else None,
+        cs=_loaded(tables, tables.code, find),
+        cr4=PAE | (LA57 if machine.la57 else 0) | (SMEP if machine.smep else 0) | (SMAP if machine.smap else 0),
+        efer=LME | LMA | NXE | (SCE if tables.star is not None else 0),
+        star=tables.star or 0,
+        gdtr=TableRegister(tables.gdt.place.at(find), tables.gdt.size - 1),
+        idtr=TableRegister(tables.idt.place.at(find), tables.idt.size - 1),
+        tr=_loaded(tables, tr.offset, find),
+    )
+    return chosen.replace(ss=_loaded(tables, tables.data, find)) if tables.data else chosen
+
+
+def _loaded(tables: CompiledTables, selector: int, find: Lookup) -> Segment:
+    """A segment register, or TR, with the descriptor that a selector names."""
+    descriptor = next(item for item in tables.gdt.items if item.offset == selector).at(find)
+    assert isinstance(descriptor, SegmentDescriptor | SystemDescriptor)
+    return load(selector, descriptor)
+
+
+def _remarks(tables: CompiledTables, find: Lookup, placed: dict[str, int]) -> Iterator[str]:
+    guards = [(s.bottom.plus(-s.guard), s.bottom) for s in tables.stacks if s.guard and s.bottom is not None]
+    guards += [(memory.start, memory.stop) for memory in tables.memory if not memory.permissions]
+    if guards:
+        shown = [[str(end) if end.symbol in placed else hex(end.at(find)) for end in guard] for guard in guards]
+        ranges = ", ".join(f"[{start}, {stop})" for start, stop in shown)
+        yield f"assumes that the boot code unmaps {ranges}; confirm with check on a dump"
+    if placed:
+        names = sorted(placed)
+        some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        yield f"judged at made-up addresses, for want of real ones: {some}"
+    for cpu in range(len(tables.tss)):
+        if not any(stack.cpu == cpu and stack.slot in ("stack", "rsp0") for stack in tables.stacks):
+            where = "[cpu]" if len(tables.tss) == 1 else f"the [[cpu]] of CPU {cpu}"
+            yield f"the kernel's stack is not declared: add stack = {{ bottom = SYMBOL, size = N }} to {where}"
