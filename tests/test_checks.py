@@ -26,6 +26,7 @@ from x86tables.machine.symbols import Symbols
 from x86tables.machine.synthetic import Mapping, synthetic_machine
 from x86tables.readers import open_image
 from x86tables.render import findings
+from x86tables.render.json.check import FindingJson, NotCheckedJson
 
 ROOT = Path(__file__).parent.parent
 K = 0xFFFF_FFFF_8000_0000
@@ -127,6 +128,15 @@ class Kernel:
 def found(reports: list[Report]) -> list[tuple[int, str, str, str]]:
     """(CPU, rule, severity, where) of every finding."""
     return [(r.machine.cpu, f.rule, f.severity, f.where) for r in reports for f in r.findings]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """What `check --format json` has of it."""
+    rows = {
+        "findings": [FindingJson.of(finding) for finding in report.findings],
+        "not_checked": [NotCheckedJson.of(gap) for gap in report.not_checked],
+    }
+    return dict(json.loads(json.dumps(rows)))
 
 
 Mutation = Callable[[Kernel], object]
@@ -361,7 +371,7 @@ def test_mutation(rule: str, mutate: Mutation, where: str, severity: str, cpus: 
     reports = judge(kernel.image())
     assert found(reports) == [(cpus - 1, rule, severity or find(rule).severity, where)]
     finding = reports[-1].findings[0]
-    assert json.loads(json.dumps(findings.data(reports[-1])))["findings"] == [
+    assert as_json(reports[-1])["findings"] == [
         {"rule": rule, "severity": finding.severity, "where": where, "message": finding.message}
     ]
     assert reports[-1].failed == (finding.severity == "error")
@@ -618,7 +628,7 @@ def test_damaged_machines_are_judged(seed: int) -> None:
     for report in judge(image.replace(machines=machines)):
         for line in findings.lines(report):
             assert line.isprintable()
-        assert json.loads(json.dumps(findings.data(report)))
+        assert as_json(report)
 
 
 @pytest.mark.parametrize("seed", range(80))
@@ -662,7 +672,7 @@ def test_baseline(tmp_path: Path) -> None:
     own.write_text(json.dumps({"accepted": [{"rule": "IDT004", "where": "idt[8].ist", "cpu": 1}]}))
     left = without(reports, read_baseline(str(own)))
     assert [report.accepted for report in left] == [0, 1]
-    own.write_text(json.dumps({"cpus": [{"cpu": r.machine.cpu, **findings.data(r)} for r in reports]}))
+    own.write_text(json.dumps({"cpus": [{"cpu": r.machine.cpu, **as_json(r)} for r in reports]}))
     assert found(without(reports, read_baseline(str(own)))) == []
 
 

@@ -29,8 +29,8 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:  # type: 
     return dict(json.loads(capsys.readouterr().out))
 
 
-def account(text: bytes) -> chains.Account:
-    return chains.account(entries.entries(iter(text.splitlines())))
+def read(text: bytes) -> chains.Log:
+    return chains.read_log(entries.entries(iter(text.splitlines())))
 
 
 def event(
@@ -132,20 +132,20 @@ def test_every_rule_exists() -> None:
 def test_reset_blocks_are_no_triple_fault() -> None:
     text = log("survives")
     assert text.count(b"CPU Reset") == 2
-    assert account(text).outcome == "survives"
-    assert account(text.replace(b"check_exception", b"cleared")).outcome != "triple-fault"
+    assert read(text).outcome == "survives"
+    assert read(text.replace(b"check_exception", b"cleared")).outcome != "triple-fault"
 
 
 def test_boot_loop_is_one_story() -> None:
     """Without -no-reboot the machine starts again and again."""
-    told_ = account(log("triple") * 50)
+    told_ = read(log("triple") * 50)
     (chain,) = told_.chains
     assert (chain.times, chain.end, chain.last) == (50, 523, 49 * 523 + 479)
 
 
 def test_reboots() -> None:
     """A real boot loop: between the kernel's triple faults the firmware resets on purpose: INT3, and no IDT."""
-    told_ = account(log("reboots"))
+    told_ = read(log("reboots"))
     kernel, firmware = told_.chains
     assert told_.outcome == "triple-fault"
     assert (kernel.rule, kernel.deliberate, firmware.rule, firmware.deliberate) == ("IDT004", False, None, True)
@@ -153,13 +153,13 @@ def test_reboots() -> None:
     assert end is not None
     assert (end.cause, end.cr2) == ("same-stack", 0x108FF8)
     firmware_alone = log("reboots").split(b"\n")[kernel.end : firmware.end]
-    assert account(b"\n".join(firmware_alone)).outcome == "reset"
+    assert read(b"\n".join(firmware_alone)).outcome == "reset"
 
 
 def test_the_reset_block_tells_the_last_address() -> None:
     text = raised(None, 14) + event(14, code=2, cr2=0x7FF8) + raised(14, 14) + event(8, after=0x7FF8)
     text += raised(8, 14) + "Triple fault\nCPU Reset (CPU 0)\n" + BLOCK.format(rip=0x1000, cr2=0x20FF8, idt="0 0")
-    (chain,) = account(text.encode()).chains
+    (chain,) = read(text.encode()).chains
     end = chain.attempts[-1].failure
     assert end is not None
     assert (end.cause, end.cr2, chain.rule) == ("stack", 0x20FF8, "STK001")
@@ -168,8 +168,8 @@ def test_the_reset_block_tells_the_last_address() -> None:
 def test_shutdown_without_cpu_reset() -> None:
     """`Triple fault` belongs to -d cpu_reset; where that was asked for and is silent, it was a guest of the guest."""
     text = raised(None, 14) + event(14, code=2, cr2=0x7FF8) + raised(14, 14) + event(8) + raised(8, 14)
-    assert account(text.encode()).outcome == "triple-fault"
-    after = account((RESET + text + event(0x30)).encode())
+    assert read(text.encode()).outcome == "triple-fault"
+    after = read((RESET + text + event(0x30)).encode())
     assert (after.outcome, after.chains[0].outcome) == ("guest-shutdown", "guest-shutdown")
 
 
@@ -180,7 +180,7 @@ def test_a_log_that_ends_in_a_delivery(
     """Cut off after a `check_exception` line: what came of it is not known, be it likely."""
     path = tmp_path / "log"
     path.write_bytes(b"".join(log("triple").splitlines(keepends=True)[:lines]))
-    found = account(path.read_bytes())
+    found = read(path.read_bytes())
     assert (found.outcome, found.chains[0].outcome) == ("unknown", "unknown")
     assert [a.event.vector for a in found.chains[0].attempts if a.failure] == vectors
     text = output("log", path)
@@ -194,25 +194,25 @@ def test_a_log_that_ends_in_a_delivery(
 def test_interrupt_before_a_fault_of_its_instruction_was_delivered() -> None:
     """The handler returned, and then the instruction faulted by itself: two events, no story."""
     text = "Servicing hardware INT=0x30\n" + event(0x30) + raised(None, 14) + event(14, code=2, cr2=0x123000)
-    assert account(text.encode()).chains == ()
+    assert read(text.encode()).chains == ()
 
 
 @pytest.mark.parametrize("code", [0x302, 0x182, 0x183])
 def test_error_codes_of_old_and_new(code: int) -> None:
     """vector*16+2 up to QEMU 7.2, vector*8+2 after it, with EXT perhaps."""
     text = "Servicing hardware INT=0x30\n" + event(0x30) + raised(None, 13) + event(13, code=code)
-    (chain,) = account(text.encode()).chains
+    (chain,) = read(text.encode()).chains
     assert [(a.event.vector, a.origin) for a in chain.attempts] == [(0x30, "interrupt"), (13, "exception")]
 
 
 def test_timer_in_the_firmware_is_fine() -> None:
     """In real mode vector 8 is the timer's own place, and QEMU prints no v= line there."""
-    assert account(b"Servicing hardware INT=0x08\n" * 40).outcome == "nothing"
+    assert read(b"Servicing hardware INT=0x08\n" * 40).outcome == "nothing"
 
 
 def test_a_table_that_is_not_mapped() -> None:
     text = raised(None, 6) + event(6) + raised(None, 14) + event(14, cr2=0x106060)
-    (chain,) = account(text.encode()).chains
+    (chain,) = read(text.encode()).chains
     failure = chain.attempts[0].failure
     assert failure is not None
     assert (failure.cause, chain.rule) == ("idt-page", "IDT012")
@@ -224,11 +224,11 @@ def test_going_round(stride: int, handled: bool) -> None:
     text = "".join(
         raised(None, 14) + event(14, rsp=0x8000 - n * stride, cr2=0x5000 + n * 0x1000 * handled) for n in range(40)
     )
-    found = account(text.encode())
+    found = read(text.encode())
     assert found.outcome == ("nothing" if handled else "loops")
     if not handled:
-        assert found.round is not None
-        assert (found.round.times, found.round.stride) == (40, -stride)
+        assert found.repeated is not None
+        assert (found.repeated.times, found.repeated.stride) == (40, -stride)
 
 
 def test_bounded_memory() -> None:
@@ -236,7 +236,7 @@ def test_bounded_memory() -> None:
     text = "".join(
         raised(None, 14) + event(14, rip=n, code=2, cr2=0x7FF8) + raised(14, 14) + event(8, rip=n) for n in range(200)
     )
-    found = account(text.encode())
+    found = read(text.encode())
     assert (len(found.chains), found.others) == (chains.KINDS, 200 - chains.KINDS)
     reader = chains.Reader()
     for entry in entries.entries(iter(text.encode().splitlines())):
@@ -248,7 +248,7 @@ def test_bounded_memory() -> None:
 def test_an_interrupt_is_one_story_wherever_it_comes(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("".join("Servicing hardware INT=0x08\n" + event(8, rip=0x1000 + n) for n in range(100)))
-    (chain,) = account(path.read_bytes()).chains
+    (chain,) = read(path.read_bytes()).chains
     assert chain.times == 100
     text = output("log", path)
     assert text.count("IRQ 0 (the timer)") == 1
@@ -280,7 +280,7 @@ def test_the_same_story_is_told_once(tmp_path: Path, places: int, wanted: str) -
 
 def test_many_stories_hide_no_worse_one() -> None:
     text = "".join(map(no_gate, range(2 * chains.KINDS))).encode()
-    found = account(text + log("triple"))
+    found = read(text + log("triple"))
     assert (found.outcome, found.chains[-1].outcome) == ("triple-fault", "shutdown")
 
 
@@ -298,8 +298,8 @@ def test_garbage_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 @pytest.mark.parametrize("cut", range(0, 24_000, 997))
 def test_cut_off_anywhere(cut: int) -> None:
-    whole = account(log("triple")).chains[0].kind
-    for chain in account(log("triple")[:cut]).chains:
+    whole = read(log("triple")).chains[0].kind
+    for chain in read(log("triple")[:cut]).chains:
         assert chain.kind[1] == whole[1]
 
 

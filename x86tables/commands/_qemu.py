@@ -60,20 +60,22 @@ def _configuration(args: argparse.Namespace, seconds: float) -> int:
         raise UsageError("--on qemu runs a stack overflow and no other scenario: --on bochs runs the rest")
     found = [overflow(machine, options, seconds) for machine in chosen(image, args)]
     from ..render import qemu
+    from ..render.json import prove
 
-    _print(args, qemu.text(image, found, guest.version()), lambda: qemu.data(image, found, guest.version()))
+    _print(args, qemu.text(image, found, guest.version()), lambda: prove.overflow(image, found, guest.version()))
     return 0 if found and all(one.verdict == args.expect and not one.differs for one in found) else 1
 
 
 def _guest(args: argparse.Namespace, title: str, ending: Ending) -> int:
     from ..prove import qemu as guest
     from ..render import qemu
+    from ..render.json import prove
 
     symbols = _symbols(args)
     _print(
         args,
         qemu.guest_text(title, ending, symbols, guest.version()),
-        lambda: qemu.guest_data(title, ending, symbols, guest.version()),
+        lambda: prove.guest(title, ending, symbols, guest.version()),
     )
     return 0 if ending.verdict == args.expect else 1
 

@@ -97,12 +97,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "json":
         import json
 
-        from ..render import verdict_data
+        from ..render.json import check
 
-        document = verdict_data.check(image, judgements)
-        for cpu, report in zip(document["cpus"], reports, strict=True):
-            cpu |= findings.data(report)
-        print(json.dumps(document, indent=1))
+        print(json.dumps(check.check(image, judgements, reports), indent=1))
     else:
         from ..render import text, verdict
 

@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     image = image_from(args)
     machines = chosen(image, args)
     if args.format == "json":
-        from ..render import data
+        from ..render.json import dump
 
-        for piece in data.dump(image, machines, tables):
+        for piece in dump.dump(image, machines, tables):
             sys.stdout.write(piece)
     else:
         from ..render import text

@@ -94,11 +94,11 @@ def _write(path: str, memory: Memory, pages: set[int], notes: bytes) -> int:
 def touch(image: Image) -> None:
     """Read all that the commands on images read."""
     from ..delivery.scenarios import SCENARIOS, judge
-    from ..render import data
+    from ..render.json import dump
 
-    seen: data.Observation = {}
+    decoded: dump.Decoded = {}
     for machine in image.machines:
-        data.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), seen)
+        dump.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), decoded)
         judge(machine, tuple(SCENARIOS))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..machine.image import Image
-    from ..qemulog.chains import Account
+    from ..qemulog.chains import Log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,41 +27,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the story; 0 whatever it is."""
+    """Print what the log comes to; 0 whatever that is."""
     from ..machine.symbols import Symbols
     from ..qemulog import chains, entries
+    from ..qemulog.report import report
 
-    account = chains.account(entries.read(args.file))
-    if not account.counts and not account.resets and not account.chains:
+    log = chains.read_log(entries.read(args.file))
+    if not log.counts and not log.resets and not log.chains:
         raise ImageError(
             f"{args.file}: no log of QEMU's: no line like `v=0e e=0002 i=0 cpl=0 IP=...`; make one with "
             "-accel tcg -d int,cpu_reset -D FILE"
         )
-    image = None if args.image is None else opened(args.image, account)
+    image = None if args.image is None else opened(args.image, log)
     symbols = image.symbols if image is not None else Symbols()
     if args.symbols is not None:
         from ..readers import read_symbols
 
         symbols = read_symbols(args.symbols)
-    from ..render import log
-
-    teller = log.Teller(account, symbols, image)
+    found = report(log, image)
     if args.format == "json":
         import json
 
-        print(json.dumps(log.data(args.file, teller), indent=1))
-    else:
-        from ..render import text
+        from ..render.json.log import log as document
 
-        text.output(log.text(args.file, teller))
+        print(json.dumps(document(args.file, found, symbols), indent=1))
+    else:
+        from ..render.log import text
+        from ..render.text import output
+
+        output(text(args.file, found, symbols))
     return 0
 
 
-def opened(path: str, account: Account) -> Image:
+def opened(path: str, log: Log) -> Image:
     """The image, with the registers that the log has where it matters first."""
     from ..machine.image import Options
     from ..readers import open_image
 
-    events = [chain.first for chain in account.chains] + ([account.last.event] if account.last is not None else [])
+    events = [chain.first for chain in log.chains] + ([log.last.event] if log.last is not None else [])
     found = next((registers for event in events if (registers := event.registers) is not None), None)
     return open_image(path, Options(registers=() if found is None else (found,)))

@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     for machine in chosen(image, args):
         scenarios = [run_scenario(name, machine, options) for name in names if name not in OURS]
         proofs.append(prove(machine, scenarios, options, bochs.run))
-    from ..render import proof
-
     if args.format == "json":
         import json
 
-        print(json.dumps(proof.data(image, proofs, bochs.CPU), indent=1))
+        from ..render.json import prove as document
+
+        print(json.dumps(document.prove(image, proofs, bochs.CPU), indent=1))
     else:
-        from ..render import text
+        from ..render import proof, text
 
         text.output(proof.text(image, proofs, bochs.CPU, args.events))
     return status(proofs, args.expect)

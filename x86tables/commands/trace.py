@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         import json
 
-        from ..render import verdict_data
+        from ..render.json import trace as document
 
-        print(json.dumps(verdict_data.trace(image, event, told), indent=1))
+        print(json.dumps(document.trace(image, event, told), indent=1))
     else:
         from ..render import text, trace
 

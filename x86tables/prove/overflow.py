@@ -91,7 +91,7 @@ def overflow(machine: Machine, options: Options = Options(), seconds: float = SE
 
 def _observed(found: Overflow, ending: guest.Ending, image: BootImage) -> Overflow:
     """What came of it, from the report on the debug console or, without one, from the log."""
-    console, chains = ending.output, ending.account.chains
+    console, chains = ending.output, ending.log.chains
     first = chains[0].first if chains else None
     if not console:
         why = f"{label(first.vector)}({first.error_code:#x}) at {first.rip:#x}" if first else ending.reason

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import IO
 
-    from ..qemulog.chains import Account, Attempt
+    from ..qemulog.chains import Log, LoggedAttempt
 
 PROGRAM, PACKAGE = "qemu-system-x86_64", "qemu-system-x86"
 SECONDS = 30.0
@@ -45,11 +45,11 @@ class Ending(Record):
 
     verdict: str
     reason: str
-    account: Account
+    log: Log
     status: int | None
     output: bytes
     errors: str
-    entered: Attempt | None = None
+    entered: LoggedAttempt | None = None
     last: Reset | None = None
 
 
@@ -148,7 +148,7 @@ class _Watched:
 
     def _round(self) -> Delivering | None:
         """The event that comes again and again, once that is certain: by itself, or as the beginning of a chain."""
-        going = self.reader.round
+        going = self.reader.repeated
         if going is not None and going.times >= ROUNDS:
             return going.event
         # an interrupt that comes again is no loop
@@ -156,13 +156,13 @@ class _Watched:
         return next((first.event for first in often if first.origin != chains.INTERRUPT), None)
 
     def ending(self, status: int | None, output: bytes, errors: str, seconds: float) -> Ending:
-        account = self.reader.account()
-        verdict, reason, entered = self._judge(account, status, seconds)
-        return Ending(verdict, reason, account, status, output, errors, entered, self.last)
+        log = self.reader.log()
+        verdict, reason, entered = self._judge(log, status, seconds)
+        return Ending(verdict, reason, log, status, output, errors, entered, self.last)
 
-    def _judge(self, account: Account, status: int | None, seconds: float) -> tuple[str, str, Attempt | None]:
-        if account.outcome == TRIPLE_FAULT:
-            chain = next(c for c in account.chains if c.outcome == chains.SHUTDOWN and not c.deliberate)
+    def _judge(self, log: Log, status: int | None, seconds: float) -> tuple[str, str, LoggedAttempt | None]:
+        if log.outcome == TRIPLE_FAULT:
+            chain = next(c for c in log.chains if c.outcome == chains.SHUTDOWN and not c.deliberate)
             end = chain.attempts[-1]
             # QEMU does not log the CR2 of a page fault that ends in a shutdown
             why = f": {end.failure.why}" if end.failure and (end.failure.fault, end.failure.cr2) != (PF, None) else ""
@@ -170,15 +170,15 @@ class _Watched:
             return TRIPLE_FAULT, f"{label(end.event.vector)}{first} cannot be delivered{why}", None
         if event := self._round():
             return LOOPS, f"{label(event.vector)} at {event.rip:#x} again and again", None
-        for chain in account.chains:
+        for chain in log.chains:
             end = chain.attempts[-1]
             if chain.outcome == chains.ENTERED and end.event.vector == DF and end.origin == chains.EXCEPTION:
                 first = label(chain.first.vector)
                 return SURVIVES, f"the #DF handler is entered after {first} at {chain.first.rip:#x}", end
-        failed = {attempt.event.line for chain in account.chains for attempt in chain.attempts if attempt.failure}
+        failed = {attempt.event.line for chain in log.chains for attempt in chain.attempts if attempt.failure}
         for event in self.overflows:
             if event.line not in failed:
                 reason = f"the #PF handler is entered for {event.cr2:#x}, next to RSP {event.rsp:#x}"
-                return SURVIVES, reason, chains.Attempt(event, chains.EXCEPTION)
+                return SURVIVES, reason, chains.LoggedAttempt(event, chains.EXCEPTION)
         how = f"within {seconds:g} seconds" if status is None else f"before QEMU ended with status {status}"
         return UNKNOWN, f"no double fault and no page fault next to the stack pointer {how}: nothing is proved", None

@@ -26,9 +26,9 @@ ENTERED, SHUTDOWN, GUEST, CUT = "entered", "shutdown", "guest-shutdown", "unknow
 OUTCOMES = (
     "triple-fault", CUT, "loops", "survives", "irq-as-exception", "reset", "delivery-failed", GUEST, "nothing",
 )  # fmt: skip
-KINDS = 64  # so many different stories of one verdict are kept; more of the same are counted
+KINDS = 64  # so many different chains of one verdict are kept; more of the same are counted
 OPEN = 8  # so many unfinished events: QEMU's CPUs write into one log
-ROUNDS = 16  # the same exception at the same place so often in a row is going round
+REPEATS = 16  # the same exception at the same place so often in a row is going round
 NEAR = 0x1000  # an address so close to RSP belongs to the stack
 
 # Why a delivery failed, as far as the log tells -> the rule of the catalogue that finds it in an image.
@@ -38,7 +38,7 @@ RULES = {
 }  # fmt: skip
 
 
-class Attempt(Record):
+class LoggedAttempt(Record):
     """One event that QEMU set out to deliver; `failure` is None when its handler was entered."""
 
     event: Delivering
@@ -59,7 +59,7 @@ class Chain(Record):
     where the last of them begins.
     """
 
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[LoggedAttempt, ...]
     outcome: str
     end: int
     times: int = 1
@@ -141,7 +141,7 @@ class Count(Record):
     last: int
 
 
-class Round(Record):
+class Repetition(Record):
     """One exception again and again at the same instruction; RSP moves by `stride` each time (0: it does not)."""
 
     event: Delivering
@@ -149,7 +149,7 @@ class Round(Record):
     stride: int
 
 
-class Account(Record):
+class Log(Record):
     """All that is kept of a log: the notable chains, the counts, the last exception, and the loop that it ends in."""
 
     lines: int
@@ -157,8 +157,8 @@ class Account(Record):
     others: int
     counts: tuple[Count, ...]
     resets: int
-    last: Attempt | None
-    round: Round | None
+    last: LoggedAttempt | None
+    repeated: Repetition | None
 
     @property
     def outcome(self) -> str:
@@ -168,16 +168,16 @@ class Account(Record):
         entered), `irq-as-exception`, `reset` (on purpose), `delivery-failed` (the handler of another exception was
         entered in the place of an event), `guest-shutdown`, or `nothing`.
         """
-        found = {chain.verdict for chain in self.chains} | ({"loops"} if self.round is not None else set())
+        found = {chain.verdict for chain in self.chains} | ({"loops"} if self.repeated is not None else set())
         return next((outcome for outcome in OUTCOMES if outcome in found), "nothing")
 
 
-def account(entries: Iterable[Entry]) -> Account:
+def read_log(entries: Iterable[Entry]) -> Log:
     """Read all entries of a log, in bounded memory."""
     reader = Reader()
     for entry in entries:
         reader.take(entry)
-    return reader.account()
+    return reader.log()
 
 
 class Reader:
@@ -186,8 +186,8 @@ class Reader:
     def __init__(self) -> None:
         self.raised: list[Raised] = []
         self.serviced: int | None = None
-        self.open: list[list[Attempt]] = []  # chains whose last attempt may still fail, the latest last
-        self.dying: list[Attempt] | None = None  # a chain that met a fault while #DF was delivered
+        self.open: list[list[LoggedAttempt]] = []  # chains whose last attempt may still fail, the latest last
+        self.dying: list[LoggedAttempt] | None = None  # a chain that met a fault while #DF was delivered
         self.dead: Chain | None = None  # one that shut down, until the registers of the reset are seen
         self.chains: dict[tuple[object, ...], Chain] = {}
         self.kept: dict[str, int] = {}  # how many of them have each verdict
@@ -195,8 +195,8 @@ class Reader:
         self.counts: dict[tuple[int, str], Count] = {}
         self.resets = 0
         self.lines = 0
-        self.last: Attempt | None = None
-        self.round: Round | None = None
+        self.last: LoggedAttempt | None = None
+        self.repeated: Repetition | None = None
 
     def take(self, entry: Entry) -> None:
         """The next entry."""
@@ -223,7 +223,7 @@ class Reader:
             self.dying = self._broken(entry)
             self.raised.pop()
 
-    def _broken(self, raised: Raised) -> list[Attempt] | None:
+    def _broken(self, raised: Raised) -> list[LoggedAttempt] | None:
         """The chain that this fault met in the delivery of its last event, which is no longer open; None without."""
         chain = next((c for c in reversed(self.open) if c[-1].event.vector == raised.old), None)
         if chain is None:
@@ -257,7 +257,7 @@ class Reader:
         else:
             origin = INTERRUPT if self.serviced == event.vector else OTHER
         self.serviced = None
-        attempt = Attempt(event, origin)
+        attempt = LoggedAttempt(event, origin)
         before = self._interrupted(event, raised)
         if before is not None:
             self.open.remove(before)
@@ -279,7 +279,7 @@ class Reader:
                 return raised
         return None
 
-    def _interrupted(self, event: Delivering, raised: Raised | None) -> list[Attempt] | None:
+    def _interrupted(self, event: Delivering, raised: Raised | None) -> list[LoggedAttempt] | None:
         """The chain whose last delivery this event cut short; None when it stands at a beginning."""
         if raised is None:
             return None
@@ -295,7 +295,7 @@ class Reader:
                 return chain
         return None
 
-    def _entered(self, chain: list[Attempt]) -> None:
+    def _entered(self, chain: list[LoggedAttempt]) -> None:
         """No fault came: the handler of the last event runs."""
         end = chain[-1]
         if len(chain) > 1 or end.stray or (end.event.vector == DF and end.origin == EXCEPTION):
@@ -311,7 +311,7 @@ class Reader:
         else:
             self.others += 1
 
-    def _count(self, attempt: Attempt) -> None:
+    def _count(self, attempt: LoggedAttempt) -> None:
         event, key = attempt.event, (attempt.event.vector, attempt.origin)
         one = self.counts.get(key) or Count(*key, 0, 0, event.line, event.line)
         self.counts[key] = one.replace(total=one.total + 1, user=one.user + (event.cpl == 3), last=event.line)
@@ -320,14 +320,14 @@ class Reader:
         previous, self.last = self.last, attempt
         if previous is not None and _alike(previous.event, event):
             stride = event.rsp - previous.event.rsp
-            if self.round is not None and self.round.stride == stride:
-                self.round = self.round.replace(times=self.round.times + 1)
+            if self.repeated is not None and self.repeated.stride == stride:
+                self.repeated = self.repeated.replace(times=self.repeated.times + 1)
                 return
-            self.round = Round(previous.event, 2, stride)
+            self.repeated = Repetition(previous.event, 2, stride)
         else:
-            self.round = None
+            self.repeated = None
 
-    def account(self) -> Account:
+    def log(self) -> Log:
         """What has been read so far."""
         if self.dying is not None:  # -d cpu_reset, which shows at power-on, has a line for the end; -d int has none
             self._shut_down(self.lines, CUT if self.resets else SHUTDOWN)
@@ -340,8 +340,8 @@ class Reader:
             self._entered(self.open.pop(0))
         chains = sorted(self.chains.values(), key=lambda chain: chain.first.line)
         counts = sorted(self.counts.values(), key=lambda count: (count.vector, count.origin))
-        going = self.round if self.round is not None and self.round.times >= ROUNDS else None
-        return Account(self.lines, tuple(chains), self.others, tuple(counts), self.resets, self.last, going)
+        going = self.repeated if self.repeated is not None and self.repeated.times >= REPEATS else None
+        return Log(self.lines, tuple(chains), self.others, tuple(counts), self.resets, self.last, going)
 
 
 def _alike(one: Delivering, other: Delivering) -> bool:
@@ -366,6 +366,6 @@ def _cr2(event: Delivering) -> int | None:
     return None if registers is None else registers.cr2
 
 
-def _failed(attempt: Attempt, fault: int, cr2: int | None, following: Delivering | None = None) -> Attempt:
+def _failed(attempt: LoggedAttempt, fault: int, cr2: int | None, following: Delivering | None = None) -> LoggedAttempt:
     code = following.error_code if following is not None and following.vector == fault != DF else None
     return attempt.replace(failure=diagnose(attempt.event, fault, cr2, code))

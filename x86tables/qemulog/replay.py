@@ -1,4 +1,4 @@
-"""The story of a log delivered again, with the memory of an image: it tells what the log leaves out."""
+"""A logged chain delivered again, with the memory of an image: it adds what the log leaves out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def machine_at(image: Image, event: Delivering) -> Machine | None:
 def replay(image: Image, chain: Chain) -> Delivery | None:
     """A chain's first event delivered with the image's memory; None when that cannot be done.
 
-    It tells more than the log where it goes the same way: see `agrees`.
+    It shows more than the log where it goes the same way: see `agrees`.
     """
     first, event = chain.attempts[0], chain.first
     machine = machine_at(image, event)
@@ -40,7 +40,7 @@ def replay(image: Image, chain: Chain) -> Delivery | None:
     return delivery.deliver(machine, events.Event(event.vector, kind, code, 0, event.cr2))
 
 
-def agrees(chain: Chain, told: Delivery) -> bool:
+def agrees(chain: Chain, replayed: Delivery) -> bool:
     """Whether a replay goes through the same events as the log, to the same end."""
-    same = [attempt.event.vector for attempt in chain.attempts] == [event.vector for event in told.events]
-    return same and (told.outcome == events.SHUTDOWN) == (chain.outcome in (SHUTDOWN, CUT))
+    same = [attempt.event.vector for attempt in chain.attempts] == [event.vector for event in replayed.events]
+    return same and (replayed.outcome == events.SHUTDOWN) == (chain.outcome in (SHUTDOWN, CUT))

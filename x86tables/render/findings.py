@@ -1,4 +1,4 @@
-"""Findings of rules: as text below a verdict, and as plain values for JSON."""
+"""Findings of rules: as text below a verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from .verdict import coloured
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from ..checks import Report
 
@@ -53,13 +52,3 @@ def _names(rules: list[str]) -> str:
         else:
             runs.append([rule])
     return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
-
-
-def data(report: Report) -> dict[str, Any]:
-    """`findings` and `not_checked` of one CPU."""
-    return {
-        "findings": [
-            {"rule": f.rule, "severity": f.severity, "where": f.where, "message": f.message} for f in report.findings
-        ],
-        "not_checked": [{"rule": gap.rule, "needs": gap.needs} for gap in report.not_checked],
-    }

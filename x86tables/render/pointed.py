@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..checks import judge
 from ..delivery.deliver import deliver
 from ..delivery.events import SHUTDOWN, Event
+from ..documents import hexadecimal
 from ..errors import Absent, NotThere
 from ..machine.paging import NX, PS, RW, US, Access, NonCanonical, P, PageFault
 from ..tables import vectors
@@ -12,7 +13,6 @@ from ..tables.gdt import SegmentDescriptor
 from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from . import describe as words
 from .anomalies import oddities
-from .data import hexadecimal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,18 +1,13 @@
-"""Proofs on a foreign CPU: as text, and as plain values for JSON."""
+"""Proofs on a foreign CPU: as text."""
 
 from __future__ import annotations
-
-from .data import SCHEMA, about, hexadecimal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
     from ..machine.image import Image
-    from ..machine.machine import Machine
     from ..machine.symbols import Symbols
-    from ..prove.event_log import Observation
     from ..prove.run import Proof, TrialResult
 
 
@@ -51,52 +46,3 @@ def _variant_lines(result: TrialResult, symbols: Symbols) -> Iterator[str]:
         yield f"      differs by what docs/deviations.md calls {', '.join(result.deviations)}: {result.differs}"
     elif result.differs:
         yield f"      differs: {result.differs}"
-
-
-def data(image: Image, proofs: Sequence[Proof], cpu: str) -> dict[str, Any]:
-    """What `prove --format json` prints."""
-    return {
-        "schema": SCHEMA,
-        "image": about(image),
-        "on": cpu,
-        "cpus": [_cpu(one) for one in proofs],
-    }
-
-
-def _cpu(one: Proof) -> dict[str, Any]:
-    machine: Machine = one.machine
-    return {
-        "cpu": machine.cpu,
-        "verdict": one.verdict,
-        "predicted": one.predicted,
-        "agrees": one.agrees,
-        "assumed": list(machine.assumed),
-        "reasons": list(one.reasons),
-        "scenarios": [
-            {"name": name, "ways": [_variant_data(result) for result in results]}
-            for name, results in one.scenarios.items()
-        ],
-    }
-
-
-def _variant_data(result: TrialResult) -> dict[str, Any]:
-    return {
-        "name": result.trial.name,
-        "predicted": result.trial.predicted,
-        "verdict": result.verdict,
-        "agrees": result.agrees,
-        "not_run": result.trial.why or None,
-        "differs": result.differs or None,
-        "habits": list(result.deviations),
-        "events": [] if result.event_log is None else [_observation(one) for one in result.event_log.observations],
-    }
-
-
-def _observation(one: Observation) -> dict[str, Any]:
-    made: dict[str, Any] = {"what": one.what, "vector": one.vector}
-    if one.what == "raised":
-        made |= {"error_code": one.error_code, "cr2": hexadecimal(one.cr2)}
-    if one.what == "entered":
-        made |= {name: hexadecimal(one[name]) for name in ("cr2", "rip", "rsp", "rflags")}
-        made |= {"cs": one.cs, "ss": one.ss, "frame": None if one.frame is None else one.frame.hex()}
-    return made

@@ -1,17 +1,16 @@
-"""What QEMU did: a configuration's stack overflow, or a whole guest; as text, and as plain values for JSON."""
+"""What QEMU did: a configuration's stack overflow, or a whole guest."""
 
 from __future__ import annotations
 
+from ..qemulog.report import report
 from ..tables.vectors import label
 from . import log
-from .data import SCHEMA, about, hexadecimal
 from .lines import wrap
 from .verdict import coloured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
     from ..machine.image import Image
     from ..machine.symbols import Symbols
@@ -43,27 +42,6 @@ def text(image: Image, found: Sequence[Overflow], cpu: str) -> Iterator[str]:
             yield f"  the handler of {label(one.vector)}: on {where}, RSP {one.rsp or 0:#x}{code}"
 
 
-def data(image: Image, found: Sequence[Overflow], cpu: str) -> dict[str, Any]:
-    """The same as plain values."""
-    return {
-        "schema": SCHEMA,
-        "image": about(image),
-        "on": cpu,
-        "cpus": [_cpu(one) for one in found],
-    }
-
-
-def _cpu(one: Overflow) -> dict[str, Any]:
-    numbers = {name: hexadecimal(one[name]) for name in ("cr2", "rsp", "rip")}
-    return {
-        "cpu": one.machine.cpu, "verdict": one.verdict, "predicted": one.predicted, "reason": one.reason,
-        "agrees": one.verdict == one.predicted and not one.differs, "differs": one.differs or None,
-        "guard": None if one.guard is None else [hexadecimal(end) for end in one.guard],
-        "vector": one.vector, "error_code": hexadecimal(one.error_code), "stack": one.stack,
-        "start": hexadecimal(one.initial_rsp), **numbers,
-    }  # fmt: skip
-
-
 def guest_text(title: str, ending: Ending, symbols: Symbols, cpu: str) -> Iterator[str]:
     """A guest's end, and what its log shows."""
     yield f"{title}: on {cpu} (TCG)"
@@ -77,13 +55,4 @@ def guest_text(title: str, ending: Ending, symbols: Symbols, cpu: str) -> Iterat
         yield "its output" + (f", the last {OUTPUT} lines" if len(lines) > OUTPUT else "")
         yield from (f"  {''.join(c if c.isprintable() else ' ' for c in line)[:96]}" for line in lines[-OUTPUT:])
     yield ""
-    yield from log.text("its log", log.Teller(ending.account, symbols, None))
-
-
-def guest_data(title: str, ending: Ending, symbols: Symbols, cpu: str) -> dict[str, Any]:
-    """The same as plain values."""
-    return {
-        "schema": SCHEMA, "guest": title, "on": cpu, "verdict": ending.verdict, "reason": ending.reason,
-        "status": ending.status, "output": ending.output.decode(errors="replace"),
-        "log": log.data("log", log.Teller(ending.account, symbols, None)),
-    }  # fmt: skip
+    yield from log.text("its log", report(ending.log), symbols)

@@ -6,9 +6,9 @@ import re
 
 from ..delivery.events import DELIVERED
 from ..delivery.simulate import stack_name
+from ..documents import hexadecimal
 from ..tables.selector import PageFaultErrorCode
 from ..tables.vectors import label
-from .data import hexadecimal
 from .lines import wrap
 
 TYPE_CHECKING = False

@@ -1,0 +1,197 @@
+"""What `check` prints: verdicts, traces, and what the rules find."""
+
+from __future__ import annotations
+
+from ...delivery.scenarios import NOT_APPLICABLE
+from ...delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
+from ...documents import LEFT_OUT, Document, one_of
+from ...tables.tss import STACKS
+from . import Answer, ImageJson
+from .trace import LoopJson, StepJson, loop, steps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...checks import Report
+    from ...delivery.scenarios import Judgement, Scenario
+    from ...delivery.stacks import StackInUse
+    from ...documents import U8, Hex, Natural
+    from ...machine.image import Image
+    from ...machine.symbols import Symbols
+
+VERDICTS = (SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN, NOT_APPLICABLE)
+OF_STACKS = ("guarded", "silent-corruption", "unknown", "not-judged")
+
+
+class HandledByJson(Document, stack=one_of("current", *map(str.upper, STACKS))):
+    """The handler that was entered.
+
+    line: file:line, when the symbols come from an ELF file
+    """
+
+    vector: U8
+    stack: str
+    handler: Hex | None
+    name: str | None
+    line: str | None = LEFT_OUT
+
+
+class StackInUseJson(
+    Document,
+    verdict=one_of(*OF_STACKS),
+    kind=one_of("unmapped", "read-only", "user page", "reserved bits", "not canonical", None),
+):
+    """The answer about the stack in use.
+
+    guard: address of the guard page
+    distance: bytes from RSP down to the guard
+    """
+
+    verdict: str
+    reason: str
+    rsp: Hex | None
+    guard: Hex | None
+    kind: str | None
+    distance: Natural | None
+    beyond: str | None
+
+
+class RoomJson(Document):
+    """How much can be pushed to an interrupt stack.
+
+    below: what ends it
+    vectors: of the gates that use it
+    """
+
+    stack: str
+    top: Hex
+    size: Natural
+    below: str | None
+    vectors: list[U8]
+
+
+class VariantJson(Document, verdict=one_of(*VERDICTS)):
+    """One way in which a scenario can go."""
+
+    name: str
+    verdict: str
+    reason: str
+
+
+class ScenarioJson(Document, verdict=one_of(*dict.fromkeys(VERDICTS + OF_STACKS))):
+    """One scenario.
+
+    verdict: that of a CPU, or for current-stack that of a stack
+    loop: of the worst way
+    trace: of the worst way
+    """
+
+    name: str
+    verdict: str
+    reason: str
+    needs: str | None
+    handled_by: HandledByJson | None
+    ways: list[VariantJson]
+    loop: LoopJson | None
+    trace: list[StepJson]
+
+
+class FindingJson(Document, severity=one_of("error", "warning", "note")):
+    """What a rule found."""
+
+    rule: str
+    severity: str
+    where: str
+    message: str
+
+
+class NotCheckedJson(Document):
+    """A rule that lacks an input."""
+
+    rule: str
+    needs: str
+
+
+class CheckedJson(Document, verdict=one_of(*VERDICTS)):
+    """One CPU.
+
+    verdict: that of the scenario stack-overflow
+    """
+
+    cpu: Natural
+    verdict: str
+    reason: str
+    handled_by: HandledByJson | None
+    assumed: list[str]
+    remarks: list[str]
+    stack: StackInUseJson
+    rooms: list[RoomJson]
+    scenarios: list[ScenarioJson]
+    findings: list[FindingJson]
+    not_checked: list[NotCheckedJson]
+
+
+class CheckJson(Answer):
+    """The verdict on every CPU."""
+
+    image: ImageJson
+    cpus: list[CheckedJson]
+
+
+def check(image: Image, judgements: Sequence[Judgement], reports: Sequence[Report]) -> CheckJson:
+    """What `check --format json` prints."""
+    pairs = zip(judgements, reports, strict=True)
+    return CheckJson(image=ImageJson.of(image), cpus=[_cpu(*pair, image.symbols) for pair in pairs])
+
+
+def _cpu(judgement: Judgement, report: Report, symbols: Symbols) -> CheckedJson:
+    overflow = judgement.overflow
+    return CheckedJson.of(
+        judgement,
+        cpu=judgement.machine.cpu,
+        reason=overflow.reason,
+        handled_by=_handled_by(overflow, symbols),
+        assumed=list(judgement.machine.assumed),
+        remarks=list(overflow.remarks),
+        stack=_stack(judgement.stack),
+        rooms=[RoomJson.of(room, stack=room.name, vectors=list(room.vectors)) for room in judgement.rooms],
+        scenarios=[_scenario(scenario, symbols) for scenario in judgement.scenarios],
+        findings=report.findings,
+        not_checked=report.not_checked,
+    )
+
+
+def _handled_by(scenario: Scenario, symbols: Symbols) -> HandledByJson | None:
+    if scenario.handled_by is None or scenario.worst is None or scenario.worst.simulation is None:
+        return None
+    vector, stack = scenario.handled_by
+    rip = scenario.worst.simulation.registers.rip
+    return HandledByJson(
+        vector=vector,
+        stack=stack,
+        handler=rip,
+        name=None if rip is None else symbols.name(rip),
+        line=symbols.line(rip) if symbols.lined and rip is not None else LEFT_OUT,
+    )
+
+
+def _stack(stack: StackInUse) -> StackInUseJson:
+    guard = stack.guard
+    return StackInUseJson.of(
+        stack,
+        guard=None if guard is None else (guard.top - 1) % (1 << 64) & ~0xFFF,
+        kind=None if guard is None else guard.kind,
+    )
+
+
+def _scenario(scenario: Scenario, symbols: Symbols) -> ScenarioJson:
+    """A scenario with the trace of its worst way."""
+    simulation = scenario.worst.simulation if scenario.worst is not None else None
+    return ScenarioJson.of(
+        scenario,
+        handled_by=_handled_by(scenario, symbols),
+        ways=scenario.variants,
+        loop=None if simulation is None else loop(simulation),
+        trace=[] if simulation is None else steps(simulation),
+    )
