@@ -492,7 +492,7 @@ def test_kernel_whose_tables_are_filled_later(run: Run, image: Callable[[bytes],
 def test_kernel_for_another_machine(run: Run, image: Callable[[bytes], str]) -> None:
     data = bytearray(kernel())
     data[18] = 183
-    refused(run("dump", path := image(bytes(data))), path, "EM_AARCH64", "EM_X86_64")
+    refused(run("dump", path := image(bytes(data))), path, "the machine at offset 0x12 is 183")
 
 
 # Options

@@ -329,7 +329,7 @@ def test_relocations_of_patched_bytes(build: Build, flags: str) -> None:
     [
         (lambda elf: shutil.copy(elf.with_suffix(".o"), elf), "an object file, not linked yet: a linked kernel"),
         (lambda elf: elf.write_bytes(gzip.compress(elf.read_bytes())), "compressed: the tables are linked in before"),
-        (lambda elf: elf.write_bytes(b"MZ" + bytes(100)), "no ELF file: it begins with 4d 5a"),
+        (lambda elf: elf.write_bytes(b"MZ" + bytes(100)), "not an ELF file: it begins with 4d 5a"),
         (lambda elf: elf.write_bytes(elf.read_bytes()[:0x1800]), "reaches beyond the end of the file"),
         (lambda elf: elf.unlink(), "there is no such file"),
     ],

@@ -21,7 +21,6 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that only QEMU has a use for."""
     group = parser.add_argument_group("with --on qemu")
     group.add_argument("--append", metavar="TEXT", help="the command line of an ELF kernel")
-    group.add_argument("--as-elf32", action="store_true", help="run a copy of the kernel as ELF32")
     group.add_argument("--seconds", metavar="N", help="how long it may run (default 30)")
     group.add_argument("guest", nargs="*", metavar="-- QEMU-ARGUMENT", help="in the place of IMAGE: any other guest")
 
@@ -39,14 +38,10 @@ def run(args: argparse.Namespace) -> int:
         return _guest(args, "qemu " + " ".join(command), guest.watch(command, seconds))
     if args.guest:
         raise UsageError("IMAGE or QEMU's arguments behind --, not both: -- -kernel KERNEL ...")
-    import os
-    import tempfile
-
     from ..prove import qemu_kernel as kernel
 
-    with tempfile.TemporaryDirectory() as folder:
-        command = kernel.arguments(args.image, args.append, os.path.join(folder, "kernel") if args.as_elf32 else None)
-        ending = guest.watch([*command, "-display", "none", *kernel.DEVICES], seconds)
+    command = kernel.arguments(args.image, args.append)
+    ending = guest.watch([*command, "-display", "none", *kernel.DEVICES], seconds)
     return _guest(args, args.image, ending)
 
 

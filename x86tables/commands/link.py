@@ -8,6 +8,8 @@ nothing is written either: every address is looked up again, and what is stale i
 
 from __future__ import annotations
 
+import os
+
 from ..errors import UsageError
 from ..readers import number
 
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     out = args.output if args.output is not None else args.kernel
+    if os.path.exists(out) and os.path.samefile(out, args.config):
+        raise UsageError(f"-o {out}: this is the configuration itself")
     lines = list(_written(plan, out))
     link.write(plan, out)
     output(lines)

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what happened; 1 unless it is what was expected and what was predicted."""
     if args.on == "qemu":
         return run_qemu(args)
-    if args.guest or args.append is not None or args.as_elf32 or args.seconds is not None:
-        raise UsageError("--append, --as-elf32, --seconds and QEMU's arguments are for --on qemu")
+    if args.guest or args.append is not None or args.seconds is not None:
+        raise UsageError("--append, --seconds and QEMU's arguments are for --on qemu")
     image = image_from(args)
     names, options = options_from(args, image)
     for name in names:

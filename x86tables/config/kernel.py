@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..elf import LOAD, Elf, is_elf
 from ..machine.files import load as load_file
 from ..machine.synthetic import Mapping
 from ..readers import read_symbols
-from ..readers.elf import guarded, matches, open_elf
 from .addresses import lookup
 from .compiler import compile_config
 from .machines import image
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 def segments(path: str) -> list[Mapping]:
     """What an ELF file's program headers map, by linear address; nothing for a System.map."""
     data = load_file(path)
-    if not matches(data):
+    if not is_elf(data):
         return []
-    elf = open_elf(path, data)
-    found = []
-    for header in guarded(path, f"program headers at offset {elf['e_phoff']:#x}", elf.iter_segments("PT_LOAD")):
-        letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if header["p_flags"] & bit)
-        if header["p_memsz"]:
-            found.append(Mapping("kernel", header["p_vaddr"], header["p_memsz"], letters))
-    return found
+    return [
+        Mapping("kernel", header.vaddr, header.memsz, header.permissions)
+        for header in Elf(path, data).segments(LOAD)
+        if header.memsz
+    ]
 
 
 def resolve(tables: CompiledTables, kernel: str | None) -> tuple[Lookup, list[Mapping]]:

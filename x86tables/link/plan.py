@@ -58,6 +58,7 @@ def plan(kernel: Kernel, tables: CompiledTables) -> Plan:
     patches = tuple(_patch(kernel, table, find) for table in tables.all if table.items)
     _apart(kernel, patches)
     for patch in patches:
+        _free(kernel, patch)
         _stays(kernel, patch)
     return Plan(kernel, tables, find, patches, tuple(remarks))
 
@@ -159,13 +160,30 @@ def _room(kernel: Kernel, table: CompiledTable, address: int, end: int) -> tuple
 
 
 def _apart(kernel: Kernel, patches: tuple[Patch, ...]) -> None:
-    """Refuse tables that share bytes."""
-    ordered = sorted(patches, key=lambda patch: patch.address)
-    for low, high in pairwise(ordered):
+    """Refuse tables that share bytes, in memory or in the file: segments may name the same bytes of it."""
+    for low, high in pairwise(sorted(patches, key=lambda patch: patch.address)):
         if low.address + len(low.data) > high.address:
             raise ImageError(
                 f"{kernel.path}: {low.table.name} at {low.address:#x} reaches into {high.table.name} at "
                 f"{high.address:#x}: each table needs a place of its own"
+            )
+    for low, high in pairwise(sorted(patches, key=lambda patch: patch.offset)):
+        if low.offset + len(low.data) > high.offset:
+            raise ImageError(
+                f"{kernel.path}: {low.table.name} at {low.address:#x} and {high.table.name} at {high.address:#x} share "
+                f"bytes at offset {high.offset:#x} of the file: two of its segments overlap there"
+            )
+
+
+def _free(kernel: Kernel, patch: Patch) -> None:
+    """Refuse bytes of the file that are something else too: its headers, or a section that is loaded elsewhere."""
+    stop = patch.offset + len(patch.data)
+    for held in kernel.occupied:
+        own = held.address is not None and patch.address - held.address == patch.offset - held.start
+        if held.start < stop and patch.offset < held.stop and not own:
+            raise ImageError(
+                f"{kernel.path}: {patch.table.name} at {patch.address:#x} is at offset {patch.offset:#x} of the file, "
+                f"over {held.what}: the program headers are wrong"
             )
 
 

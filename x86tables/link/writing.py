@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from ..errors import UsageError
+from ..errors import ImageError, UsageError, X86TablesError
+from .kernel import read
 from .plan import entry_name
+from .plan import plan as make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ def patched(plan: Plan) -> bytes:
 
 
 def write(plan: Plan, out: str) -> None:
-    """Write the patched kernel, with the mode of the original: a new file takes the name when it is complete."""
+    """Write the patched kernel, with the mode of the original: a new file takes the name when it is complete.
+
+    It is read again before: ImageError, and nothing is written, when it is not as declared.
+    """
     import tempfile
 
     out = os.path.realpath(out)
@@ -37,10 +42,22 @@ def write(plan: Plan, out: str) -> None:
         with open(handle, "wb") as file:
             file.write(patched(plan))
             os.fchmod(file.fileno(), mode)
+        _verify(plan, temporary, out)
         os.replace(temporary, out)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _verify(plan: Plan, temporary: str, out: str) -> None:
+    """ImageError when the finished file, read as any kernel is, does not have every table where it belongs."""
+    try:
+        again = make_plan(read(temporary, plan.kernel.base), plan.tables)
+        wrong = stale(again)
+    except X86TablesError as error:
+        wrong = [str(error).removeprefix(f"{temporary}: ")]
+    if wrong:
+        raise ImageError(f"{out}: not written, for the patched file is ruined: {wrong[0]}")
 
 
 def stale(plan: Plan) -> list[str]:

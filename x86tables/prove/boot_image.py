@@ -6,6 +6,7 @@ import itertools
 import struct
 
 from ..delivery.simulate import FETCHES
+from ..elf import EXEC, LOAD, NOTE, ProgramHeader, header
 from ..errors import Absent, NotThere
 from ..machine.memory import PAGE
 from ..machine.paging import NonCanonical, PageFault, Region, build
@@ -115,12 +116,9 @@ def elf(pieces: list[tuple[int, bytes]], entry: int) -> bytes:
     """An ELF64 executable with these contents by physical address, and the PVH note that QEMU enters by."""
     note = struct.pack("<III4sI", 4, 4, PVH_ENTRY, b"Xen", entry)
     at = 64 + 56 * (1 + len(pieces))
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, entry, 64, 0, 0, 64, 56, 1 + len(pieces), 0, 0, 0
-    )
-    heads, contents = [struct.pack("<IIQQQQQQ", 4, 4, at, 0, 0, len(note), len(note), 4)], [note]
+    heads, contents = [ProgramHeader(NOTE, 4, at, 0, 0, len(note), len(note), 4)], [note]
     for address, data in pieces:
         at += len(contents[-1])
-        heads.append(struct.pack("<IIQQQQQQ", 1, 7, at, address, address, len(data), len(data), 1))
+        heads.append(ProgramHeader(LOAD, 7, at, address, address, len(data), len(data), 1))
         contents.append(data)
-    return b"".join([header, *heads, *contents])
+    return b"".join([header(EXEC, len(heads), entry), *(head.packed() for head in heads), *contents])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ..elf import is_elf
 from ..errors import ImageError, NotThere, UsageError
 from ..machine.files import load
 from ..machine.image import Image, Options
@@ -138,7 +139,7 @@ def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
 def read_symbols(path: str) -> Symbols:
     """Symbols of an ELF file, a System.map or the output of `nm`; ImageError when there are none."""
     data = load(path)
-    if data[:4] != b"\x7fELF":
+    if not is_elf(data):
         return parse_map(data, path)
     symbols: Symbols = _reader("elf").symbol_table(path, data)
     if not symbols:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 
+from ..elf import ALLOCATED, LOAD, Elf, is_elf
 from ..errors import Absent, ImageError, NotThere
 from ..machine.memory import Memory
 from ..machine.registers import Registers, Segment, TableRegister
-from ..machine.symbols import Symbols, printable
+from ..machine.symbols import Symbols
 from . import Contents
 from .dwarf import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from ..machine.files import Data
@@ -54,68 +54,30 @@ class Linked(Memory):
 
 def matches(data: Data) -> bool:
     """Any ELF file that is no core."""
-    return data[:4] == b"\x7fELF"
-
-
-def open_elf(path: str, data: Any) -> Any:
-    """The file as pyelftools has it; ImageError when it is no ELF file for x86 or its header is damaged."""
-    try:
-        from elftools.elf.elffile import ELFFile
-    except ImportError:
-        raise ImageError(f"{path}: an ELF file needs the package pyelftools: pip install 'x86tables[elf]'") from None
-    if not matches(data):
-        raise ImageError(f"{path}: no ELF file: it begins with {data[:4].hex(' ')}, 7f 45 4c 46 expected")
-    (elf,) = guarded(path, "header at offset 0x0", (ELFFile(file) for file in (data,)))
-    if elf["e_machine"] not in ("EM_X86_64", "EM_386"):
-        raise ImageError(f"{path}: an ELF file for {elf['e_machine']}: EM_X86_64 or EM_386 expected at offset 0x12")
-    return elf
-
-
-def guarded(path: str, what: str, found: Iterable[Any]) -> Iterator[Any]:
-    """What pyelftools yields, its many kinds of trouble with damaged files turned into one sentence."""
-    try:
-        yield from found
-    except Exception:  # construct's, struct's, KeyError, AttributeError ...: the place says more than their texts
-        raise ImageError(f"{path}: the ELF file is damaged or cut off: its {what} cannot be read") from None
+    return is_elf(data)
 
 
 def symbol_table(path: str, data: Data) -> Symbols:
     """Every named symbol that has a place, with source lines where the file has debugging information."""
-    triples = _all_symbols(path, open_elf(path, data))
-    return Symbols(((address, name) for address, name, _ in triples), lines=Lines(data))
-
-
-def _all_symbols(path: str, elf: Any) -> list[tuple[int, str, int]]:
-    return list(guarded(path, f"symbols or section headers at offset {elf['e_shoff']:#x}", _symbols(elf)))
-
-
-def _symbols(elf: Any) -> Iterator[tuple[int, str, int]]:
-    from elftools.elf.sections import SymbolTableSection
-
-    for section in elf.iter_sections():
-        if isinstance(section, SymbolTableSection):
-            for symbol in section.iter_symbols():
-                if symbol.name and symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] != "STT_FILE":
-                    yield symbol["st_value"], printable(symbol.name), symbol["st_size"]
+    return Symbols(((row[1], row[0]) for row in Elf(path, data).symbols()), lines=Lines(data))
 
 
 def read(path: str, data: Data, options: Options) -> Contents:
     """The segments by virtual address, the symbols, and the tables that symbols or sections name."""
-    elf = open_elf(path, data)
+    elf = Elf(path, data)
     pieces, reserved = [], []
-    heads = f"program headers at offset {elf['e_phoff']:#x}"
-    for segment in guarded(path, heads, elf.iter_segments("PT_LOAD")):
-        start, held, size = segment["p_vaddr"], segment["p_filesz"], segment["p_memsz"]
-        if segment["p_offset"] + held > len(data):
+    for segment in elf.segments(LOAD):
+        start, held, size = segment.vaddr, segment.filesz, segment.memsz
+        if segment.offset + held > len(data):
             raise ImageError(f"{path}: the segment at {start:#x} reaches beyond the end of the file ({len(data):#x})")
-        pieces.append((start, held, data, segment["p_offset"]))
+        pieces.append((start, held, data, segment.offset))
         if size > held:
             reserved.append(range(start + held, start + size))
     memory = Linked(pieces)
     memory.reserved = tuple(reserved)
-    triples = _all_symbols(path, elf)
+    triples = [(address, name, size) for name, address, size, _, _ in elf.symbols()]
     symbols = Symbols(((address, name) for address, name, _ in triples), lines=Lines(data))
-    places = _places(path, elf, triples)
+    places = _places(elf, triples)
     remarks = [
         f"{name.upper()} at {base:#x} ({what}): as linked, not as loaded" for name, (base, _, what) in places.items()
     ]
@@ -133,13 +95,9 @@ def read(path: str, data: Data, options: Options) -> Contents:
     return Contents(memory, (Registers(**found),), symbols, tuple(remarks))
 
 
-def _places(path: str, elf: Any, symbols: list[tuple[int, str, int]]) -> dict[str, tuple[int, int, str]]:
+def _places(elf: Elf, symbols: list[tuple[int, str, int]]) -> dict[str, tuple[int, int, str]]:
     """Where each table is: (address, size or 0, what says so)."""
-    sections = [
-        (section["sh_addr"], section.name, section["sh_size"])
-        for section in guarded(path, f"sections at offset {elf['e_shoff']:#x}", elf.iter_sections())
-        if section["sh_flags"] & 2 and section["sh_size"]
-    ]
+    sections = [(s.address, s.name, s.size) for s in elf.sections if s.flags & ALLOCATED and s.size]
     places: dict[str, tuple[int, int, str]] = {}
     for table, names in NAMES.items():
         for what, candidates in (("symbol", symbols), ("section", sections)):

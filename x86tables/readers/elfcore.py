@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from ..elf import CORE, LOAD, NOTE, Elf, ProgramHeader, header, is_elf, section_zero
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
 from ..machine.registers import Registers, Segment, TableRegister
@@ -18,14 +19,9 @@ if TYPE_CHECKING:
     from ..machine.image import Options
     from ..machine.memory import Piece
 
-CORE, PT_LOAD, PT_NOTE, NT_PRSTATUS, MANY = 4, 1, 4, 1, 0xFFFF
+NT_PRSTATUS = 1
 MOST_PIECES, MOST_NOTES, MOST_CPUS = 1 << 18, 1 << 22, 1 << 12  # segments apart, bytes, registers: what is read
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
-# e_type .. e_shnum without e_ident, and a program header; the 32-bit ones have other widths, the program header's
-# fields another order
-_HEADER = {1: struct.Struct("<HHIIIIIHHHHH"), 2: struct.Struct("<HHIQQQIHHHHH")}
-_SEGMENT = {1: struct.Struct("<II4xII12x"), 2: struct.Struct("<I4xQ8xQQ16x")}  # p_type, p_offset, p_paddr, p_filesz
-_LOADED = struct.Struct("<IIQQQQQQ")  # a whole program header, as it is written
 _NOTE = struct.Struct("<III")
 # QEMU's note: version, size, 16 general registers, rip, rflags, ten segments, cr0-4, and from QEMU 3 on kernel_gs_base
 _STATE = struct.Struct("<II18Q" + "IIIIQ" * 10 + "5Q")
@@ -37,7 +33,7 @@ _OURS = b"x86tables"
 
 def matches(data: Data) -> bool:
     """An ELF file of type ET_CORE."""
-    return data[:4] == b"\x7fELF" and data[16:18] == CORE.to_bytes(2, "little")
+    return is_elf(data) and data[16:18] == CORE.to_bytes(2, "little")
 
 
 def read(path: str, data: Data, options: Options) -> Contents:
@@ -76,46 +72,32 @@ def _segments(
     path: str, data: Data, remarks: list[str]
 ) -> tuple[list[tuple[int, int, Data, int]], list[tuple[int, int]]]:
     """Pieces of memory, and (offset, size) of the notes, cut to what the file really holds."""
-    size = len(data)
-    header = data[:64]
-    width = header[4] if size > 4 else 2
-    if width not in _HEADER:
-        raise ImageError(f"{path}: the ELF class at offset 0x4 is {width}: 1 (32-bit) or 2 (64-bit) expected")
-    if size < 16 + _HEADER[width].size:
-        raise ImageError(f"{path}: cut off within the ELF header: it ends at {size:#x}")
-    if header[5] != 1:
-        raise ImageError(f"{path}: the byte order at offset 0x5 is {header[5]}: 1 (little-endian) expected")
-    _, machine, _, _, offset, sections, _, _, entry, count, _, _ = _HEADER[width].unpack_from(header, 16)
-    if machine not in (3, 62):
-        raise ImageError(f"{path}: the machine at offset 0x12 is {machine}: 62 (x86-64) or 3 (x86) expected")
-    form = _SEGMENT[width]
-    if count == MANY and sections:
-        at = sections + (44 if width == 2 else 28)  # sh_info of section 0
-        if at + 4 > size:
-            raise ImageError(f"{path}: the number of segments should stand at offset {at:#x}, beyond the end {size:#x}")
-        count = int.from_bytes(data[at : at + 4], "little")
-    if not count or entry != form.size:
-        raise ImageError(f"{path}: {count} segments of {entry} bytes: segments of {form.size} bytes expected")
-    if offset + count * entry > size:
-        count = max(0, size - offset) // entry
+    size, elf = len(data), Elf(path, data)
+    if not elf.segment_count:
+        raise ImageError(f"{path}: 0 segments: a core has them")
+    if elf.segments_held < elf.segment_count:
         remarks.append(f"the file is cut off: it ends within the program headers, at {size:#x}")
     pieces: list[Piece] = []
     notes: list[tuple[int, int]] = []
     missing = end = 0
-    for kind, start, address, held in form.iter_unpack(data[offset : offset + count * entry]):
-        if kind not in (PT_LOAD, PT_NOTE) or not held:
+    for segment in elf.segments(LOAD, NOTE, cut_off=True):
+        start, address, held = segment.offset, segment.paddr, segment.filesz
+        if not held:
             continue
         inside = held if start + held <= size else max(0, size - start)
         missing += held - inside
         end = max(end, start + inside)
-        if kind == PT_NOTE:
+        if segment.type == NOTE:
             notes.append((start, inside))
         elif pieces and pieces[-1][0] + pieces[-1][1] == address and pieces[-1][3] + pieces[-1][1] == start:
             pieces[-1] = pieces[-1][0], pieces[-1][1] + inside, data, pieces[-1][3]
         elif inside:
             pieces.append((address, inside, data, start))
             if len(pieces) > MOST_PIECES:
-                raise ImageError(f"{path}: {count} segments from {offset:#x} on: more than {MOST_PIECES} are not read")
+                raise ImageError(
+                    f"{path}: {elf.segment_count} segments from {elf.segments_at:#x} on: "
+                    f"more than {MOST_PIECES} are not read"
+                )
     if missing:
         remarks.append(f"the file is cut off or damaged: {missing:#x} bytes that its headers promise are not in it")
     if size - end > UNSAID:
@@ -249,22 +231,18 @@ def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes) -> int:
             runs[-1][1] = page + PAGE
         else:
             runs.append([page, page + PAGE])
-    many = len(runs) + 1 >= MANY
-    headers = 64 + 56 * (len(runs) + 1) + (64 if many else 0)
+    segments = len(runs) + 1
+    extra = section_zero(segments)
+    headers = 64 + 56 * segments + len(extra)
     begin = headers + len(notes) + PAGE - 1 & -PAGE
     with open(path, "wb") as out:
-        section = 64 + 56 * (len(runs) + 1) if many else 0
-        identity = b"\x7fELF\2\1\1".ljust(16, b"\0")
-        phnum = MANY if many else len(runs) + 1
-        out.write(identity + _HEADER[2].pack(CORE, 62, 1, 0, 64, section, 0, 64, 56, phnum, 64, int(many)))
-        out.write(b"\0\0")  # e_shstrndx
-        out.write(_LOADED.pack(PT_NOTE, 0, headers, 0, 0, len(notes), len(notes), 0))
+        out.write(header(CORE, segments))
+        out.write(ProgramHeader(NOTE, 0, headers, 0, 0, len(notes), len(notes)).packed())
         place = begin
         for start, stop in runs:
-            out.write(_LOADED.pack(PT_LOAD, 0, place, start, start, stop - start, stop - start, 0))
+            out.write(ProgramHeader(LOAD, 0, place, start, start, stop - start, stop - start).packed())
             place += stop - start
-        if many:
-            out.write(bytes(44) + (len(runs) + 1).to_bytes(4, "little") + bytes(16))
+        out.write(extra)
         out.write(notes)
         out.write(bytes(begin - headers - len(notes)))
         for start, stop in runs:
