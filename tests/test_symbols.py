@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from specimens import BASE
 
 from x86tables.errors import ImageError, NotThere
+from x86tables.machine import symbols as module
 from x86tables.machine.image import Options
-from x86tables.machine.symbols import Symbols, parse_map
+from x86tables.machine.symbols import Symbols, parse_map, printable
 from x86tables.readers import address, open_image, read_symbols
 
 KERNEL = Symbols([(0x1000, "start"), (0x1010, "handler"), (0x1010, "alias"), (0x9000, "gdt"), (0x9100, "twice")])
@@ -91,6 +92,41 @@ def test_system_map() -> None:
     assert symbols.pairs == [(0, "fixed"), (0xFFFFFFFF81000000, "_text"), (0xFFFFFFFFC0000000, "mod_fn")]
     with pytest.raises(ImageError, match="map: no symbols"):
         parse_map(b"nothing of the kind\n", "map")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.text("ab\x1b\xe4\0", min_size=1, max_size=3)), min_size=1, max_size=60)
+)
+def test_a_map_in_any_order_read_piece_by_piece(pairs: list[tuple[int, str]]) -> None:
+    """As one read at once and sorted, wherever the pieces end."""
+    text = "".join(f"{address:016x} t {name}\t[module]\n" for address, name in pairs).encode("latin-1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK", 50)
+        found = parse_map(text, "map")
+    shown = [(address, printable(name.replace("\xe4", "\ufffd"))) for address, name in pairs]
+    assert found.pairs == sorted(shown) == Symbols(shown).pairs
+    assert all(found.name(address) == min(n for a, n in shown if a == address) for address, _ in shown)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9) | st.integers((1 << 64) - 9, (1 << 64) - 1), st.text("ab\0", max_size=4))))
+def test_symbols_are_a_table_of_addresses_and_names(pairs: list[tuple[int, str]]) -> None:
+    """Whatever is in a name, and however far they are moved."""
+    for offset in (0, 5, -5):
+        table = Symbols(pairs).moved(offset)
+        moved = sorted(((address + offset) % (1 << 64), name) for address, name in pairs)
+        assert (table.pairs, len(table)) == (moved, len(pairs))
+        for name in {name for _, name in pairs}:
+            places = {address for address, other in moved if other == name}
+            if len(places) == 1:
+                assert table.address(name) == places.pop()
+            else:
+                with pytest.raises(NotThere, match="ambiguous"):
+                    table.address(name)
+        for where in (0, 3, 1 << 63, (1 << 64) - 1):
+            below = [address for address, _ in moved if 0 <= where - address <= 0x10000]
+            first = min([name for address, name in moved if address == max(below)]) if below else None
+            more = f"+{where - max(below):#x}" if below and where != max(below) else ""
+            assert table.name(where) == (None if first is None else first + more)
 
 
 def test_elf_symbols(tmp_path: Path) -> None:

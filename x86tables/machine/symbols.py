@@ -2,63 +2,94 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
+from heapq import merge
+from itertools import accumulate, islice, repeat
 
 from ..errors import ImageError, NotThere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeAlias
 
     from .files import Data
 
+    Row: TypeAlias = tuple[int, bytes]  # address, name
+
+MASK = (1 << 64) - 1
 MOST_ALIKE = 1 << 13  # symbols at one place within their pages: more of them tell nothing
 FAR = 0x1_0000  # bytes between the entry code of a kernel and what else its gates lead to
-_LINE = re.compile(rb"^([0-9a-fA-F]{8,16}) [A-Za-z] ([^\s]+)", re.MULTILINE)
-
 _MOST = 1 << 28  # bytes of text: a kernel with all its debug symbols has a tenth of that
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\t\n"  # what names may hold as it is
+_CHUNK, _ROWS = 1 << 20, 1 << 14  # bytes of text, symbols: so many are taken in hand at once
 
 
 class Symbols:
     """Names by address, addresses by name, and source lines where debugging information has them.
 
-    `lines` answers for an address as linked (`file.c:12` or None); `slide` is how far the names lie above those.
+    `lines` answers for an address as linked (`file.c:12` or None). A symbol costs 12 bytes and its name: millions of
+    them fit into memory.
     """
 
-    def __init__(
-        self,
-        pairs: Iterable[tuple[int, str]] = (),
-        offset: int = 0,
-        lines: Callable[[int], str | None] | None = None,
-        slide: int = 0,
-    ) -> None:
-        self._lines, self._slide = lines, slide + offset
-        self.pairs = sorted((address + offset & (1 << 64) - 1, name) for address, name in pairs)
-        self._addresses = [address for address, _ in self.pairs]
-        self._by_name: dict[str, list[int]] = {}
-        for address, name in self.pairs:
-            self._by_name.setdefault(name, []).append(address)
+    def __init__(self, pairs: Iterable[tuple[int, str]] = (), lines: Callable[[int], str | None] | None = None) -> None:
+        self._lines, self._offset = lines, 0  # the offset lies between the addresses as linked, kept here, and as moved
+        self._addresses, self._starts, self._names = array("Q"), array("I"), bytearray(b"\0")  # NUL around each name
+        self._append(sorted((address & MASK, _encoded(name)) for address, name in pairs))
+
+    def _append(self, rows: list[Row]) -> None:
+        """Add sorted rows, none of which lies below those that are there already."""
+        if rows:
+            addresses, names = zip(*rows, strict=True)
+            self._addresses.extend(addresses)
+            sizes = map((1).__add__, map(len, names[:-1]))
+            self._starts.extend(accumulate(sizes, initial=len(self._names)))
+            self._names += b"\0".join(names) + b"\0"
+
+    def _rows(self) -> Iterator[Row]:
+        return ((address, self._encoded(number)) for number, address in enumerate(self._addresses))
+
+    def _encoded(self, number: int) -> bytes:
+        stop = self._starts[number + 1] if number + 1 < len(self) else len(self._names)
+        return bytes(self._names[self._starts[number] : stop - 1])
+
+    def _named(self, name: bytes) -> Iterator[int]:
+        """The numbers of the symbols of this name."""
+        at = self._names.find(b"\0%b\0" % name)
+        while at >= 0:
+            number = bisect_left(self._starts, at + 1)
+            if number < len(self) and self._encoded(number) == name:
+                yield number
+            at = self._names.find(b"\0%b\0" % name, at + 1)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self._addresses)
 
-    def __bool__(self) -> bool:
-        return bool(self.pairs)
+    @property
+    def pairs(self) -> list[tuple[int, str]]:
+        """Every (address, name), in ascending order."""
+        return sorted((address + self._offset & MASK, _decoded(name)) for address, name in self._rows())
 
     def moved(self, offset: int) -> Symbols:
         """The same names at addresses that lie `offset` higher."""
-        return Symbols(self.pairs, offset, self._lines, self._slide)
+        moved = object.__new__(Symbols)
+        moved.__dict__.update(self.__dict__)
+        moved._offset = self._offset + offset & MASK
+        return moved
 
     def name(self, address: int, reach: int = 0x10000) -> str | None:
         """`name` or `name+0x12` for the nearest symbol at or below; None when that is more than `reach` away."""
-        number = bisect_right(self._addresses, address) - 1
-        if number < 0 or address - self._addresses[number] > reach:
+        if not self:
             return None
-        base = self._addresses[number]
-        while number and self._addresses[number - 1] == base:
-            number -= 1  # the first of several names, so that the answer does not depend on the order of a file
-        return self.pairs[number][1] + (f"+{address - base:#x}" if address != base else "")
+        linked = address - self._offset & MASK
+        base = self._addresses[bisect_right(self._addresses, linked) - 1]  # the last one where linked addresses wrap
+        distance = linked - base & MASK
+        if distance > min(reach, address):
+            return None
+        # the first of several names, so that the answer does not depend on the order of a file
+        name = _decoded(self._encoded(bisect_left(self._addresses, base)))
+        return name + (f"+{distance:#x}" if distance else "")
 
     @property
     def lined(self) -> bool:
@@ -67,7 +98,7 @@ class Symbols:
 
     def line(self, address: int) -> str | None:
         """`file.c:12` for an instruction, where the file of symbols has debugging information; looked up when asked."""
-        return None if self._lines is None else self._lines(address - self._slide & (1 << 64) - 1)
+        return None if self._lines is None else self._lines(address - self._offset & MASK)
 
     def place(self, address: int) -> str | None:
         """Name and source line together, for text: `page_fault at entry.S:120`, or what there is of the two."""
@@ -77,10 +108,10 @@ class Symbols:
 
     def address(self, name: str) -> int:
         """The address of a symbol; NotThere when there is none, or when several have the name."""
-        found = self._by_name.get(name, [])
+        found = sorted({self._addresses[number] + self._offset & MASK for number in self._named(_encoded(name))})
         if not found:
             raise NotThere(f"no symbol {name!r}")
-        if len(set(found)) > 1:
+        if len(found) > 1:
             raise NotThere(f"symbol {name!r} is ambiguous: {', '.join(hex(address) for address in found[:4])}")
         return found[0]
 
@@ -94,22 +125,31 @@ class Symbols:
         wanted = set(handlers)
         if len(wanted) < 4:
             return None
-        by_place: dict[int, list[int]] = {}
-        addresses = set(self._addresses)
-        for address in addresses:
-            by_place.setdefault(address & 0xFFF, []).append(address)
+        by_place: dict[int, set[int]] = {handler & 0xFFF: set() for handler in wanted}
+        for linked in self._addresses:
+            alike = by_place.get(linked + self._offset & 0xFFF)
+            if alike is not None and len(alike) <= MOST_ALIKE:
+                alike.add(linked + self._offset & MASK)
         hits: dict[int, int] = {}
         for handler in wanted:
-            near = by_place.get(handler & 0xFFF, ())
+            near = by_place[handler & 0xFFF]
             for address in near if len(near) <= MOST_ALIKE else ():
                 hits[handler - address] = hits.get(handler - address, 0) + 1
         most = max(hits.values(), default=0)
         fitting = [offset for offset, count in hits.items() if count == most]
         if len(fitting) != 1 or most * 4 < len(wanted) * 3:
             return None
-        named = {handler for handler in wanted if handler - fitting[0] in addresses}
+        named = {handler for handler in wanted if self.name(handler - fitting[0], 0) is not None}
         amid = range(min(named) - FAR, max(named) + FAR)
         return None if any(handler in amid for handler in wanted - named) else fitting[0]
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")
 
 
 def printable(text: str) -> str:
@@ -121,7 +161,42 @@ def parse_map(data: Data, path: str) -> Symbols:
     """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
     if len(data) > _MOST:
         raise ImageError(f"{path}: {len(data):#x} bytes are no list of symbols: at most {_MOST:#x} are read")
-    pairs = [(int(address, 16), printable(name.decode("ascii", "replace"))) for address, name in _LINE.findall(data[:])]
-    if not pairs:
+    runs = [Symbols()]  # a file in order, which most are, is one run
+    for rows in _sorted_chunks(data):
+        if runs[-1] and rows[0][0] <= runs[-1]._addresses[-1]:
+            runs.append(Symbols())
+        runs[-1]._append(rows)
+    if not runs[0]:
         raise ImageError(f"{path}: no symbols: lines of `address type name`, or an ELF file, are expected")
-    return Symbols(pairs)
+    if len(runs) == 1:
+        return runs[0]
+    symbols, ordered = Symbols(), merge(*(run._rows() for run in runs))
+    while rows := list(islice(ordered, _ROWS)):
+        symbols._append(rows)
+    return symbols
+
+
+def _sorted_chunks(data: Data) -> Iterator[list[Row]]:
+    """The symbols of one piece of a map after the other, each sorted; all of one address in one piece, if in a row."""
+    import re
+
+    line = re.compile(rb"^([0-9a-fA-F]{8,16}) [A-Za-z] (\S+)", re.MULTILINE)
+    rest = b""
+    rows: list[Row] = []
+    for at in range(0, len(data), _CHUNK):
+        whole, newline, rest = (rest + data[at : at + _CHUNK]).rpartition(b"\n")
+        if at + _CHUNK >= len(data):
+            whole, rest = whole + newline + rest, b""
+        plain = not whole.translate(None, _PLAIN)
+        found = line.findall(whole)
+        addresses, names = zip(*found, strict=True) if found else ((), ())
+        if not plain:
+            names = tuple(_encoded(printable(name.decode("ascii", "replace"))) for name in names)
+        rows += zip(map(int, addresses, repeat(16)), names, strict=True)
+        rows.sort()
+        last = bisect_left(rows, (rows[-1][0],)) if rows else 0
+        if last:
+            yield rows[:last]
+            rows = rows[last:]
+    if rows:
+        yield rows
