@@ -30,23 +30,22 @@ def run(args: argparse.Namespace) -> int:
     from ..prove import qemu as guest
 
     seconds = float(number(args.seconds, "--seconds", 86400)) if args.seconds is not None else guest.SECONDS
-    guest.program()
+    version = guest.version()
     if args.image.endswith(".toml"):
-        return _configuration(args, seconds)
+        return _configuration(args, seconds, version)
     if args.image.startswith("-"):  # the first of QEMU's arguments
         command = [args.image, *args.guest]
-        return _guest(args, "qemu " + " ".join(command), guest.watch(command, seconds))
+        return _guest(args, "qemu " + " ".join(command), guest.watch(command, seconds), version)
     if args.guest:
         raise UsageError("IMAGE or QEMU's arguments behind --, not both: -- -kernel KERNEL ...")
     from ..prove import qemu_kernel as kernel
 
     command = kernel.arguments(args.image, args.append)
-    ending = guest.watch([*command, "-display", "none", *kernel.DEVICES], seconds)
-    return _guest(args, args.image, ending)
+    ending = guest.watch([*command, *kernel.DEVICES], seconds)
+    return _guest(args, args.image, ending, version)
 
 
-def _configuration(args: argparse.Namespace, seconds: float) -> int:
-    from ..prove import qemu as guest
+def _configuration(args: argparse.Namespace, seconds: float, version: str) -> int:
     from ..prove.overflow import overflow
 
     image = image_from(args)
@@ -57,20 +56,19 @@ def _configuration(args: argparse.Namespace, seconds: float) -> int:
     from ..render import qemu
     from ..render.json import prove
 
-    _print(args, qemu.text(image, found, guest.version()), lambda: prove.overflow(image, found, guest.version()))
+    _print(args, qemu.text(image, found, version), lambda: prove.overflow(image, found, version))
     return 0 if found and all(one.verdict == args.expect and not one.differs for one in found) else 1
 
 
-def _guest(args: argparse.Namespace, title: str, ending: Ending) -> int:
-    from ..prove import qemu as guest
+def _guest(args: argparse.Namespace, title: str, ending: Ending, version: str) -> int:
     from ..render import qemu
     from ..render.json import prove
 
     symbols = _symbols(args)
     _print(
         args,
-        qemu.guest_text(title, ending, symbols, guest.version()),
-        lambda: prove.guest(title, ending, symbols, guest.version()),
+        qemu.guest_text(title, ending, symbols, version),
+        lambda: prove.guest(title, ending, symbols, version),
     )
     return 0 if ending.verdict == args.expect else 1
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from ..prove.run import Proof
 
-# scenarios that a foreign CPU cannot be made to run: they take handlers away that are there
-OURS = ("double-fault-questions",)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `prove`."""
@@ -51,15 +48,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--append, --seconds and QEMU's arguments are for --on qemu")
     image = image_from(args)
     names, options = options_from(args, image)
+    from ..prove import bochs
+    from ..prove.run import OURS, prove
+
     for name in names:
         if name in OURS and "all" not in args.scenario:
-            raise UsageError(f"--scenario {name}: it takes handlers away, which cannot be done on a foreign CPU")
-    from ..prove import bochs
-    from ..prove.run import prove
-
+            raise UsageError(f"--scenario {name}: {OURS[name]}")
     proofs = []
     for machine in chosen(image, args):
-        scenarios = [run_scenario(name, machine, options) for name in names if name not in OURS]
+        scenarios = [run_scenario(name, machine, options) for name in names]
         proofs.append(prove(machine, scenarios, options, bochs.run))
     if args.format == "json":
         import json

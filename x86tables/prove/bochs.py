@@ -27,10 +27,12 @@ def _find() -> None:
 
 
 def load() -> Runner:
-    """Bochs in this process; NotThere when its package is not installed."""
+    """Bochs in this process; NotThere when its package is not installed, or broken."""
     _find()
-    from .bochs_cpu import Runner
-
+    try:
+        from .bochs_cpu import Runner
+    except ImportError as error:
+        raise NotThere(f"bochscpu cannot be imported: {error}") from None
     return Runner()
 
 

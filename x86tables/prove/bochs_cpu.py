@@ -13,6 +13,8 @@ import itertools
 import bochscpu
 
 from ..delivery.events import DF, PF, SHUTDOWN
+from ..delivery.simulate import UNKNOWN
+from ..errors import Absent
 from ..machine.registers import LA57, LMA, LME, NXE, SCE, TF, Segment
 from ..records import Record
 from .bochs_memory import Pages
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr")
 RESET = {"dr6": 0xFFFF0FF0, "dr7": 0x400, "xcr0": 1, "mxcsr": 0x1F80, "fpcw": 0x37F, "apic_base": 0xFEE00900}
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
+FETCH = 2  # a kind of access
 P = 0x8000  # in the high dword of a descriptor
 
 
@@ -64,7 +67,7 @@ class _Run:
         self.pages, self.pins = runner.pages, runner.pins
         self.machine, self.stimulus, self.handler_stack, self.most = machine, stimulus, handler_stack, most
         self.observations: list[Observation] = []
-        self.outcome = "the emulator returned"
+        self.outcome, self.needs = "the emulator returned", ""
         self.begun: _Begun | None = None
         self.pushed: dict[int, int] = {}  # linear -> physical of the 8-byte writes since `begun`
         self.marked = -1  # the byte with the accessed bit that was written since
@@ -87,11 +90,16 @@ class _Run:
         finally:
             # its closure holds the session, and two sessions at a time crash
             session.missing_page_handler = id
-        return EventLog(tuple(self.observations), self.outcome, dict(self.pages.changes(self.walked)))
+        return EventLog(tuple(self.observations), self.outcome, dict(self.pages.changes(self.walked)), needs=self.needs)
 
     def stop(self, session: Any, outcome: str) -> None:
         self.outcome = outcome
         session.stop()
+
+    def need(self, session: Any, physical: int) -> None:
+        """Stop at memory that the image does not hold."""
+        self.needs = str(Absent(physical))
+        self.stop(session, UNKNOWN)
 
     # What Bochs calls
 
@@ -100,7 +108,7 @@ class _Run:
         if (begun := self.begun) is not None:
             if begun.registers != _place(session.cpu):
                 if self.enter(session, begun):
-                    return self.stop(session, GOES_ON)
+                    return None
             elif begun.double:
                 self.note_fault(session, vector, code)
                 return self.stop(session, SHUTDOWN)
@@ -120,7 +128,7 @@ class _Run:
     def on_instruction(self, session: Any, _: int, __: Any) -> None:
         """An instruction was fetched and is about to run."""
         if self.begun is not None and self.enter(session, self.begun):
-            return self.stop(session, GOES_ON)
+            return None
         if self.entered:
             if self.top - session.cpu.rsp >= self.handler_stack:
                 return self.stop(session, RUNS)
@@ -136,8 +144,11 @@ class _Run:
                 self.pushed[linear] = physical
             elif self.begun is not None:
                 self.marked = physical
-        elif kind != 2 and not (self.machine.memory.holds(physical) and self.machine.memory.holds(physical + size - 1)):
-            self.stop(session, f"needs physical {physical:#x}")
+        elif kind != FETCH:
+            for byte in (physical, physical + size - 1):
+                if not self.machine.memory.holds(byte):
+                    return self.need(session, byte)
+        return None
 
     def on_walk(self, session: Any, _: int, physical: int, size: int, __: int, kind: int) -> None:
         """A step of a page walk. The first is that of the first fetch: no instruction has begun."""
@@ -147,7 +158,7 @@ class _Run:
         elif kind != 0:
             self.walked.add(physical)
         elif not self.machine.memory.holds(physical):
-            self.stop(session, f"needs physical {physical:#x}")
+            self.need(session, physical)
 
     def on_halt(self, session: Any, _: int) -> None:
         self.stop(session, "HLT")
@@ -176,11 +187,15 @@ class _Run:
         self.observations.append(Observation(RAISED, vector, code, self.cr2 if vector == PF else None))
 
     def enter(self, session: Any, begun: _Begun) -> bool:
-        """A delivery is complete: note it, and say whether there have been enough."""
+        """A delivery is complete: note it. True if this was the end: enough of them, or a frame in no memory."""
         cpu = session.cpu
         rsp = cpu.rsp
         slots = itertools.takewhile(self.pushed.__contains__, itertools.count(rsp, 8))
         places = [self.pushed[slot] for slot in slots]
+        elsewhere = next((place for place in places if not self.pages.hold(place)), None)
+        if elsewhere is not None:  # the local APIC's page, which Bochs writes to itself
+            self.need(session, elsewhere)
+            return True
         frame = b"".join(self.pages.read(place, 8) for place in places)
         # a stack over the GDT: what was pushed is no longer known
         overwritten = any(place <= self.marked < place + 8 for place in places)
@@ -192,6 +207,8 @@ class _Run:
         )
         self.begun, self.top = None, rsp
         self.entered += 1
+        if self.entered >= self.most:
+            self.stop(session, GOES_ON)
         return self.entered >= self.most
 
 

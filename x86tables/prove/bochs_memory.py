@@ -39,6 +39,10 @@ class Pages:
         self._pages[number] = host, data
         bochscpu.memory.page_insert(number * PAGE, host)
 
+    def hold(self, physical: int) -> bool:
+        """Whether the CPU has touched this page, and not a device's there."""
+        return physical // PAGE in self._pages
+
     def read(self, physical: int, size: int) -> bytes:
         """Bytes of a page that was touched."""
         return ctypes.string_at(self._pages[physical // PAGE][0] + physical % PAGE, size)

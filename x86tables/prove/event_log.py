@@ -64,7 +64,7 @@ class EventLog(Record):
 
     `memory` is what changed: physical address -> byte, None for one that is not known; None for all of it. A prediction
     may leave out rounds that are like the ones before: they belong before `observations[gap]`. `most` is after how many
-    handlers to stop watching.
+    handlers to stop watching. `needs` is what an `unknown` end needs and the image does not hold.
     """
 
     observations: tuple[Observation, ...]
@@ -72,6 +72,7 @@ class EventLog(Record):
     memory: dict[int, int | None] | None = None
     gap: int | None = None
     most: int = 1
+    needs: str = ""
 
 
 def _hex(value: int | None) -> str:

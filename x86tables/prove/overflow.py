@@ -22,6 +22,7 @@ from ..tables.vectors import EXCEPTIONS, label
 from . import qemu as guest
 from .boot_image import CALL, boot_image
 from .overflow_code import ENTERED
+from .processes import exceptions_from_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def overflow(machine: Machine, options: Options = Options(), seconds: float = SE
         image = boot_image(machine, registers, options.handler_stack)
     except NotThere as error:
         return nothing.replace(reason=str(error))
-    with tempfile.TemporaryDirectory() as folder:
+    with exceptions_from_signals(), tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "overflow.elf")
         with open(path, "wb") as file:
             file.write(image.elf)

@@ -6,6 +6,7 @@ would have written.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -15,10 +16,12 @@ import time
 
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..errors import NotThere, UsageError
+from ..machine.symbols import printable
 from ..qemulog import chains
-from ..qemulog.entries import Delivering, Reset, entries, lines
+from ..qemulog.entries import Delivering, Raised, Reset, entries, lines
 from ..records import Record
 from ..tables.vectors import label
+from .processes import running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,13 +29,16 @@ if TYPE_CHECKING:
     from typing import IO
 
     from ..qemulog.chains import Log, LoggedAttempt
+    from ..qemulog.entries import Entry
 
 PROGRAM, PACKAGE = "qemu-system-x86_64", "qemu-system-x86"
 SECONDS = 30.0
-QUIET = 2.0  # seconds without an event, a double fault's handler running: nothing more is expected
+QUIET = 2.0  # seconds in which nothing happens to a handler that was entered: it has run
+ANSWER = 5.0  # seconds that QEMU may take to say its version, or to end when it has closed its log
 ROUNDS = 300  # the same exception at the same place so often in a row
 MOST_OUTPUT = 1 << 20  # bytes of a guest's output that are kept
 PF, DF = 14, 8
+DISPLAYS = frozenset(("-display", "-nographic", "-vnc", "-spice", "-curses", "-sdl", "-gtk"))
 
 
 class Ending(Record):
@@ -62,10 +68,14 @@ def program() -> str:
 
 
 def version() -> str:
-    """`QEMU 7.2.22`."""
-    text = subprocess.run([program(), "--version"], capture_output=True, text=True, timeout=20).stdout
-    words = text.split()
-    return f"QEMU {words[3]}" if words[:3] == ["QEMU", "emulator", "version"] else "QEMU"
+    """`QEMU 7.2.22`. NotThere when it does not answer."""
+    with running([path := program(), "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            output, _ = process.communicate(timeout=ANSWER)
+        except subprocess.TimeoutExpired:
+            raise NotThere(f"{path} --version does not answer within {ANSWER:g} seconds") from None
+    words = output.decode(errors="replace").split()
+    return f"QEMU {printable(words[3])}" if words[:3] == ["QEMU", "emulator", "version"] and words[3:] else "QEMU"
 
 
 def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
@@ -74,37 +84,25 @@ def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
     A triple fault ends it. UsageError when QEMU itself refuses to run, with what it says.
     """
     reader, writer = os.pipe()
+    command = [program(), *arguments]
+    if DISPLAYS.isdisjoint(argument.replace("--", "-", 1) for argument in arguments):
+        command += ["-display", "none"]  # where there is no screen, QEMU's own choice fails
+    command += ["-accel", "tcg", "-no-reboot", "-d", "int,cpu_reset", "-D", f"/dev/fd/{writer}"]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, os.fdopen(reader, "rb", 0) as pipe:
-        command = [
-            program(),
-            *arguments,
-            "-accel",
-            "tcg",
-            "-no-reboot",
-            "-d",
-            "int,cpu_reset",
-            "-D",
-            f"/dev/fd/{writer}",
-        ]
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, pass_fds=[writer]
-            )
-        finally:
-            os.close(writer)
-        try:
+        with (
+            os.fdopen(writer, "wb", 0) as log,
+            running(command, stdout=output, stderr=errors, pass_fds=[writer]) as process,
+        ):
+            log.close()
             watched = _Watched(pipe, time.monotonic() + seconds)
             watched.read_all()
             if watched.ended:
-                process.wait(20)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(ANSWER)
+            status = process.poll() if watched.ended else None
         output.seek(0)
         errors.seek(0)
         said = errors.read(1 << 16).decode(errors="replace").strip()
-        status = process.returncode if watched.ended else None
         complaint = next((line for line in reversed(said.splitlines()) if line.startswith("qemu")), "")
         if status == 1 and complaint and not watched.reader.counts:  # a guest may end with status 1 too
             raise UsageError(f"QEMU does not run this: {complaint.partition(': ')[2]}")
@@ -119,16 +117,15 @@ class _Watched:
         self.reader = chains.Reader()
         self.ended = False  # by itself
         self.overflows: list[Delivering] = []  # page faults of ring 0 next to its stack pointer
-        self.double = False
+        self.double = False  # whether a double fault was delivered
+        self.quiet: float | None = None  # since when nothing has happened to the handler that decides
         self.last: Reset | None = None
 
     def read(self, size: int) -> bytes:
         """What has been written meanwhile; nothing at the end, or when it is time to stop."""
-        left = self.deadline - time.monotonic()
-        if left <= 0 or self._round() is not None:
-            return b""
-        ready, _, _ = select.select([self.pipe], [], [], min(left, QUIET) if self.double else left)
-        if not ready:
+        end = self.deadline if self.quiet is None else min(self.deadline, self.quiet + QUIET)
+        left = end - time.monotonic()
+        if left <= 0 or self._round() is not None or not select.select([self.pipe], [], [], left)[0]:
             return b""
         data = self.pipe.read(size)
         self.ended = not data
@@ -145,6 +142,9 @@ class _Watched:
                 near = entry.cr2 is not None and abs(entry.rsp - entry.cr2) <= chains.NEAR
                 if entry.vector == PF and entry.cpl == 0 and near and len(self.overflows) < ROUNDS:
                     self.overflows.append(entry)
+            # a page fault's handler may return to a kernel that goes on, and is interrupted; a double fault's does not
+            if bool(self.overflows) if not self.double else _is_exception(entry):
+                self.quiet = time.monotonic()
 
     def _round(self) -> Delivering | None:
         """The event that comes again and again, once that is certain: by itself, or as the beginning of a chain."""
@@ -157,10 +157,12 @@ class _Watched:
 
     def ending(self, status: int | None, output: bytes, errors: str, seconds: float) -> Ending:
         log = self.reader.log()
-        verdict, reason, entered = self._judge(log, status, seconds)
+        verdict, reason, entered = self._judge(log, status, errors, seconds)
         return Ending(verdict, reason, log, status, output, errors, entered, self.last)
 
-    def _judge(self, log: Log, status: int | None, seconds: float) -> tuple[str, str, LoggedAttempt | None]:
+    def _judge(
+        self, log: Log, status: int | None, errors: str, seconds: float
+    ) -> tuple[str, str, LoggedAttempt | None]:
         if log.outcome == TRIPLE_FAULT:
             chain = next(c for c in log.chains if c.outcome == chains.SHUTDOWN and not c.deliberate)
             end = chain.attempts[-1]
@@ -181,4 +183,14 @@ class _Watched:
                 reason = f"the #PF handler is entered for {event.cr2:#x}, next to RSP {event.rsp:#x}"
                 return SURVIVES, reason, chains.LoggedAttempt(event, chains.EXCEPTION)
         how = f"within {seconds:g} seconds" if status is None else f"before QEMU ended with status {status}"
-        return UNKNOWN, f"no double fault and no page fault next to the stack pointer {how}: nothing is proved", None
+        if status is None and self.ended:
+            how = "before QEMU closed its log, without ending"
+        reason = f"no double fault and no page fault next to the stack pointer {how}: nothing is proved"
+        if status and errors:
+            reason += f"; QEMU said: {printable(errors.splitlines()[-1])}"
+        return UNKNOWN, reason, None
+
+
+def _is_exception(entry: Entry) -> bool:
+    """Whether an exception was raised or a double fault is delivered: no interrupt, nor INT n."""
+    return isinstance(entry, Raised) or (isinstance(entry, Delivering) and entry.vector == DF and not entry.software)

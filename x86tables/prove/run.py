@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAXPHYADDR = 40  # of every CPU model that Bochs has
 # Exceptions that Bochs delivers like any other when it is told to; the rest it knows as something else.
 INJECTED = frozenset(range(20)) - {2, 3} | frozenset(range(22, 28)) | {31}
+# Scenarios that a foreign CPU cannot run, and why.
+OURS = {"double-fault-questions": "it takes handlers away, which cannot be done on a foreign CPU"}
 VERDICTS = {RUNS: SURVIVES, SHUTDOWN: TRIPLE_FAULT, GOES_ON: LOOPS}
 
 
@@ -63,13 +65,15 @@ class TrialResult(Record):
 
 
 class Proof(Record):
-    """One CPU: by scenario how each variant went. `reasons` say why something could not be proved."""
+    """One CPU: by scenario how each variant went. `reasons` say why something could not be proved, `not_run` why a
+    scenario was not run at all."""
 
     machine: Machine
     scenarios: dict[str, tuple[TrialResult, ...]]
     predicted: str
     verdict: str
     reasons: tuple[str, ...] = ()
+    not_run: dict[str, str] = {}  # noqa: RUF012 - never changed
 
     @property
     def agrees(self) -> bool:
@@ -85,8 +89,10 @@ def prove(
     options: Options,
     run: Callable[[list[Trial]], Iterable[TrialResult]],
 ) -> Proof:
-    """Take simulated scenarios of a machine to the CPU behind `run`; the first gives the verdict."""
+    """Take simulated scenarios of a machine to the CPU behind `run`; the first that can be run gives the verdict."""
     scenarios = list(scenarios)
+    not_run = {scenario.name: OURS[scenario.name] for scenario in scenarios if scenario.name in OURS}
+    scenarios = [scenario for scenario in scenarios if scenario.name not in OURS]
     ready = [(scenario.name, list(trials(machine, scenario, options))) for scenario in scenarios]
     ran = iter(list(run([trial for _, these in ready for trial in these if not trial.why])))
     results = {
@@ -100,7 +106,8 @@ def prove(
     if verdict == NOT_APPLICABLE and first.verdict != NOT_APPLICABLE:
         verdict = UNKNOWN
     reasons = (first.reason,) if first.verdict in (NOT_APPLICABLE, UNKNOWN) else first.remarks
-    return Proof(machine, results, first.verdict, verdict, reasons)
+    needs = [result.event_log.needs for result in results[first.name] if result.event_log and result.event_log.needs]
+    return Proof(machine, results, first.verdict, verdict, (*reasons, *dict.fromkeys(needs)), not_run)
 
 
 def trials(machine: Machine, scenario: Scenario, options: Options) -> Iterator[Trial]:
@@ -222,12 +229,20 @@ def compare(
 ) -> TrialResult:
     """Compare what was observed with what is predicted; `predict_there` predicts with the foreign CPU's deviations."""
     verdict = VERDICTS.get(observed.outcome, UNKNOWN)
-    found = differences(trial.event_log, observed)
+    found = _differences(trial.event_log, observed)
     if not found:
         return TrialResult(trial, verdict, observed)
     event_log, deviations = predict_there(trial)
-    explained = not differences(event_log, observed)
+    explained = not _differences(event_log, observed)
     return TrialResult(trial, verdict, observed, found[0], tuple(sorted(deviations)) if explained else ())
+
+
+def _differences(ours: EventLog, theirs: EventLog) -> list[str]:
+    """As `differences`, but only as far as the foreign CPU came when it needed what the image does not hold."""
+    if theirs.needs:
+        count = len(theirs.observations)
+        ours = ours.replace(observations=ours.observations[:count], outcome=UNKNOWN, memory=None)
+    return differences(ours, theirs)
 
 
 def worst(results: Iterable[TrialResult]) -> str:

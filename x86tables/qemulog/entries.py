@@ -132,6 +132,8 @@ def entries(source: Iterator[bytes]) -> Iterator[Entry]:
                     pushed = following
                     break
                 block.append(following[:LONGEST])
+                if match.re is _DELIVERING and following.startswith(b"EFER="):
+                    break  # its last line: in a log that is being written, the next may be long in coming
             text = b"\n".join(block).decode("ascii", "replace")
             if match.re is _RESET:
                 yield Reset(at, int(match[1]), text)

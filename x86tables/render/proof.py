@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ..delivery.scenarios import NOT_APPLICABLE
+from ..delivery.simulate import UNKNOWN
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,14 +19,19 @@ def text(image: Image, proofs: Sequence[Proof], cpu: str, events: bool) -> Itera
     yield f"{image.path}: {image.format}, on {cpu}"
     for one in proofs:
         yield ""
-        agree = "as predicted" if one.agrees else f"NOT AS PREDICTED ({one.predicted})"
-        yield f"CPU {one.machine.cpu}  {one.verdict}, {agree}"
+        yield f"CPU {one.machine.cpu}  {one.verdict}{_agreement(one)}"
         for reason in one.reasons:
             yield f"  {reason}"
         for name, results in one.scenarios.items():
             ran = [result for result in results if not result.trial.why]
             same = sum(result.agrees for result in ran)
-            yield f"  {name}: {same} of {len(ran)} variants agree event by event"
+            if not results:
+                if one.verdict != NOT_APPLICABLE:
+                    yield f"  {name}: not applicable"
+            elif not ran:
+                yield f"  {name}: none of {len(results)} variants can be run"
+            else:
+                yield f"  {name}: {same} of {len(ran)} variants agree event by event"
             shown = events
             for result in ran:
                 if events or not result.agrees or (not shown and result.verdict == one.verdict):
@@ -32,6 +40,17 @@ def text(image: Image, proofs: Sequence[Proof], cpu: str, events: bool) -> Itera
             for result in results:
                 if result.trial.why:
                     yield f"    not run: {result.trial.name}: {result.trial.why}"
+        for name, why in one.not_run.items():
+            yield f"  {name}: not run: {why}"
+
+
+def _agreement(one: Proof) -> str:
+    """What the verdict is to the prediction."""
+    if one.verdict == NOT_APPLICABLE == one.predicted:
+        return ""
+    if one.verdict == UNKNOWN != one.predicted:
+        return f" ({one.predicted} predicted)"
+    return ", as predicted" if one.agrees else f", NOT AS PREDICTED ({one.predicted})"
 
 
 def _variant_lines(result: TrialResult, symbols: Symbols) -> Iterator[str]:
@@ -42,6 +61,8 @@ def _variant_lines(result: TrialResult, symbols: Symbols) -> Iterator[str]:
         yield f"      {one}{f' ({name})' if name else ''}"
     if len(observations) > 12:
         yield f"      ... {len(observations) - 12} more"
+    if result.event_log is not None and result.event_log.needs:
+        yield f"      needs more: {result.event_log.needs}"
     if result.deviations:
         yield f"      differs by what docs/deviations.md calls {', '.join(result.deviations)}: {result.differs}"
     elif result.differs:

@@ -62,10 +62,14 @@ class TrialJson(Document, predicted=VERDICTS):
 
 
 class TrialsJson(Document):
-    """One scenario."""
+    """One scenario.
+
+    not_run: why it is not run at all on a foreign CPU
+    """
 
     name: str
     ways: list[TrialJson]
+    not_run: str = LEFT_OUT
 
 
 class ProofJson(Document, predicted=VERDICTS):
@@ -146,6 +150,7 @@ def _proof(one: Proof) -> ProofJson:
     scenarios = [
         TrialsJson(name=name, ways=[_trial(result) for result in results]) for name, results in one.scenarios.items()
     ]
+    scenarios += [TrialsJson(name=name, ways=[], not_run=why) for name, why in one.not_run.items()]
     return ProofJson.of(one, cpu=one.machine.cpu, assumed=list(one.machine.assumed), scenarios=scenarios)
 
 
