@@ -93,7 +93,7 @@ def jobs(work: Path) -> Iterator[Job]:
 
 def golden() -> Iterator[tuple[str, str]]:
     """Published values and the kind that `decode` calls them by."""
-    from x86tables.commands.decode import KINDS
+    from x86tables.decode import KINDS
 
     kinds = {layout.__name__: kind for kind, layout in KINDS.items()}
     for path in sorted(GOLDEN.glob("*.txt")):

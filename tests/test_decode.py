@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from x86tables import Gate, Layout, UsageError
 from x86tables.commands import main
-from x86tables.commands.decode import KINDS, decode, read
+from x86tables.decode import KINDS, decode, read
 
 GATE = Gate.interrupt(0xFFFF_FFFF_8100_0000, 8, ist=1)
 Capture = pytest.CaptureFixture[str]

@@ -23,7 +23,7 @@ from x86tables import (
     Tss,
     Tss32,
 )
-from x86tables.commands.decode import KINDS
+from x86tables.decode import KINDS
 from x86tables.render import describe as words
 from x86tables.render.anomalies import oddities
 

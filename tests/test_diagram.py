@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x86tables import Gate, Layout, PageFaultErrorCode, PseudoDescriptor32, SegmentDescriptor, Selector
-from x86tables.commands.decode import KINDS
+from x86tables.decode import KINDS
 from x86tables.render.diagram import diagram
 
 SEGMENT = r"""

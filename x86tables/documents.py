@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     U3: TypeAlias = int
     U4: TypeAlias = int
     U8: TypeAlias = int
+    U13: TypeAlias = int
     U16: TypeAlias = int
     U20: TypeAlias = int
     U32: TypeAlias = int

@@ -36,18 +36,13 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         import json
 
-        print(json.dumps({"schema": 1, "rules": [data(rule) for rule in rules]}, indent=1))
+        from ..render.json import explain as document
+
+        print(json.dumps(document.explain(rules), indent=1))
     else:
         for line in listing(tables) if tables else explanation(rules[0]):
             print(line)
     return 0
-
-
-def data(rule: Rule) -> dict[str, str | None]:
-    """A rule as plain values."""
-    sections = {name.lower(): text for name, text in rule.sections.items()}
-    phase = rule.phase or None
-    return {"rule": rule.id, "severity": rule.severity, "title": rule.title, "phase": phase, **sections}
 
 
 def listing(tables: Iterable[str]) -> Iterator[str]:

@@ -8,8 +8,10 @@ from cli import output
 from mutated import linux
 
 from x86tables import Gate, SelectorErrorCode
+from x86tables.checks import error_lookup
 from x86tables.commands import main
-from x86tables.render import pointed
+from x86tables.machine.symbols import Symbols
+from x86tables.render import error_lookup as words
 
 HERE = Path(__file__).parent
 LINUX = ["--in", str(HERE / "images/linux.core"), "--symbols", str(HERE / "images/linux.map")]
@@ -93,12 +95,14 @@ def test_gates_whose_segment_is_no_code(selector: int) -> None:
     place = first.translate(first.registers.idtr.base + 14 * Gate.size)
     memory.overlay(place, bytes(first.idt[14].replace(selector=selector)))
     code = SelectorErrorCode.from_int(selector)
-    (cpu,) = pointed.selector_error(image, [first.replace(memory=memory)], code)
+    (cpu,) = error_lookup.selector_error(image, [first.replace(memory=memory)], code)
     wanted = f"no 64-bit code segment, yet that of gate 14: a delivery there raises #GP({selector:#x})"
-    assert cpu["problems"] == [wanted]
-    assert any(wanted[:30] in line for line in pointed.text([cpu]))
-    assert pointed.selector_error(image, [first], code)[0]["problems"] == []
-    assert pointed.selector_error(image, [first], SelectorErrorCode.from_int(0x10))[0]["problems"] == []
+    assert isinstance(cpu, error_lookup.NamedDescriptor)
+    assert (cpu.code_of, words.problems(cpu)) == ((14,), [wanted])
+    assert any(wanted[:30] in line for line in words.text([cpu], Symbols()))
+    for one in (code, SelectorErrorCode.from_int(0x10)):
+        (cpu,) = error_lookup.selector_error(image, [first], one)
+        assert words.problems(cpu) == []
 
 
 @pytest.mark.parametrize("arguments", [["error-code", "0x42"], ["error-code", "0x8"], ["page-fault-error", "0x2"]])
@@ -112,7 +116,8 @@ def test_real_mode_has_no_error_codes(arguments: list[str]) -> None:
 def test_nothing_is_wrong_only_without_findings() -> None:
     """A gate that the stack in use could deliver now, and that a rule objects to."""
     image = linux("gate 8 without IST")
-    text = "\n".join(pointed.text(pointed.selector_error(image, image.machines, SelectorErrorCode.from_int(0x42))))
+    found = error_lookup.selector_error(image, image.machines, SelectorErrorCode.from_int(0x42))
+    text = "\n".join(words.text(found, Symbols()))
     assert "IDT004 error" in text and "nothing" not in text
 
 
