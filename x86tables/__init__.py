@@ -1,6 +1,7 @@
 """x86-64 descriptor tables: made, shown, judged and proved."""
 
-from .errors import Absent, ImageError, NotThere, UsageError, X86TablesError
+from .errors import ImageError, NotThere, UsageError, X86TablesError
+from .machine.probe import Absent
 from .tables.gdt import CallGate, Gdt, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
 from .tables.idt import Gate, Idt
 from .tables.layout import Layout, bits

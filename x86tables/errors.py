@@ -17,11 +17,3 @@ class ImageError(X86TablesError):
 
 class NotThere(X86TablesError, LookupError):  # noqa: N818 - reads better in `except`
     """Something asked for is not there: a slot beyond a limit, a table that was never loaded."""
-
-
-class Absent(NotThere):
-    """Physical memory that the image does not hold; `address` is the first byte that is missing."""
-
-    def __init__(self, address: int) -> None:
-        super().__init__(f"physical page {address & ~0xFFF:#x} is not in this image")
-        self.address = address

@@ -6,9 +6,9 @@ of a rule reads `missing_inputs` afterwards: the rule is then `not_checked`, wha
 
 from __future__ import annotations
 
-from ..errors import Absent
 from ..machine.memory import PAGE
-from ..machine.paging import READ, NonCanonical, PageFault, canonical
+from ..machine.paging import READ, canonical
+from ..machine.probe import Fault, Inaccessible, Ok, Unknown
 from ..tables import vectors
 from ..tables.gdt import LDT, TSS_AVAILABLE, TSS_BUSY, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import INTERRUPT, TRAP, Gate
@@ -81,29 +81,30 @@ class CheckedTables:
         """4, or 5 with LA57."""
         return self.machine.space.levels
 
-    def trouble(self, linear: int, access: Access = READ) -> str | None:
-        """Why an access faults, "" when it does not, None when that is not known."""
+    def probe(self, linear: int, access: Access = READ) -> Ok | Fault | None:
+        """Whether an access is allowed; None when that is not known, which is noted."""
         if not self.paged:
             self.missing("CR3 is not known")
             return None
-        try:
-            self.machine.space.translate(linear % TOP, access)
-        except PageFault as fault:
-            return fault.why
-        except NonCanonical as error:
-            return str(error)
-        except Absent as error:
-            self.missing(str(error))
+        answer = self.machine.probe(linear % TOP, access)
+        if isinstance(answer, Unknown):
+            self.missing(answer.needs)
             return None
-        return ""
+        return answer
+
+    def fault(self, linear: int, access: Access = READ) -> Fault | None:
+        """Why an access faults; None when it does not, or that is not known."""
+        answer = self.probe(linear, access)
+        return answer if isinstance(answer, Fault) else None
 
     def physical(self, linear: int) -> int | None:
         """Where a linear address is; None when it is nowhere or that is not known."""
-        return None if self.trouble(linear) != "" else self.machine.space.translate(linear % TOP)
+        answer = self.probe(linear)
+        return answer.physical if isinstance(answer, Ok) else None
 
     def for_users(self, linear: int) -> bool:
         """Whether ring 3 can reach a page."""
-        return self.trouble(linear) == "" and self.machine.space.page(linear % TOP).user
+        return isinstance(self.probe(linear), Ok) and self.machine.space.page(linear % TOP).user
 
     def canonical(self, linear: int) -> bool:
         """Whether an address is canonical on this CPU."""
@@ -133,10 +134,10 @@ class CheckedTables:
             return False
         for offset in (start, start + size - 1):
             linear = (table.base + offset) % TOP
-            if self.trouble(linear) == "":
+            if isinstance(self.probe(linear), Ok):
                 try:
                     self.machine.read(linear, 1)
-                except Absent as error:
+                except Inaccessible as error:
                     self.missing(str(error))
         return False
 
@@ -179,7 +180,7 @@ class CheckedTables:
             return None
         try:
             return decode(self.machine.read((gdt.base + (selector & ~7)) % TOP, 16))
-        except (Absent, PageFault, NonCanonical):
+        except Inaccessible:
             return None
 
     @memoized

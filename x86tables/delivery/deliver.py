@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 
-from ..errors import Absent, NotThere, UsageError
+from ..errors import NotThere, UsageError
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
-from ..machine.paging import WRITE, Access, NonCanonical, PageFault, canonical
+from ..machine.paging import WRITE, Access, canonical
+from ..machine.probe import Fault, FaultKind, Inaccessible, Unknown
 from ..machine.registers import AC, CET, FRED, IF, NT, RF, TF, VM, Segment
 from ..tables import vectors
 from ..tables.gdt import SegmentDescriptor
@@ -59,12 +60,12 @@ MAKES_DOUBLE_FAULT = {
 }
 
 
-class Unknown(NotThere):
-    """A register that decides is not known, or the machine uses something that is not modelled here."""
+class MissingInput(NotThere):
+    """What decides is not known: a register, a page, or something that is not modelled here."""
 
 
-class Fault(Exception):  # noqa: N818 - the manual's word
-    """A fault met while delivering."""
+class NestedFault(Exception):  # noqa: N818 - the manual's word
+    """A fault met while delivering an event."""
 
     def __init__(self, event: Event, why: str) -> None:
         super().__init__(why)
@@ -91,7 +92,7 @@ def deliver(at: Machine | CpuState, event: Event, enter: Enter | None = None) ->
         try:
             _refuse_what_is_not_modelled(state)
             entered = (enter or enter_handler)(attempt)
-        except Fault as fault:
+        except NestedFault as fault:
             attempts.append(Attempt(event, tuple(attempt.steps), fault.event))
             following = escalate(state.machine.vendor, event, fault.event)
             if following is None:
@@ -99,7 +100,7 @@ def deliver(at: Machine | CpuState, event: Event, enter: Enter | None = None) ->
                 break
             # The saved RIP of a nested fault is the instruction's during which all of this happened.
             event, ext, rip = following, True, state.registers.rip
-        except (Absent, Unknown) as error:
+        except MissingInput as error:
             attempts.append(Attempt(event, tuple(attempt.steps)))
             outcome, reason = UNKNOWN, f"while delivering {event.label}: {error}"
             needs = str(error)
@@ -138,13 +139,13 @@ def _refuse_what_is_not_modelled(state: CpuState) -> None:
     if not machine.long_mode:
         raise UsageError(f"CPU {machine.cpu} is in {machine.mode} mode: delivery is simulated for long mode only")
     if machine.space.paging.mode not in ("4-level", "5-level"):
-        raise Unknown("CR3 is not known: no page can be judged without it")
+        raise MissingInput("CR3 is not known: no page can be judged without it")
     if registers.cr4 and registers.cr4 & FRED:
-        raise Unknown("CR4.FRED is set: events are delivered without an IDT, which is not modelled")
+        raise MissingInput("CR4.FRED is set: events are delivered without an IDT, which is not modelled")
     if registers.cr4 and registers.cr4 & CET and registers.general.get("s_cet", 0) & 1:
-        raise Unknown("supervisor shadow stacks are on (CR4.CET and IA32_S_CET), which is not modelled")
+        raise MissingInput("supervisor shadow stacks are on (CR4.CET and IA32_S_CET), which is not modelled")
     if registers.cs is None or registers.rsp is None:
-        raise Unknown(f"{'CS' if registers.cs is None else 'RSP'} is not known")
+        raise MissingInput(f"{'CS' if registers.cs is None else 'RSP'} is not known")
 
 
 class Checks:
@@ -170,7 +171,7 @@ class Checks:
         if cr2 is not None:  # loaded as soon as a page fault is detected, whatever becomes of it
             self.state.cr2 = cr2
         where = ("" if address is None else f" at {address:#x}") + self.stack
-        raise Fault(Event(vector, EXCEPTION, code, 0, cr2), f"{step}{where}: {found}")
+        raise NestedFault(Event(vector, EXCEPTION, code, 0, cr2), f"{step}{where}: {found}")
 
     def read(self, step: str, linear: int, size: int) -> bytes:
         """A table's bytes: the supervisor's implicit access at any privilege level."""
@@ -178,18 +179,28 @@ class Checks:
             if linear % PAGE + size <= PAGE:
                 return self.state.read(linear, size)
             return b"".join(self._read_8((linear + at) % TOP) for at in range(0, size, 8))
-        except PageFault as fault:
-            self.refuse(step, linear, fault.why, "", PF, fault.error_code, fault.address)
-        except NonCanonical:
-            self.refuse(step, linear, "not canonical", "", GP, self.null_code())
-        except Absent as error:
-            self.passed(step, linear, str(error), "not known")
-            raise
+        except Inaccessible as error:
+            self.stop(step, linear, error.probe, GP)
+
+    def stop(
+        self, step: str, address: int, probe: Fault | Unknown, not_canonical: int = GP, cr2: int | None = None
+    ) -> NoReturn:
+        """Note what memory answered, and raise the fault that the processor raises for it.
+
+        `not_canonical` is the vector for an address that is not canonical: #GP, or #SS for a push. `cr2` is the address
+        of a page fault where it is not the first byte that was asked for.
+        """
+        if isinstance(probe, Unknown):
+            self.passed(step, address, probe.needs, "not known")
+            raise MissingInput(probe.needs)
+        if probe.kind is FaultKind.NON_CANONICAL:
+            self.refuse(step, address, "not canonical", "", not_canonical, self.null_code())
+        self.refuse(step, address, probe.why, "", PF, probe.error_code, probe.address if cr2 is None else cr2)
 
     def _read_8(self, linear: int) -> bytes:
         """One 8-byte access. Whether its addresses are canonical is asked before any of them is translated."""
         if not canonical((linear + 7) % TOP, self.state.machine.space.levels):
-            raise NonCanonical(linear + 7)
+            raise Inaccessible(Fault(FaultKind.NON_CANONICAL, linear + 7))
         return self.state.read(linear, 8)
 
     def gate_code(self) -> int:
@@ -206,7 +217,7 @@ class Checks:
 
 
 def enter_handler(this: Checks) -> tuple[str, bytes | None]:
-    """All of it for one event: (stack used, frame pushed). Raises Fault, Absent or Unknown at the check that fails."""
+    """All of it for one event: (stack used, frame pushed). Raises NestedFault or MissingInput at the check that fails."""
     gate = read_gate(this)
     check_gate(this, gate)
     selector = Selector.from_int(gate.selector)
@@ -225,7 +236,7 @@ def read_gate(this: Checks) -> Gate:
     """The vector's entry in the IDT."""
     idtr, vector = this.state.registers.idtr, this.event.vector
     if idtr is None:
-        raise Unknown("IDTR is not known")
+        raise MissingInput("IDTR is not known")
     offset = vector * Gate.size
     # "If the vector is beyond the limit of the IDT, #GP": all 16 bytes of the entry have to be inside.
     last = offset + Gate.size - 1
@@ -267,7 +278,7 @@ def read_code_segment(this: Checks, selector: Selector) -> tuple[int, SegmentDes
     table = "LDT" if selector.ti else "GDT"
     register = this.state.registers.ldtr if selector.ti else this.state.registers.gdtr
     if register is None:
-        raise Unknown(f"{table}R is not known")
+        raise MissingInput(f"{table}R is not known")
     # "If the selector's index is not within the table's limit, #GP(selector + EXT)." A null LDTR has no table.
     offset = selector.index * SegmentDescriptor.size
     if isinstance(register, Segment) and register.null:
@@ -318,7 +329,7 @@ def choose_stack(this: Checks, ist: int, cpl: int) -> tuple[str, int]:
         return "current", rsp
     tr, offset = this.state.registers.tr, Tss.field(field).offset
     if tr is None:
-        raise Unknown("TR is not known")
+        raise MissingInput("TR is not known")
     # "If the stack pointer is not within the limit of the current TSS, #TS(TSS selector + EXT)." What TR has cached
     # counts; a TR that was never loaded is not refused for being null.
     if offset + 7 > tr.limit:
@@ -348,7 +359,7 @@ def push_frame(this: Checks, rsp: int, cpl: int) -> tuple[int, bytes | None]:
     """SS, RSP, RFLAGS, CS, RIP and the error code: (RSP after the last push, the frame)."""
     state, registers = this.state, this.state.registers
     if registers.rflags is None and state.machine.space.paging.smap:
-        raise Unknown("RFLAGS is not known, and with CR4.SMAP its AC bit decides about pushes")
+        raise MissingInput("RFLAGS is not known, and with CR4.SMAP its AC bit decides about pushes")
     access = PUSHES[cpl == 3][(registers.rflags or 0) & AC != 0]
     values = _pushed_values(this)
     frame = _frame(list(values.values()))
@@ -363,13 +374,8 @@ def push_frame(this: Checks, rsp: int, cpl: int) -> tuple[int, bytes | None]:
         # "If a push's address is not canonical, #SS(EXT)." What was pushed before a fault stays in memory.
         try:
             state.write(at, frame[size - done - count : size - done], count, access)
-        except PageFault as fault:
-            this.refuse(step, first, fault.why, "", PF, fault.error_code, first)
-        except NonCanonical:
-            this.refuse(step, first, "not canonical", "", SS, this.null_code())
-        except Absent as error:
-            this.passed(step, first, str(error), "not known")
-            raise
+        except Inaccessible as error:
+            this.stop(step, first, error.probe, SS, cr2=first)
         this.passed("push", at, f"{count} bytes below {at + count:#x}", "written")
         done += count
     return at, frame if isinstance(frame, bytes) else None
@@ -423,8 +429,8 @@ def mark_accessed(this: Checks, address: int, code: SegmentDescriptor) -> Segmen
     # "The processor sets the accessed bit with a locked supervisor-mode write": a read-only table faults with WP=1.
     try:
         this.state.write(at, bytes(code)[place : place + 1], 1, WRITE)
-    except PageFault as fault:
-        this.refuse("accessed bit", at, fault.why, "", PF, fault.error_code, at)
+    except Inaccessible as error:
+        this.stop("accessed bit", at, error.probe)
     this.passed("accessed bit", at, "A 0", "set")
     return code
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 from ..errors import NotThere, UsageError
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
-from ..machine.paging import NonCanonical, PageFault
+from ..machine.probe import FaultKind, Inaccessible, Unknown
 from ..machine.registers import AC, SCE, Segment
 from ..records import Record
 from ..tables.gdt import SegmentDescriptor
 from .deliver import PUSHES
 from .events import NMI, PF, SS, Event
 from .simulate import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
+from .rings import in_ring0, in_ring3
 from .stacks import (
-    FAR_PAGES,
+    FAR,
     NEAR,
     NOT_JUDGED,
-    Room,
+    InterruptStack,
     StackInUse,
     guard_below,
-    in_ring0,
-    in_ring3,
-    rooms,
+    interrupt_stacks,
     stack_in_use,
 )
 from .state import TOP, CpuState
@@ -86,14 +85,14 @@ class Scenario(Record):
 class Judgement(Record):
     """What there is to say of one CPU: the verdict of `stack-overflow`, the stack in use, and every scenario asked for.
 
-    `rooms` is what each interrupt stack holds: that a handler is entered is not yet that a panic printer fits.
+    `interrupt_stacks` have their extent: that a handler is entered does not mean that it has the stack it needs.
     """
 
     machine: Machine
     overflow: Scenario
     stack: StackInUse
     scenarios: tuple[Scenario, ...]
-    rooms: tuple[Room, ...]
+    interrupt_stacks: tuple[InterruptStack, ...]
 
     @property
     def verdict(self) -> str:
@@ -108,7 +107,7 @@ def judge(machine: Machine, names: tuple[str, ...] = ("stack-overflow",), option
     if not machine.wide:
         return Judgement(machine, overflow, StackInUse(NOT_JUDGED, overflow.reason), tuple(others), ())
     stack = stack_in_use(machine, options.stack, options.frame)
-    return Judgement(machine, overflow, stack, tuple(others), rooms(machine))
+    return Judgement(machine, overflow, stack, tuple(others), interrupt_stacks(machine))
 
 
 def run_scenario(name: str, machine: Machine, options: Options = Options()) -> Scenario:  # noqa: B008 - an immutable value
@@ -144,17 +143,18 @@ def _variant(name: str, simulation: Simulation) -> Variant:
 
 
 def push_fault(state: CpuState) -> Event:
-    """The exception that a push at RSP raises. NotThere when the push succeeds; Absent when it is not known."""
+    """The exception that a push at RSP raises. NotThere when the push succeeds, or when that is not known."""
     registers = state.registers
     at = ((registers.rsp or 0) - 8) % TOP
-    user = registers.cpl == 3
     try:
         # an unaligned push may straddle two pages, and the lower one is the guard
-        state.translate(at, PUSHES[user][(registers.rflags or 0) & AC != 0])
-    except PageFault as fault:
-        return Event(PF, error_code=fault.error_code, cr2=fault.address)
-    except NonCanonical:
-        return Event(SS, error_code=0)
+        state.translate(at, PUSHES[registers.cpl == 3][(registers.rflags or 0) & AC != 0])
+    except Inaccessible as error:
+        if isinstance(error.probe, Unknown):
+            raise
+        if error.probe.kind is FaultKind.NON_CANONICAL:
+            return Event(SS, error_code=0)
+        return Event(PF, error_code=error.probe.error_code, cr2=error.probe.address)
     raise NotThere(f"{at:#x} can be pushed to")
 
 
@@ -166,7 +166,7 @@ def stack_overflow(machine: Machine, registers: Registers, options: Options) -> 
     guard = guard_below(machine, registers)
     remarks: tuple[str, ...] = ()
     if guard is None:
-        guard = guard_below(machine, registers, FAR_PAGES)
+        guard = guard_below(machine, registers, FAR)
         if guard is None:
             raise NotThere("a page below RSP that cannot be pushed to: none was found within 4 GiB")
         nearest = f"the nearest is below {guard.top:#x}" if guard.top else "there is none down to address 0"
@@ -290,7 +290,7 @@ def _syscall_cs(star: int) -> Segment:
 
 def survival_matrix(machine: Machine, registers: Registers, options: Options) -> tuple[list[Variant], tuple[str, ...]]:
     """Every vector, from ring 0 on a good stack, from ring 0 with RSP at the guard, and from ring 3."""
-    guard = guard_below(machine, registers) or guard_below(machine, registers, FAR_PAGES)
+    guard = guard_below(machine, registers) or guard_below(machine, registers, FAR)
     starts = [("ring 0", registers), ("ring 3", in_ring3(machine))]
     if guard is not None:
         starts.insert(1, ("ring 0 at the guard", registers.replace(rsp=guard.top)))

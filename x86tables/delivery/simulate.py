@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from ..errors import Absent
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
-from ..machine.paging import Access, NonCanonical, PageFault
+from ..machine.paging import Access
+from ..machine.probe import FaultKind, Inaccessible, Ok, Unknown
 from ..machine.registers import AC
 from ..records import Record
 from ..tables import vectors
-from .deliver import PUSHES, deliver
+from .deliver import PUSHES, MissingInput, deliver
 from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
+from .stacks import pages_below
 from .state import TOP, CpuState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..machine.registers import Registers
+    from ..machine.probe import Fault
     from .deliver import Enter
 
 SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
@@ -102,7 +104,7 @@ def simulate(
         name = vectors.label(delivery.vector)
         try:
             handler = start_handler(state, delivery.vector, handler_stack)
-        except Absent as error:
+        except MissingInput as error:
             handlers.append(Handler(delivery.vector, (Step("handler", None, str(error), "not known"),)))
             return simulation(UNKNOWN, f"whether the {name} handler runs: {error}", str(error))
         handlers.append(handler)
@@ -126,16 +128,15 @@ def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:
 
     A fault in either is a new event, not a nested one: SDM Vol. 3A says under #DF that faults of a handler's fetch are
     outside of the table. It is saved with the handler's first address, RSP being that before the push that failed.
-    Raises Absent where this is not known.
+    Raises MissingInput where this is not known.
     """
     registers = state.registers
     rip, user = registers.rip or 0, registers.cpl == 3
     try:
         state.translate(rip, FETCHES[user])
-    except PageFault as fault:
-        state.cr2 = fault.address
-        event = Event(PF, error_code=fault.error_code, cr2=fault.address)
-        return Handler(vector, (Step("fetch", rip, fault.why, f"a new event: #PF({fault.error_code:#x})"),), event)
+    except Inaccessible as error:
+        event = _new_event(state, error.probe, rip)
+        return Handler(vector, (_step("fetch", rip, error.probe, event),), event)
     fetched = Step("fetch", rip, "executable", "the first instruction")
     used, rsp = 0, registers.rsp or 0
     access = PUSHES[user][(registers.rflags or 0) & AC != 0]
@@ -145,18 +146,30 @@ def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:
         try:
             # what a handler pushes is not known
             state.write((first + 8 - count) % TOP, [None] * count, count, access)
-        except (PageFault, NonCanonical) as error:
+        except Inaccessible as error:
+            event = _new_event(state, error.probe, first)
             state.registers = registers.replace(rsp=(first + 8) % TOP)
-            if isinstance(error, PageFault):
-                event, why = Event(PF, error_code=error.error_code, cr2=first), error.why
-                state.cr2 = first
-            else:
-                event, why = Event(SS, error_code=0), "not canonical"
-            rule = f"a new event: {event.label}({event.error_code:#x})"
-            return Handler(vector, (fetched, Step("handler's stack", first, why, rule)), event)
+            return Handler(vector, (fetched, _step("handler's stack", first, error.probe, event)), event)
         used += count
     found = f"{handler_stack} bytes below {rsp:#x}"
     return Handler(vector, (fetched, Step("handler's stack", (rsp - used) % TOP, found, "can be pushed to")))
+
+
+
+def _new_event(state: CpuState, probe: Fault | Unknown, address: int) -> Event:
+    """The event that an access of the handler's own code raises, CR2 loaded; MissingInput when that is not known."""
+    if isinstance(probe, Unknown):
+        raise MissingInput(probe.needs)
+    if probe.kind is FaultKind.NON_CANONICAL:
+        return Event(SS, error_code=0)
+    state.cr2 = address
+    return Event(PF, error_code=probe.error_code, cr2=address)
+
+
+def _step(name: str, address: int, probe: Fault | Unknown, event: Event) -> Step:
+    """The step that ended in a new event."""
+    found = "not canonical" if event.vector == SS else probe.why
+    return Step(name, address, found, f"a new event: {event.label}({event.error_code:#x})")
 
 
 class LoopDetector:
@@ -222,20 +235,18 @@ class LoopDetector:
 
     def _obstacle(self, rsp: int) -> int:
         """The end of the highest page below that a push cannot enter, or that holds a part of a table."""
-        space, tables = self.state.machine.space, self.state.machine.table_pages
-        access = PUSHES[self.state.registers.cpl == 3][0]
-        at = rsp & -PAGE
-        while rsp - at < FARTHEST and at > 0:
-            try:
-                physical = space.translate(at, access)
-            except (PageFault, Absent, NonCanonical):
-                return at + PAGE
-            if physical >> 12 in tables:
-                return at + PAGE
-            page = space.page(at)
-            first, last = page.physical >> 12, page.physical + page.size - 1 >> 12
-            at -= PAGE if any(first <= table <= last for table in tables) else PAGE + at - page.linear
-        return at
+        machine, end = self.state.machine, (rsp & -PAGE) + PAGE
+        for lowest, answer in pages_below(machine, rsp + 1, PUSHES[self.state.registers.cpl == 3][0]):
+            if not isinstance(answer, Ok):
+                return end
+            page = machine.space.page(lowest % TOP)
+            first = lowest - (page.physical + (lowest % TOP - page.linear))  # linear less physical address
+            if tables := [at for number in machine.table_pages if lowest <= (at := first + number * PAGE) < end]:
+                return max(tables) + PAGE
+            if rsp - lowest >= FARTHEST or lowest <= 0:
+                return lowest
+            end = lowest
+        raise AssertionError("pages have no end")
 
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
         """The loop that there was; its like rounds are taken out of the story."""

@@ -1,37 +1,179 @@
-"""The stack in use and what is below it, and the room on every stack that a gate can switch to."""
+"""Stacks: how deep one can be pushed, what ends it, what else lies in it, and which ones the TSS names.
+
+The only walk down a stack, and the only list of the stacks of a TSS.
+"""
 
 from __future__ import annotations
 
-from ..errors import Absent, NotThere
-from ..machine.machine import NOT_KNOWN, Machine
+from ..errors import NotThere
 from ..machine.memory import PAGE
-from ..machine.paging import NonCanonical, PageFault
+from ..machine.paging import PUSH
+from ..machine.probe import Fault, Inaccessible, Ok, Unknown
 from ..machine.registers import AC, Segment
 from ..records import Record
-from ..tables.gdt import SegmentDescriptor
-from ..tables.selector import Selector
+from ..tables.tss import STACKS
 from .deliver import PUSHES
+from .rings import in_ring0
 from .state import TOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..machine.machine import Machine
+    from ..machine.paging import Access
+    from ..machine.probe import FaultKind, Probe
     from ..machine.registers import Registers
 
 NEAR = 1 << 20  # a guard page is looked for so far below a stack pointer
-FAR_PAGES = 1 << 20  # how many pages are asked for one that cannot be pushed to, when none is near
+FAR = 1 << 32  # and so far, when none is near
 
-REFUSED = "not writable either"  # where a push lands that has jumped over a guard
 GUARDED, SILENT, UNKNOWN, NOT_JUDGED = "guarded", "silent-corruption", "unknown", "not-judged"
+
+
+def pages_below(machine: Machine, top: int, access: Access = PUSH) -> Iterator[tuple[int, Probe]]:
+    """The pages from the one with the byte below `top` downwards, without end: (its lowest address, the answer).
+
+    A large page that can be pushed to is one step. Addresses are not wrapped: below 0 they are negative.
+    """
+    page = top - 1 & -PAGE
+    while True:
+        answer = machine.probe(page % TOP, access)
+        lowest = page
+        if isinstance(answer, Ok) and page >= 0:
+            lowest = machine.space.page(page).linear
+        yield lowest, answer
+        page = lowest - PAGE
+
+
+class Extent(Record):
+    """How deep a stack can be pushed: from its end `top` down to `bottom`, the lowest byte that a push reaches.
+
+    `below` is the answer of the page under that, None when the search ended before; `above` that of the page which
+    begins at `top`, None when it can be pushed to or `top` lies inside a page.
+    """
+
+    top: int
+    bottom: int
+    below: Fault | Unknown | None = None
+    above: Fault | Unknown | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes can be pushed; 0 when the first push faults already."""
+        return int(self.top - self.bottom)
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what ends the stack, or that nothing does."""
+        return not isinstance(self.below, Unknown)
+
+
+def extent(machine: Machine, top: int, most: int = NEAR) -> Extent:
+    """The stack whose end is `top`, followed downwards to the first page that a supervisor's push cannot enter.
+
+    The byte at `top` itself is not part of it. The search ends after `most` bytes.
+    """
+    above = refusal(machine.probe(top % TOP, PUSH)) if top % PAGE == 0 else None
+    bottom = top
+    floor = top - most + PAGE - 1 & -PAGE
+    for lowest, answer in pages_below(machine, top):
+        if not isinstance(answer, Ok):
+            return Extent(top, bottom, answer, above)
+        bottom = max(lowest, floor)
+        if bottom == floor:
+            break
+    return Extent(top, bottom, None, above)
+
+
+def refusal(answer: Probe) -> Fault | Unknown | None:
+    """The answer where it is not Ok."""
+    return None if isinstance(answer, Ok) else answer
+
+
+class TssStack(Record):
+    """A stack pointer of the TSS: its field (`ist1`), its value, and the vectors of the present gates that name it."""
+
+    field: str
+    top: int
+    vectors: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """`IST1`, `RSP0`."""
+        return self.field.upper()
+
+
+def tss_stacks(machine: Machine) -> tuple[TssStack, ...]:
+    """The stack pointers of a 64-bit TSS that can be read, RSP0 to IST7, null ones too; none without such a TSS."""
+    table = machine.table("tss") if machine.wide else None
+    if table is None or table.error:
+        return ()
+    users: dict[str, list[int]] = {}
+    try:
+        for vector, gate in enumerate(machine.idt):
+            if gate.p and gate.ist:
+                users.setdefault(f"ist{gate.ist}", []).append(vector)
+    except NotThere:
+        pass
+    tss = machine.tss
+    return tuple(
+        TssStack(field, getattr(tss, field), tuple(users.get(field, ())))
+        for field in STACKS
+        if table.has(tss.field(field))
+    )
+
+
+class InterruptStack(Record):
+    """An interrupt stack (IST1 to IST7) that a gate names or the TSS has, and how deep it can be pushed."""
+
+    pointer: TssStack
+    extent: Extent
+
+
+def interrupt_stacks(machine: Machine) -> tuple[InterruptStack, ...]:
+    """Every interrupt stack that the TSS or a gate names; none when the TSS cannot be read."""
+    return tuple(
+        InterruptStack(pointer, extent(machine, pointer.top & ~15))
+        for pointer in tss_stacks(machine)
+        if pointer.field.startswith("ist") and (pointer.top or pointer.vectors)
+    )
 
 
 class Guard(Record):
     """The first page below a stack pointer that a push cannot enter: `top` is its end, `size` that of it and its like
-    neighbours below (1 MiB at most). `kind`: `unmapped`, `read-only`, `user page` (SMAP), `reserved bits`."""
+    neighbours below (1 MiB at most)."""
 
     top: int
     size: int
-    kind: str
-    why: str
+    fault: Fault
+
+    @property
+    def kind(self) -> FaultKind:
+        """Why it refuses the push."""
+        return self.fault.kind
+
+
+def guard_below(machine: Machine, registers: Registers, most: int = NEAR) -> Guard | None:
+    """The first page at or below RSP that a push cannot enter; None when there is none within `most` bytes.
+
+    Raises Inaccessible where this is not known.
+    """
+    access = PUSHES[0][(registers.rflags or 0) & AC != 0]
+    start = ((registers.rsp or 0) - 1) % TOP & -PAGE
+    for page, answer in pages_below(machine, start + PAGE, access):
+        if isinstance(answer, Unknown):
+            raise Inaccessible(answer)
+        if isinstance(answer, Fault):
+            if page <= start - most:
+                return None
+            top, size = (page + PAGE) % TOP, PAGE
+            while size < NEAR and isinstance(machine.probe((page - size) % TOP, PUSH), Fault):
+                size += PAGE
+            return Guard(top, size, answer)
+        if page - PAGE <= start - most:
+            return None
+    raise AssertionError("pages have no end")
 
 
 class StackInUse(Record):
@@ -56,123 +198,6 @@ class StackInUse(Record):
         return distance if distance < TOP // 2 else 0
 
 
-class Room(Record):
-    """How much can be pushed on an interrupt stack: `size` bytes below `top`, then `below` says why no more.
-
-    None for `below`: 1 MiB and more. `vectors` are those whose gates name the stack.
-    """
-
-    name: str
-    top: int
-    size: int
-    below: str | None
-    vectors: tuple[int, ...]
-
-
-def in_ring0(machine: Machine, stack: int | None = None) -> tuple[Registers, str]:
-    """The registers of the kernel on this CPU: its own, or where it was caught elsewhere, those on RSP0's stack.
-
-    Also a sentence that says so, else "". NotThere when neither RSP nor RSP0 is known.
-    """
-    r = machine.registers
-    if r.cpl == 0:
-        return (r if stack is None else r.replace(rsp=stack)), ""
-    said = "CS is not known: judged in ring 0"
-    if r.cpl is not None:
-        said = f"caught in ring {r.cpl}: judged in ring 0, on the page tables that were captured"
-    rsp, where = stack, "the stack given"
-    if rsp is None:
-        rsp, where = (r.rsp, "RSP") if r.cpl is None and r.rsp is not None else (_rsp0(machine), "RSP0")
-    cs, rip = _kernel_code(machine)
-    code = r.replace(cs=cs, ss=Segment(0, limit=0, flags=0), rsp=rsp, rip=rip, rflags=2)
-    return code, f"{said}, from {where} {rsp:#x}"
-
-
-def _rsp0(machine: Machine) -> int:
-    table = machine.table("tss")
-    if table is None or not table.known(4, 12):
-        raise NotThere("RSP is not known in ring 0, and RSP0 cannot be read from the TSS")
-    return machine.tss.rsp0
-
-
-def _kernel_code(machine: Machine) -> tuple[Segment, int | None]:
-    """The code segment and an address in it that the gates name."""
-    try:
-        for vector in (14, *range(len(machine.idt))):
-            if vector in machine.idt and machine.idt[vector].p:
-                gate = machine.idt[vector]
-                descriptor = machine.gdt[gate.selector]
-                if isinstance(descriptor, SegmentDescriptor):
-                    selector = int(Selector.from_int(gate.selector).replace(rpl=0))
-                    return Segment(selector, flags=_high(descriptor)), gate.offset
-    except NotThere:
-        pass
-    return Segment(8, flags=_high(SegmentDescriptor.kernel_code())), None
-
-
-def in_ring3(machine: Machine) -> Registers:
-    """A program's registers: the CPU's own when it was caught in ring 3, else those of the first user code segment."""
-    r = machine.registers
-    if r.cpl == 3:
-        return r
-    selector = next(
-        (
-            entry.selector
-            for entry in machine.gdt.entries()
-            if entry.kind == "code64" and entry.descriptor.dpl == 3 and not entry.truncated
-        ),
-        0x30,
-    )
-    cs = Segment(int(Selector.from_int(selector).replace(rpl=3)), flags=_high(SegmentDescriptor.user_code()))
-    return r.replace(cs=cs, ss=Segment(3, flags=0), rsp=0x7FFF_FFFF_F000, rip=0x40_0000, rflags=0x202)
-
-
-def _high(descriptor: SegmentDescriptor) -> int:
-    """What a segment register keeps of a descriptor beside base and limit."""
-    return int.from_bytes(bytes(descriptor)[4:8], "little")
-
-
-def guard_below(machine: Machine, registers: Registers, pages: int = NEAR // PAGE) -> Guard | None:
-    """The first page at or below RSP that a push cannot enter; None when there is none within so many pages.
-
-    Raises Absent where this is not known.
-    """
-    access = PUSHES[0][(registers.rflags or 0) & AC != 0]
-    rsp = registers.rsp or 0
-    page = (rsp - 1) % TOP & -PAGE
-    lowest = page - pages * PAGE
-    while page > lowest:
-        try:
-            machine.translate(page % TOP, access)
-        except (PageFault, NonCanonical) as error:
-            top, size = (page + PAGE) % TOP, PAGE
-            while size < NEAR and _landing(machine, (page - size) % TOP) == REFUSED:
-                size += PAGE
-            return Guard(top, size, _kind(error), _why(error))
-        page -= PAGE if page < 0 else PAGE + page - machine.space.page(page).linear
-    return None
-
-
-def _landing(machine: Machine, page: int) -> str:
-    """What a page is for a push, in words."""
-    why = machine.push_trouble(page)
-    return "writable" if why is None else why if why.startswith(NOT_KNOWN) else REFUSED
-
-
-def _why(error: PageFault | NonCanonical) -> str:
-    return error.why if isinstance(error, PageFault) else str(error)
-
-
-def _kind(error: PageFault | NonCanonical) -> str:
-    if isinstance(error, NonCanonical):
-        return "not canonical"
-    if "read-only" in error.why:
-        return "read-only"
-    if "user page" in error.why:
-        return "user page"
-    return "reserved bits" if "reserved" in error.why else "unmapped"
-
-
 def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) -> StackInUse:
     """What is below the stack that RSP is in (RSP0's in user mode), or that `stack` is in.
 
@@ -189,13 +214,13 @@ def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) 
         return StackInUse(UNKNOWN, "RSP is not known")
     try:
         guard = guard_below(machine, registers)
-    except Absent as error:
+    except Inaccessible as error:
         return StackInUse(UNKNOWN, str(error), rsp)
     if stack is None and guard is not None and _isolated(machine, (rsp - guard.top) % TOP):
         return StackInUse(
             NOT_JUDGED, "page-table isolation: RSP0 is an entry trampoline, not the kernel's stack", rsp, guard
         )
-    between = _in_the_way(machine, rsp - NEAR if guard is None else guard.top, rsp)
+    between = _overlaps(machine, rsp - NEAR if guard is None else guard.top, rsp)
     if guard is None:
         return StackInUse(SILENT, f"the {NEAR >> 20} MiB below it are writable{between and ': '}{between}", rsp)
     if between:
@@ -203,9 +228,12 @@ def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) 
     beyond = None
     if frame > guard.size:
         landing = (guard.top - frame) % TOP
-        found = _landing(machine, landing & -PAGE)
+        answer = machine.probe(landing & -PAGE, PUSH)
+        found = "writable" if isinstance(answer, Ok) else "not writable either"
+        if isinstance(answer, Unknown):
+            found = f"not known: {answer.needs}"
         beyond = f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {found}"
-    return StackInUse(GUARDED, guard.why, rsp, guard, beyond)
+    return StackInUse(GUARDED, guard.fault.why, rsp, guard, beyond)
 
 
 def _isolated(machine: Machine, size: int) -> bool:
@@ -214,7 +242,7 @@ def _isolated(machine: Machine, size: int) -> bool:
     return registers.cpl == 3 and (registers.cr3 or 0) & PAGE != 0 and size <= PAGE
 
 
-def _in_the_way(machine: Machine, start: int, rsp: int) -> str:
+def _overlaps(machine: Machine, start: int, rsp: int) -> str:
     """The tables and interrupt stacks between two addresses that an overflow would write over, nearest first."""
     r = machine.registers
     found = [
@@ -222,24 +250,6 @@ def _in_the_way(machine: Machine, start: int, rsp: int) -> str:
         for name, table in (("the GDT", r.gdtr), ("the IDT", r.idtr), ("the TSS", r.tr), ("the LDT", r.ldtr))
         if table is not None and not (isinstance(table, Segment) and table.null) and start <= table.base < rsp
     ]
-    found += [(room.top, f"the stack of {room.name}") for room in rooms(machine) if start < room.top < rsp]
+    tops = [(stack.pointer.top, stack.pointer.name) for stack in interrupt_stacks(machine)]
+    found += [(top, f"the stack of {name}") for top, name in tops if start < top < rsp]
     return ", ".join(f"{name} at {at:#x}" for at, name in sorted(found, reverse=True))
-
-
-def rooms(machine: Machine) -> tuple[Room, ...]:
-    """Every interrupt stack that the TSS or a gate names. Nothing when the TSS cannot be read."""
-    try:
-        tss = machine.tss
-    except NotThere:
-        return ()
-    try:
-        gates = [(vector, gate.ist) for vector, gate in enumerate(machine.idt) if gate.p]
-    except NotThere:
-        gates = []
-    found = []
-    for number, top in enumerate(tss.ist, 1):
-        vectors = tuple(vector for vector, ist in gates if ist == number)
-        if top or vectors:
-            stack = machine.stack(top & ~15)
-            found.append(Room(f"IST{number}", top, stack.size, stack.below, vectors))
-    return tuple(found)

@@ -1,10 +1,10 @@
-"""State: a CPU in the middle of a story: its registers now, and what was written since over the memory it had."""
+"""CpuState: a CPU during a simulation: its registers now, and what was written since over the memory it had."""
 
 from __future__ import annotations
 
-from ..errors import Absent, NotThere
 from ..machine.memory import PAGE
-from ..machine.paging import READ, PageFault
+from ..machine.paging import READ
+from ..machine.probe import Fault, FaultKind, Inaccessible, Unknown
 from ..tables.selector import PageFaultErrorCode
 
 TYPE_CHECKING = False
@@ -18,16 +18,8 @@ if TYPE_CHECKING:
 TOP = 1 << 64
 
 
-class Overwritten(Absent):
-    """Bytes that a handler has pushed over with values nobody knows."""
-
-    def __init__(self, address: int) -> None:
-        NotThere.__init__(self, f"physical {address:#x} was overwritten by a handler's stack, with what is not known")
-        self.address = address
-
-
 class CpuState:
-    """Registers and memory of a machine as a story changes them; the machine itself stays as it is.
+    """Registers and memory of a machine as a simulation changes them; the machine itself stays as it is.
 
     Translations are the machine's throughout: a stack that runs over the page tables does not change them here, as it
     would not while the TLB has them.
@@ -41,19 +33,19 @@ class CpuState:
         self.machine, self.missing = machine, missing
         self.registers = registers or machine.registers
         self.cr2 = self.registers.cr2
-        self.written: dict[int, int | None] = {}  # physical address -> byte; None is a value nobody knows
+        self.written: dict[int, int | None] = {}  # physical address -> byte; None is a value that is not known
         self._pages: set[int] = set()
 
     def translate(self, linear: int, access: Access) -> int:
-        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        """The physical address of a linear one; Inaccessible when there is none."""
         if access.fetch and linear in self.missing:
             paging = self.machine.space.paging
             code = PageFaultErrorCode(us=access.user, id=paging.nxe or paging.smep)
-            raise PageFault(linear, int(code), "swapped out")
+            raise Inaccessible(Fault(FaultKind.SWAPPED_OUT, linear, int(code)))
         return self.machine.space.translate(linear, access)
 
     def read(self, linear: int, size: int, access: Access = READ) -> bytes:
-        """`size` bytes at a linear address; PageFault, Absent or NonCanonical where they are not to be had."""
+        """`size` bytes at a linear address; Inaccessible where there are none."""
         room = PAGE - linear % PAGE
         if size > room:
             return self.read(linear, room, access) + self.read((linear + room) % TOP, size - room, access)
@@ -67,7 +59,8 @@ class CpuState:
             return self.machine.memory.read(physical, 1)[0]
         byte = self.written[physical]
         if byte is None:
-            raise Overwritten(physical)
+            needs = f"physical {physical:#x} was overwritten by a handler's stack, with what is not known"
+            raise Inaccessible(Unknown(needs))
         return byte
 
     def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ..errors import Absent, NotThere
+from ..errors import NotThere
 from ..records import Record
 from ..tables.gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor
 from ..tables.idt import Gate, Idt
 from ..tables.legacy import LegacyGate, Tss16, Tss32, VectorTable
 from ..tables.tss import IoMap, Tss
 from .memory import PAGE
-from .paging import NX, PUSH, READ, AddressSpace, NonCanonical, PageFault, Paging, root
+from .paging import NX, READ, AddressSpace, Paging, root
+from .probe import Inaccessible, Unknown
 from .registers import CET, LA57, LMA, NXE, PAE, PE, PG, PSE, SMAP, SMEP, WP, Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
     from ..tables.layout import Field
     from .memory import Memory
-    from .paging import Access, PageEntry
+    from .paging import Access
+    from .probe import PageEntry, Probe
 
-
-NOT_KNOWN = "not known: "
 
 
 class Gap(Record):
@@ -56,30 +56,6 @@ class Table(Record):
     def known(self, start: int, stop: int) -> bool:
         """Whether all bytes from `start` to before `stop` could be read."""
         return stop <= len(self.data) and not any(hole.start < stop and start < hole.stop for hole in self.gaps)
-
-
-class Stack(Record):
-    """A stack by the address of its end: `bottom` is the lowest byte that a push is known to reach without a fault.
-
-    `below` says why the page under it cannot be pushed to, None when the search ended before; `above` is the same for
-    the page that begins at `top`, None when that page can be written (or `top` lies inside a page). Where the image
-    does not tell, they begin with `not known: `.
-    """
-
-    top: int
-    bottom: int
-    below: str | None
-    above: str | None
-
-    @property
-    def size(self) -> int:
-        """How many bytes can be pushed; 0 when the first push faults already."""
-        return int(self.top - self.bottom)
-
-    @property
-    def known(self) -> bool:
-        """Whether it is known what ends the stack, or that nothing does."""
-        return not (self.below or "").startswith(NOT_KNOWN)
 
 
 class Machine:
@@ -223,40 +199,18 @@ class Machine:
     # Memory as this CPU sees it
 
     def translate(self, linear: int, access: Access = READ) -> int:
-        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        """The physical address of a linear one; Inaccessible when there is none."""
         return self.space.translate(linear, access)
 
     def read(self, linear: int, size: int, access: Access = READ) -> bytes:
-        """`size` bytes at a linear address; PageFault, Absent or NonCanonical where they are not to be had."""
+        """`size` bytes at a linear address; Inaccessible where there are none."""
         return self.space.read(linear, size, access)
 
-    def stack(self, top: int, most: int = 1 << 20) -> Stack:
-        """The stack whose end is `top`, followed downwards to the first page that a supervisor push cannot enter.
-
-        The byte at `top` itself is not part of it. The search ends after `most` bytes.
-        """
-        above = self.push_trouble(top & (1 << 64) - 1) if top % PAGE == 0 else None
-        page, below = top - 8 & -PAGE, None
-        while top - page <= most:
-            below = self.push_trouble(page & (1 << 64) - 1)
-            if below is not None:
-                return Stack(top, page + PAGE if page + PAGE < top else top, below, above)
-            page -= PAGE
-        return Stack(top, page + PAGE, None, above)
-
-    def push_trouble(self, address: int) -> str | None:
-        """Why ring 0 cannot push to the page of `address`, or why that is not known; None when it can."""
-        if self.space.paging.mode == "flat":
-            return f"{NOT_KNOWN}no page tables without CR3"
-        try:
-            self.space.translate(address, PUSH)
-        except PageFault as fault:
-            return fault.why
-        except NonCanonical as error:
-            return str(error)
-        except Absent as error:
-            return f"{NOT_KNOWN}{error}"
-        return None
+    def probe(self, linear: int, access: Access = READ) -> Probe:
+        """Whether an access to one byte is allowed, and where it leads; Unknown for a push without page tables."""
+        if access.write and self.space.paging.mode == "flat":
+            return Unknown("no page tables without CR3")
+        return self.space.probe(linear, access)
 
     # Tables
 
@@ -286,20 +240,20 @@ class Machine:
         size = min(limit, 0xFFFF if name != "tss" else 0xFFFF + 0x2068) + 1
         data = bytearray()
         gaps: list[Gap] = []
-        last: type | None = None  # the kind of trouble the page before had
+        last: object = None  # why the page before could not be read
         while (offset := len(data)) < size:
             address = base + offset & (1 << 64) - 1
             count = min(size - offset, PAGE - address % PAGE)
             try:
                 data += (self.memory if name in self.physical else self).read(address, count)
                 last = None
-            except (PageFault, Absent, NonCanonical) as error:
+            except Inaccessible as error:
                 data += bytes(count)
-                if type(error) is last:
+                if type(error.probe) is last:
                     gaps[-1] = gaps[-1].replace(stop=offset + count)
                 else:
                     gaps.append(Gap(offset, offset + count, str(error)))
-                last = type(error)
+                last = type(error.probe)
         return Table(name, base, limit, bytes(data), tuple(gaps))
 
     def _data(self, name: str) -> bytes:
@@ -326,7 +280,7 @@ class Machine:
             for linear in range(register.base & -PAGE, register.base + min(register.limit, 0x11000) + 1, PAGE):
                 try:
                     pages.add(self.translate(linear) >> 12)
-                except (PageFault, Absent, NonCanonical):
+                except Inaccessible:
                     continue
         return pages
 
@@ -386,7 +340,7 @@ class Machine:
             if descriptor.s or descriptor.type not in (TSS_AVAILABLE, TSS_BUSY):
                 return None
             return Tss32.parse(self.read(descriptor.base, Tss32.size))
-        except (NotThere, PageFault):
+        except NotThere:
             return None
 
     @property
@@ -414,6 +368,6 @@ def _walks(space: AddressSpace, addresses: list[int], seen: list[PageEntry] | No
         try:
             space.walk(address, seen.append if seen is not None else None)
             count += 1
-        except (PageFault, Absent, NonCanonical):
+        except Inaccessible:
             pass
     return count

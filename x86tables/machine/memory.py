@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from ..errors import Absent
+from .probe import Absent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import struct
 
-from ..errors import Absent, NotThere, UsageError
+from ..errors import UsageError
 from ..records import Record
 from .memory import PAGE, Memory
+from . import probe as answer
+from .probe import Absent, Fault, FaultKind, Inaccessible, Ok, PageEntry, Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn, TypeAlias
+
+    from .probe import Probe
 
     Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
     Found: TypeAlias = tuple[int, int, int]
@@ -65,14 +69,6 @@ WRITE = Access(write=True, implicit=True)
 PUSH = Access(write=True)
 
 
-class PageEntry(Record):
-    """One paging-structure entry that a walk read: its name (`PDPTE`), physical address and value."""
-
-    name: str
-    address: int
-    value: int
-
-
 class Page(Record):
     """A mapping: `size` bytes at `linear` are at `physical`; permissions combined over all levels."""
 
@@ -85,30 +81,6 @@ class Page(Record):
 
 
 _page = Page.maker()
-
-
-class PageFault(Exception):  # noqa: N818 - the manual's word
-    """#PF: `address` would be in CR2; `entry` is the paging-structure entry that decided, where one did."""
-
-    def __init__(self, address: int, error_code: int, why: str, entry: PageEntry | None = None) -> None:
-        super().__init__(f"page fault at {address:#x}: {why}")
-        self.address, self.error_code, self.why, self.entry = address, error_code, why, entry
-
-
-class NonCanonical(NotThere):
-    """A linear address that no 64-bit instruction can use; the CPU answers with #GP or #SS."""
-
-    def __init__(self, address: int) -> None:
-        super().__init__(f"{address:#x} is not canonical")
-        self.address = address
-
-
-class Undeclared(Absent):
-    """A linear address that a declared configuration says nothing of."""
-
-    def __init__(self, address: int) -> None:
-        NotThere.__init__(self, f"the configuration says nothing of {address:#x}")
-        self.address = address
 
 
 class Paging(Record):
@@ -173,8 +145,8 @@ class AddressSpace:
     def walk(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Page:
         """The page that holds `linear`, by the tables alone.
 
-        Raises PageFault with the bits P and RSVD as the walk found them, Absent when a table is not in the image, and
-        NonCanonical. `note` is called with each entry read. Sources: SDM Vol. 3A, figures "Linear-Address Translation
+        Raises Inaccessible; of the access, a fault's error code has the bits P and RSVD only. `note` is called with each
+        entry read. Sources: SDM Vol. 3A, figures "Linear-Address Translation
         to a 4-KByte Page using 4-Level Paging" and its neighbours.
         """
         return self._page(linear, self._from_top(linear, note))
@@ -186,12 +158,12 @@ class AddressSpace:
 
     def _from_top(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Found:
         if self._wide and not canonical(linear, self.levels):
-            raise NonCanonical(linear)
+            raise Inaccessible(Fault(FaultKind.NON_CANONICAL, linear))
         linear &= self._all
         if not self._steps:
             return linear & -PAGE, 12, RW | NX
         if self.declared is not None and not any(linear in known for known in self.declared):
-            raise Undeclared(linear)
+            raise Inaccessible(Unknown(f"the configuration says nothing of {linear:#x}"))
         return self._walk(linear, self._steps, self.paging.root, -1, note)
 
     def _walk(
@@ -207,17 +179,19 @@ class AddressSpace:
         tables, unpack, size = self._tables, self._unpack, self._size
         for name, shift, mask, large, has_rights, as_table, as_page in steps:
             at = (linear >> shift & mask) * size
-            # whole directories are kept; of a page table, walks seldom want a second entry
-            data = b"" if shift == 12 else tables.get(table) or self._read(table, (mask + 1) * size)
+            # Directories are kept whole; of a page table, walks seldom want a second entry. PAE's top table has 32 bytes
+            # only: it is not kept, for another entry may name the same address as a directory.
+            whole = shift != 12 and has_rights
+            data = tables.get(table) or self._read(table, (mask + 1) * size) if whole else b""
             (value,) = unpack(data, at) if data else unpack(self.memory.read(table + at, size))
             if note is not None:
                 note(PageEntry(name, table + at, value))
             if not value & P:
-                raise PageFault(linear, 0, f"{name} not present", PageEntry(name, table + at, value))
+                raise Inaccessible(Fault(FaultKind.UNMAPPED, linear, 0, PageEntry(name, table + at, value)))
             page = shift == 12 or (large and value & PS)
             if wrong := value & (as_page if page else as_table):
-                why = f"{name} has reserved bits {wrong:#x} set"
-                raise PageFault(linear, 1 | 8, why, PageEntry(name, table + at, value))
+                entry = PageEntry(name, table + at, value)
+                raise Inaccessible(Fault(FaultKind.RESERVED_BITS, linear, answer.PRESENT | answer.RESERVED, entry, wrong))
             if has_rights:
                 allowed &= value ^ NX
             if page:
@@ -272,13 +246,15 @@ class AddressSpace:
         return self._from_top(linear)
 
     def translate(self, linear: int, access: Access = READ) -> int:
-        """The physical address of a linear one; PageFault, Absent or NonCanonical when there is none."""
+        """The physical address of a linear one; Inaccessible when there is none."""
         if access is READ and (frame := self._frames.get(linear >> 12)) is not None:
             return frame + (linear & PAGE - 1)
         try:
             place, shift, allowed = self._find(linear) if access is READ else self._remembered(linear)
-        except PageFault as fault:
-            fault.error_code |= self._cause(access)
+        except Inaccessible as error:
+            if isinstance(error.probe, Fault) and error.probe.kind is not FaultKind.NON_CANONICAL:
+                code = error.probe.error_code | self._cause(access)
+                raise Inaccessible(error.probe.replace(error_code=code)) from None
             raise
         if access is not READ or self._smap:
             self._check(linear, allowed, access)
@@ -290,7 +266,7 @@ class AddressSpace:
     def _cause(self, access: Access) -> int:
         """The bits of a page-fault error code that tell of the access: W/R, U/S, I/D."""
         fetch = access.fetch and (self.paging.nxe or self.paging.smep)
-        return access.write << 1 | access.user << 2 | fetch << 4
+        return (answer.WRITE if access.write else 0) | (answer.USER if access.user else 0) | (answer.FETCH if fetch else 0)
 
     def _check(self, linear: int, allowed: int, access: Access) -> None:
         """Access rights. Source: SDM Vol. 3A, "Determination of Access Rights"."""
@@ -298,23 +274,31 @@ class AddressSpace:
         writable, user, executable = allowed & RW, allowed & US, allowed & NX
         if access.user:
             if not user:
-                self._refuse(linear, access, "user access to a supervisor page")
+                self._refuse(linear, access, FaultKind.SUPERVISOR_PAGE)
             if access.write and not writable:
-                self._refuse(linear, access, "write to a read-only page")
+                self._refuse(linear, access, FaultKind.READ_ONLY)
         else:
             if access.write and not writable and paging.wp:
-                self._refuse(linear, access, "write to a read-only page with CR0.WP set")
+                self._refuse(linear, access, FaultKind.READ_ONLY)
             if user and access.fetch and paging.smep:
-                self._refuse(linear, access, "fetch from a user page with CR4.SMEP set")
+                self._refuse(linear, access, FaultKind.USER_PAGE)
             if user and not access.fetch and paging.smap and (access.implicit or not access.ac):
-                self._refuse(linear, access, "supervisor access to a user page with CR4.SMAP set")
+                self._refuse(linear, access, FaultKind.USER_PAGE)
         if access.fetch and not executable and paging.nxe:
-            self._refuse(linear, access, "fetch from a page with execute-disable set")
+            self._refuse(linear, access, FaultKind.EXECUTE_DISABLE)
 
-    def _refuse(self, linear: int, access: Access, why: str) -> NoReturn:
+    def _refuse(self, linear: int, access: Access, kind: FaultKind) -> NoReturn:
         entries: list[PageEntry] = []
         self.walk(linear, entries.append)
-        raise PageFault(linear, 1 | self._cause(access), why, entries[-1] if entries else None)
+        entry = entries[-1] if entries else None
+        raise Inaccessible(Fault(kind, linear, answer.PRESENT | self._cause(access), entry))
+
+    def probe(self, linear: int, access: Access = READ) -> Probe:
+        """Whether an access to one byte is allowed, and where it leads."""
+        try:
+            return Ok(self.translate(linear, access))
+        except Inaccessible as error:
+            return error.probe
 
     def read(self, linear: int, size: int, access: Access = READ) -> bytes:
         """`size` bytes at a linear address, each page translated; the fault names the first byte that failed."""

@@ -7,8 +7,8 @@ import mmap
 
 import bochscpu.memory
 
-from ..errors import Absent
 from ..machine.memory import PAGE
+from ..machine.probe import Absent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

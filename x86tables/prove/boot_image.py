@@ -7,9 +7,10 @@ import struct
 
 from ..delivery.simulate import FETCHES
 from ..elf import EXEC, LOAD, NOTE, ProgramHeader, header
-from ..errors import Absent, NotThere
+from ..errors import NotThere
 from ..machine.memory import PAGE
-from ..machine.paging import NonCanonical, PageFault, Region, build
+from ..machine.paging import Region, build
+from ..machine.probe import Inaccessible
 from ..machine.registers import LMA
 from ..records import Record
 from ..tables.pseudo import PseudoDescriptor
@@ -99,7 +100,7 @@ def _handlers(machine: Machine) -> dict[int, list[int]]:
             try:
                 for at in range(CALL.size):
                     machine.translate(gate.offset + at, FETCHES[0])
-            except (PageFault, Absent, NonCanonical):
+            except Inaccessible:
                 continue
             found.setdefault(gate.offset, []).append(vector)
     addresses = sorted(found)

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from ..delivery.events import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, simulate
-from ..errors import Absent
 from ..machine.memory import PAGE
+from ..machine.probe import Absent, Inaccessible
 from ..records import Record
 from ..tables.vectors import label
 from .stimulus import first_event
@@ -83,7 +83,7 @@ def predict(state: CpuState, stimulus: Stimulus, handler_stack: int, enter: Ente
     """What a CPU should do in `state` from `stimulus`; `enter` as in `deliver`."""
     try:
         event = first_event(state, stimulus)
-    except Absent:
+    except Inaccessible:
         return EventLog((), UNKNOWN)
     if event is None:
         return EventLog((), NOTHING)

@@ -13,7 +13,8 @@ import tempfile
 
 from ..delivery.scenarios import Options, run_scenario
 from ..delivery.simulate import SURVIVES, UNKNOWN
-from ..delivery.stacks import guard_below, in_ring0
+from ..delivery.rings import in_ring0
+from ..delivery.stacks import guard_below
 from ..errors import NotThere
 from ..machine.machine import Machine
 from ..machine.memory import PAGE

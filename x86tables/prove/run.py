@@ -6,10 +6,10 @@ from ..delivery.events import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, SHUTDOWN
 from ..delivery.scenarios import NOT_APPLICABLE, ORDER
 from ..delivery.simulate import FETCHES, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..delivery.state import CpuState
-from ..errors import Absent, NotThere
+from ..errors import NotThere
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
-from ..machine.paging import NonCanonical, PageFault
+from ..machine.probe import Inaccessible
 from ..machine.registers import IF
 from ..records import Record
 from ..tables.idt import Gate
@@ -200,7 +200,7 @@ class Harness:
         for linear in candidates:
             try:
                 physical = self.machine.translate(linear, FETCHES[registers.cpl == 3])
-            except (PageFault, Absent, NonCanonical):
+            except Inaccessible:
                 continue
             if linear % PAGE <= PAGE - size and self._taken.isdisjoint(range(physical, physical + size)):
                 return linear, physical
@@ -219,7 +219,7 @@ def _handlers(machine: Machine) -> dict[int, int]:
             for access in FETCHES:
                 try:
                     found[machine.translate(offset, access)] = offset
-                except (PageFault, Absent, NonCanonical):
+                except Inaccessible:
                     continue
     return found
 

@@ -7,7 +7,8 @@ from ..delivery.events import GP, PF, SS, Event
 from ..delivery.simulate import FETCHES
 from ..delivery.state import TOP, CpuState
 from ..machine.memory import PAGE
-from ..machine.paging import Access, NonCanonical, PageFault, canonical
+from ..machine.paging import Access, canonical
+from ..machine.probe import FaultKind, Inaccessible, Unknown
 from ..machine.registers import AC, RF
 from ..records import Record
 
@@ -51,7 +52,7 @@ class Stimulus(Record):
 def first_event(state: CpuState, stimulus: Stimulus) -> Event | None:
     """The event that `stimulus` leads to by the rules for instructions; None when the instruction simply runs.
 
-    `step` leaves the registers behind its instruction. Absent when the page tables that decide are not in the image.
+    `step` leaves the registers behind its instruction. Inaccessible when the page tables that decide are not in the image.
     """
     machine, registers = state.machine, state.registers
     if stimulus.kind in PINS:
@@ -87,8 +88,10 @@ def _touch(machine: Machine, linear: int, size: int, access: Access, refused: in
         if linear // PAGE != last // PAGE:
             linear = last & -PAGE
             machine.space.translate(linear, access)
-    except PageFault as fault:
-        return Event(PF, error_code=fault.error_code, cr2=linear)
-    except NonCanonical:
-        return Event.exception(refused, 0)
+    except Inaccessible as error:
+        if isinstance(error.probe, Unknown):
+            raise
+        if error.probe.kind is FaultKind.NON_CANONICAL:
+            return Event.exception(refused, 0)
+        return Event(PF, error_code=error.probe.error_code, cr2=linear)
     return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from ..elf import ALLOCATED, LOAD, Elf, is_elf
-from ..errors import Absent, ImageError, NotThere
+from ..errors import ImageError, NotThere
 from ..machine.memory import Memory
+from ..machine.probe import Absent, Inaccessible, Unknown
 from ..machine.registers import Registers, Segment, TableRegister
 from ..machine.symbols import Symbols
 from . import Contents
@@ -30,14 +31,6 @@ _ENDS = re.compile("end|ptr|pointer|desc|gdtr|idtr|size|limit")
 DEFAULT_SIZE = {"gdt": 0, "idt": 0x1000, "tss": 0x68}
 
 
-class Unfilled(Absent):
-    """An address that a linked ELF reserves without contents: the kernel fills it when it runs."""
-
-    def __init__(self, address: int) -> None:
-        NotThere.__init__(self, f"{address:#x} has no contents in the file: filled at run time: take a memory dump")
-        self.address = address
-
-
 class Linked(Memory):
     """The contents of a linked ELF by virtual address; what has none is unknown until the kernel runs."""
 
@@ -48,7 +41,8 @@ class Linked(Memory):
             return super().read(address, size)
         except Absent as absent:
             if any(absent.address in place for place in self.reserved):
-                raise Unfilled(absent.address) from None
+                needs = f"{absent.address:#x} has no contents in the file: filled at run time: take a memory dump"
+                raise Inaccessible(Unknown(needs)) from None
             raise
 
 
