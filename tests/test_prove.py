@@ -17,7 +17,7 @@ from x86tables.machine.machine import Machine
 from x86tables.machine.registers import LA57
 from x86tables.prove import bochs, workers
 from x86tables.prove.event_log import COMPARED, EventLog, Observation, differences
-from x86tables.prove.run import Proof, prove
+from x86tables.prove.run import Proof, compare, prove, trials
 
 bochscpu = pytest.mark.needs("bochscpu")
 ENTRY = Observation("entered", 8, 0, 0x1000, 0x2000, 0x3000, 2, 8, 16, bytes(48))
@@ -150,6 +150,36 @@ def test_a_physical_address_of_more_than_40_bits() -> None:
     assert "physical" in result.trial.why
 
 
+@bochscpu
+def test_a_stack_in_the_page_of_the_local_apic_is_not_known() -> None:
+    """Bochs writes there itself: what was pushed is in no memory."""
+    machine = kernel()
+    entries: list[Any] = []
+    machine.space.walk(IST - 8, entries.append)
+    memory = machine.memory.copy()
+    entry = entries[-1].value & ~0x000F_FFFF_FFFF_F000 | 0xFEE0_0000
+    memory.overlay(entries[-1].address, entry.to_bytes(8, "little"))
+    proof = proved(machine.replace(memory=memory))
+    assert proof.verdict == "unknown"
+    assert any("physical page 0xfee00000 is not in this image" in reason for reason in proof.reasons)
+    assert all(result.differs == "" for result in proof.scenarios["stack-overflow"])
+
+
+@bochscpu
+def test_what_a_foreign_cpu_needs_is_no_difference() -> None:
+    """As far as it came all has to agree, and no further."""
+    machine = kernel()
+    (trial, *_) = trials(machine, run_scenario("stack-overflow", machine), Options())
+    seen = trial.event_log.observations
+    cut = EventLog(seen[:1], "unknown", {}, needs="a page")
+    result = compare(trial, cut, lambda trial: (trial.event_log, set()))
+    assert (result.verdict, result.differs) == ("unknown", "")
+    other = cut.replace(observations=(seen[0].replace(error_code=7),))
+    assert compare(trial, other, lambda trial: (trial.event_log, set())).differs.startswith(
+        "0: error_code: 0x2 predicted"
+    )
+
+
 # Images
 
 
@@ -199,3 +229,20 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scenario_that_is_ours_alone() -> None:
     said = refused("prove", IMAGES / "linux.core", "--on", "bochs", "--scenario", "double-fault-questions")
     assert "handlers away" in said
+
+
+@bochscpu
+def test_a_scenario_that_is_ours_alone_is_mentioned_among_all() -> None:
+    words = ("prove", IMAGES / "linux.core", "--on", "bochs", "--cpu", "0", "--scenario", "all")
+    _, out, _ = call(*words)
+    assert "  double-fault-questions: not run: it takes handlers away, which cannot be done on a foreign CPU" in out
+    (cpu,) = json.loads(call(*words, "--format", "json")[1])["cpus"]
+    assert cpu["agrees"] and cpu["scenarios"][-1]["ways"] == []
+    assert "handlers away" in cpu["scenarios"][-1]["not_run"]
+    assert [scenario["name"] for scenario in cpu["scenarios"] if "not_run" in scenario] == ["double-fault-questions"]
+
+
+@bochscpu
+def test_a_machine_of_32_bits() -> None:
+    status, out, _ = call("prove", IMAGES / "grub.core", "--on", "bochs")
+    assert (status, out.splitlines()[2:]) == (1, ["CPU 0  not-applicable", "  the CPU is in protected32 mode"])

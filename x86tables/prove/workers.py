@@ -132,7 +132,8 @@ def _report(out: IO[bytes], prepare: Callable[[], Callable[[Any], Any]], items: 
     try:
         work = prepare()
     except Exception as error:
-        return _send(out, str(error) if isinstance(error, NotThere) else _described(error))
+        known = isinstance(error, NotThere)
+        return _send(out, str(error) if known else f"the emulator does not start: {_described(error)}")
     _send(out, None)
     for item in items:
         signal.alarm(SECONDS)
