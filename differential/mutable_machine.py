@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from x86tables.machine.paging import PageEntry
+    from x86tables.machine.probe import PageEntry
 
 HIGH = 0xFFFF_8000_0000_0000
 GDT, IDT, TSS, LDT, CODE_PAGE, DATA = (HIGH + 0x10_0000 + 0x1_0000 * number for number in range(6))

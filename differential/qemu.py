@@ -19,8 +19,8 @@ from x86tables.delivery.deliver import Checks, enter_handler
 from x86tables.delivery.events import SHUTDOWN
 from x86tables.delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
 from x86tables.delivery.state import CpuState
-from x86tables.errors import Absent
 from x86tables.machine.paging import canonical
+from x86tables.machine.probe import Inaccessible
 from x86tables.prove.event_log import ENTERED, GOES_ON, MORE, NOTHING, RUNS, EventLog, Observation, changed, differences
 from x86tables.prove.stimulus import first_event
 from x86tables.tables.vectors import label
@@ -86,7 +86,7 @@ def predict(prepared: Prepared, state: Pushing) -> EventLog:
             if isinstance(state, QemuCpuState)
             else first_event(state, prepared.stimulus)
         )
-    except Absent:
+    except Inaccessible:
         return EventLog((), UNKNOWN)
     if event is None:
         return EventLog((), NOTHING)

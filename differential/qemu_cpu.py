@@ -22,7 +22,8 @@ from x86tables.delivery.events import SHUTDOWN
 from x86tables.delivery.simulate import FETCHES
 from x86tables.errors import NotThere
 from x86tables.machine.memory import PAGE
-from x86tables.machine.paging import READ, NonCanonical, PageFault
+from x86tables.machine.paging import READ
+from x86tables.machine.probe import Inaccessible
 from x86tables.machine.registers import LMA, LME, NXE, SCE
 from x86tables.prove import qemu as guest
 from x86tables.prove.boot_image import elf
@@ -77,7 +78,7 @@ def prepare(machine: Machine, stimulus: Stimulus, handler_stack: int) -> Prepare
             if PUSH_LOOP in page:
                 memory.overlay(at, page.replace(PUSH_LOOP.ljust(len(HANDLER), b"\x90"), HANDLER))
     after = (machine.registers.rip or 0) + len(stimulus.code)
-    with contextlib.suppress(PageFault, NonCanonical):
+    with contextlib.suppress(Inaccessible):
         memory.overlay(machine.translate(after, FETCHES[machine.registers.cpl == 3]), EXIT)
     return Prepared(machine.replace(machine.registers, memory), stimulus, handler_stack, after)
 
@@ -235,7 +236,7 @@ class Cpu:
         rip, rsp, rflags, cr2 = (self._quad(QUADS[name]) for name in ("rip", "rsp", "rflags", "cr2"))
         cs, ss = (int.from_bytes(self.ram[VMCB + SEGMENTS[n] : VMCB + SEGMENTS[n] + 2], "little") for n in ("cs", "ss"))
         frame = b""
-        with contextlib.suppress(PageFault, NonCanonical):
+        with contextlib.suppress(Inaccessible):
             for at in range(rsp, rsp + 48, 8):
                 physical = machine.translate(at % (1 << 64), READ.replace(ac=True, implicit=False))
                 frame += self.ram[physical : physical + 8]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from x86tables.delivery.deliver import Checks, check_code_segment, check_gate, commit, read_code_segment
 from x86tables.delivery.events import EXCEPTION, GP, INT1, PF, SS, TS, Event
 from x86tables.delivery.state import TOP, CpuState
-from x86tables.errors import Absent, NotThere
 from x86tables.machine.memory import PAGE
-from x86tables.machine.paging import READ, WRITE, Access, NonCanonical, PageFault, canonical
+from x86tables.machine.paging import READ, WRITE, Access, canonical
+from x86tables.machine.probe import PRESENT, RESERVED, Fault, FaultKind, Inaccessible, Unknown
 from x86tables.machine.registers import AC, Segment
 from x86tables.prove.stimulus import Stimulus, first_event
 from x86tables.tables.idt import Gate
@@ -25,15 +25,7 @@ if TYPE_CHECKING:
 
     from x86tables.machine.machine import Machine
 
-RESERVED = 1 << 3  # in a page fault's error code
 WITH_CODE = (8, *range(10, 15), 17)
-
-
-class LeftOut(Absent):
-    """From here on QEMU goes a way that is not followed."""
-
-    def __init__(self, why: str) -> None:
-        NotThere.__init__(self, why)
 
 
 class QemuCpuState(CpuState):
@@ -51,28 +43,33 @@ class QemuCpuState(CpuState):
         """The error code of a page fault: without P when a reserved bit is set."""
         if error_code & RESERVED:
             self.deviations.add("rsvd_no_p")
-            return error_code & ~1
+            return error_code & ~PRESENT
         return error_code
 
     def translate(self, linear: int, access: Access) -> int:
-        """As State's, for the fetch of a handler."""
+        """As CpuState's, for the fetch of a handler."""
         try:
             return super().translate(linear, access)
-        except PageFault as fault:
-            raise PageFault(fault.address, self.code(fault.error_code), fault.why, fault.entry) from None
-        except NonCanonical:
-            self.deviations.add("no_rip_check")
-            raise LeftOut("the handler's address is not canonical: #GP at its fetch") from None
+        except Inaccessible as error:
+            raise self._refused(
+                error.probe, "no_rip_check", "the handler's address is not canonical: #GP at its fetch"
+            ) from None
 
     def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:
-        """As State's, for what a handler pushes."""
+        """As CpuState's, for what a handler pushes."""
         try:
             super().write(linear, data, size, access)
-        except PageFault as fault:
-            raise PageFault(fault.address, self.code(fault.error_code), fault.why, fault.entry) from None
-        except NonCanonical:
-            self.deviations.add("noncanon_gp")
-            raise LeftOut("a handler pushes where it is not canonical: #GP") from None
+        except Inaccessible as error:
+            raise self._refused(error.probe, "noncanon_gp", "a handler pushes where it is not canonical: #GP") from None
+
+    def _refused(self, probe: Fault | Unknown, deviation: str, why: str) -> Inaccessible:
+        """QEMU's answer; Unknown, and `why`, where it does what is not followed from here on."""
+        if isinstance(probe, Unknown):
+            return Inaccessible(probe)
+        if probe.kind is FaultKind.NON_CANONICAL:
+            self.deviations.add(deviation)
+            return Inaccessible(Unknown(why))
+        return Inaccessible(probe.replace(error_code=self.code(probe.error_code)))
 
 
 class QemuChecks(Checks):
@@ -93,10 +90,8 @@ class QemuChecks(Checks):
         wide = 8 if step.startswith("TSS") else 4
         try:
             return b"".join(CpuState.read(self.state, (linear + at) % TOP, wide, access) for at in range(0, size, wide))
-        except PageFault as fault:
-            self.refuse(step, linear, fault.why, "", PF, fault.error_code, fault.address)
-        except NonCanonical:
-            self.refuse(step, linear, "not canonical", "", GP, 0)
+        except Inaccessible as error:
+            self.stop(step, linear, error.probe)
 
     def refuse(
         self, step: str, address: int | None, found: str, rule: str, vector: int, code: int, cr2: int | None = None
@@ -182,11 +177,9 @@ def _push_frame(this: QemuChecks, rsp: int, cpl: int) -> tuple[int, bytes]:
         at, data = (at - 8) % TOP, value.to_bytes(8, "little")
         try:
             CpuState.write(state, at, data, 8, access)
-        except PageFault as fault:
-            this.refuse("push", at, fault.why, "", PF, fault.error_code, at)
-        except NonCanonical:
-            this.note("noncanon_gp")
-            this.refuse("push", at, "not canonical", "", GP, 0)
+        except Inaccessible as error:
+            this.note("noncanon_gp", isinstance(error.probe, Fault) and error.probe.kind is FaultKind.NON_CANONICAL)
+            this.stop("push", at, error.probe)
         frame = data + frame
     return at, frame
 
@@ -218,9 +211,11 @@ def _lower_page(state: QemuCpuState, stimulus: Stimulus) -> Event | None:
         return None
     try:
         state.machine.translate(linear, Access(write=stimulus.kind != "read", user=user, ac=ac))
-    except NonCanonical:
-        return None
-    except PageFault as fault:
-        state.deviations.add("canonical_by_page")
-        return Event(PF, error_code=fault.error_code, cr2=linear)
+    except Inaccessible as error:
+        probe = error.probe
+        if isinstance(probe, Unknown):
+            raise
+        if probe.kind is not FaultKind.NON_CANONICAL:
+            state.deviations.add("canonical_by_page")
+            return Event(PF, error_code=probe.error_code, cr2=linear)
     return None

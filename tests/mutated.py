@@ -5,9 +5,10 @@ from collections.abc import Callable
 from cli import IMAGES
 
 from x86tables import Gate, Tss
+from x86tables.delivery.stacks import extent
 from x86tables.machine.image import Image
 from x86tables.machine.machine import Machine
-from x86tables.machine.paging import PageEntry
+from x86tables.machine.probe import PageEntry
 from x86tables.readers import open_image
 from x86tables.records import Record
 
@@ -68,7 +69,7 @@ def _ist1(top: Callable[[Machine], int]) -> Callable[[Machine], Machine]:
 
 def _room(size: int) -> Callable[[Machine], Machine]:
     """IST1 so many bytes above the end of its stack."""
-    return _ist1(lambda machine: machine.stack(machine.tss.ist1).bottom + size)
+    return _ist1(lambda machine: extent(machine, machine.tss.ist1).bottom + size)
 
 
 def _limit(register: str, limit: int) -> Callable[[Machine], Machine]:

@@ -11,6 +11,7 @@ from mutated import CHANGES, linux
 
 from x86tables.checks import Finding, Report
 from x86tables.delivery.scenarios import SCENARIOS, run_scenario
+from x86tables.delivery.stacks import extent
 from x86tables.readers import elfcore, open_image
 from x86tables.render import findings
 
@@ -130,7 +131,7 @@ def test_options() -> None:
 def test_the_page_that_is_missing_is_named(tmp_path: Path) -> None:
     image = open_image(str(LINUX))
     pages = {address for known in image.memory.ranges for address in known[::0x1000]}
-    guard = image.machines[0].stack(image.machines[0].registers.rsp or 0)
+    guard = extent(image.machines[0], image.machines[0].registers.rsp or 0)
     assert guard.below is not None
     entry: list[int] = []
     image.machines[0].space.walk((image.machines[0].registers.rsp or 0) & -0x1000, lambda e: entry.append(e.address))

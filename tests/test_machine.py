@@ -6,10 +6,12 @@ import pytest
 import specimens
 from specimens import BASE, FRAME, TABLES, registers
 
+from x86tables.delivery.stacks import Extent, extent
 from x86tables.errors import NotThere
 from x86tables.machine.machine import Machine
 from x86tables.machine.memory import Memory
 from x86tables.machine.paging import NX, P
+from x86tables.machine.probe import Unknown
 from x86tables.machine.registers import (
     CET,
     LA57,
@@ -220,29 +222,35 @@ def test_a_table_that_wraps_around_the_end_of_memory() -> None:
 # Stacks: the address of a stack is its end
 
 
+def ends(stack: Extent) -> tuple[str | None, str | None]:
+    """What ends a stack below and above, in words."""
+    below, above = (end.why if end else None for end in (stack.below, stack.above))
+    return below, above
+
+
 def test_a_stack_ends_below_its_pointer() -> None:
-    stack = machine().stack(BASE + 0x3000)
+    stack = extent(machine(), BASE + 0x3000)
     assert (stack.top, stack.bottom, stack.size) == (BASE + 0x3000, BASE, 0x3000)
-    assert stack.below == f"{BASE - 0x1000:#x} is not canonical" and stack.above == "PTE not present"
+    assert ends(stack) == (f"{BASE - 0x1000:#x} is not canonical", "PTE not present")
 
 
 def test_a_stack_inside_a_page_has_nothing_above_to_say() -> None:
-    stack = machine().stack(BASE + 0x1010)
+    stack = extent(machine(), BASE + 0x1010)
     assert (stack.size, stack.above) == (0x1010, None)
 
 
 def test_no_stack_at_all() -> None:
-    stack = machine().stack(BASE + 0x4000)
-    assert (stack.size, stack.bottom, stack.below) == (0, BASE + 0x4000, "PTE not present")
+    stack = extent(machine(), BASE + 0x4000)
+    assert (stack.size, stack.bottom, ends(stack)[0]) == (0, BASE + 0x4000, "PTE not present")
 
 
 def test_the_search_for_a_guard_ends() -> None:
-    stack = machine().stack(BASE + 0x3000, most=0x2000)
+    stack = extent(machine(), BASE + 0x3000, most=0x2000)
     assert (stack.size, stack.below) == (0x2000, None)
 
 
 def test_a_stack_at_the_bottom_of_memory() -> None:
-    assert machine().stack(0).size == 0
+    assert extent(machine(), 0).size == 0
 
 
 def test_a_page_that_the_image_does_not_hold_is_no_guard() -> None:
@@ -251,11 +259,11 @@ def test_a_page_that_the_image_does_not_hold_is_no_guard() -> None:
     seen: list[int] = []
     machine().space.walk(BASE + 0x2000, lambda entry: seen.append(entry.address))
     elsewhere = machine({seen[-2]: (0x7F_F000 | P).to_bytes(8, "little")})  # the page table is not in the image
-    for stack in (elsewhere.stack(BASE + 0x3000), elsewhere.stack(BASE + 0x3010)):
-        assert not stack.known and stack.below == "not known: physical page 0x7ff000 is not in this image"
-    assert machine().stack(BASE + 0x3000).known and machine().stack(BASE + 0x3000, most=0x1000).known
+    for stack in (extent(elsewhere, BASE + 0x3000), extent(elsewhere, BASE + 0x3010)):
+        assert not stack.known and stack.below == Unknown("physical page 0x7ff000 is not in this image")
+    assert extent(machine(), BASE + 0x3000).known and extent(machine(), BASE + 0x3000, most=0x1000).known
 
 
 def test_without_page_tables_no_depth_is_claimed() -> None:
-    stack = Machine(Registers(gdtr=TableRegister(FRAME, 0x37)), memory()).stack(FRAME + 0x3000)
-    assert (stack.size, stack.known, stack.below) == (0, False, "not known: no page tables without CR3")
+    stack = extent(Machine(Registers(gdtr=TableRegister(FRAME, 0x37)), memory()), FRAME + 0x3000)
+    assert (stack.size, stack.known, stack.below) == (0, False, Unknown("no page tables without CR3"))

@@ -9,9 +9,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x86tables.errors import Absent, ImageError
+from x86tables.errors import ImageError
 from x86tables.machine.files import File, load
 from x86tables.machine.memory import PAGE, Memory, Recording
+from x86tables.machine.probe import Absent
 
 zstd = zstandard.ZstdCompressor().compress
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x86tables.errors import Absent, UsageError
+from x86tables.errors import UsageError
 from x86tables.machine.memory import Memory
 from x86tables.machine.paging import (
     NX,
@@ -19,11 +19,8 @@ from x86tables.machine.paging import (
     WRITE,
     Access,
     AddressSpace,
-    NonCanonical,
     P,
     Page,
-    PageEntry,
-    PageFault,
     Paging,
     Region,
     build,
@@ -31,6 +28,7 @@ from x86tables.machine.paging import (
     root,
     sign_extend,
 )
+from x86tables.machine.probe import Absent, Fault, FaultKind, Inaccessible, Ok, PageEntry, Unknown
 
 ALL = P | RW | US
 FETCH, USER = Access(fetch=True), Access(user=True)
@@ -58,10 +56,11 @@ def four(pte: int = 0x7000 | ALL, *, pml4e: int = 0, pdpte: int = 0, pde: int = 
 LINEAR = 0x0123_4567_8000
 
 
-def fault(call: Callable[[], object]) -> PageFault:
-    with pytest.raises(PageFault) as caught:
+def fault(call: Callable[[], object]) -> Fault:
+    with pytest.raises(Inaccessible) as caught:
         call()
-    return caught.value
+    assert isinstance(caught.value.probe, Fault)
+    return caught.value.probe
 
 
 # The walks
@@ -102,10 +101,8 @@ def test_five_levels() -> None:
     entries = {0x1000 + 8 * 0xAB: 0x5000 | ALL, 0x5010: 0x2000 | ALL, 0x2468: 0x3000 | ALL, 0x3158: 0x4000 | ALL}
     found = space(entries | {0x43C0: 0x9000 | P | NX}, mode="5-level")
     assert found.walk(linear) == Page(linear, 0x9000, 0x1000, False, False, False)
-    with pytest.raises(NonCanonical):
-        found.walk(1 << 56)
-    with pytest.raises(NonCanonical):
-        four().walk(linear)
+    assert fault(lambda: found.walk(1 << 56)).kind is FaultKind.NON_CANONICAL
+    assert fault(lambda: four().walk(linear)).kind is FaultKind.NON_CANONICAL
 
 
 def test_pae() -> None:
@@ -116,6 +113,14 @@ def test_pae() -> None:
     assert found.walk(linear) == Page(linear, 0x8000, 0x1000, True, False, False)
     assert found.walk(0xC145_6789) == Page(0xC140_0000, 0xA0_0000, 0x20_0000, False, True, True)
     assert fault(lambda: found.walk(0x1000)).why == "PDPTE not present"
+
+
+def test_a_pae_table_that_names_itself_as_a_directory() -> None:
+    """The top table has 32 bytes, the directory at the same address 4096: one must not be taken for the other."""
+    found = space({0x1000: 0x1000 | P, 0x1008: 0x1000 | P}, mode="PAE")
+    assert found.translate(0x1234) == 0x1234
+    assert fault(lambda: found.translate(0x20_0000 * 5)).why == "PDE not present"
+    assert found.translate(0x4000_0000) == 0x1000
 
 
 def test_pae_knows_no_bits_from_52_to_62() -> None:
@@ -259,6 +264,15 @@ def test_a_fetch_is_told_only_where_nx_or_smep_is_on() -> None:
 
 
 # Absent, non-canonical, reading
+
+
+def test_a_probe_is_one_of_three_answers() -> None:
+    assert four().probe(LINEAR + 8) == Ok(0x7008)
+    refused = four(0x7000 | P).probe(LINEAR, WRITE)
+    assert isinstance(refused, Fault) and (refused.kind, refused.error_code) == (FaultKind.READ_ONLY, 0b11)
+    assert four(pde=0x5_5000 | ALL).probe(LINEAR) == Unknown("physical page 0x55000 is not in this image")
+    outside = four().probe(1 << 47)
+    assert isinstance(outside, Fault) and str(outside) == "0x800000000000 is not canonical"
 
 
 def test_a_table_that_is_not_in_the_image() -> None:

@@ -4,8 +4,9 @@ import pytest
 from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
 
 from x86tables import Tss
+from x86tables.delivery.rings import in_ring0
 from x86tables.delivery.scenarios import SCENARIOS, Options, Scenario, judge, run_scenario
-from x86tables.delivery.stacks import guard_below, in_ring0, rooms, stack_in_use
+from x86tables.delivery.stacks import guard_below, interrupt_stacks, stack_in_use
 from x86tables.errors import UsageError
 from x86tables.machine.machine import Machine
 from x86tables.machine.memory import Memory
@@ -112,7 +113,7 @@ def test_kinds_of_guard(changes: dict[str, object], kind: str) -> None:
     machine = kernel(**changes)  # type: ignore[arg-type]
     stack = stack_in_use(machine)
     assert stack.guard is not None
-    assert (stack.verdict, stack.guard.kind, stack.guard.top) == ("guarded", kind, STACK)
+    assert (stack.verdict, stack.guard.kind.value, stack.guard.top) == ("guarded", kind, STACK)
     assert stack.distance == TOP - 0x100 - STACK
     assert overflow(machine).verdict == "survives"
 
@@ -153,9 +154,9 @@ def test_in_user_mode_rsp0s_stack_is_judged() -> None:
     assert judgement.overflow.remarks == (remark,)
 
 
-def test_rooms() -> None:
-    found = rooms(kernel(tss=Tss(rsp0=TOP, ist1=IST - 8, ist3=STACK), gates=gate(2, ist=2)))
-    assert [(room.name, room.size, room.vectors) for room in found] == [
+def test_interrupt_stacks() -> None:
+    found = interrupt_stacks(kernel(tss=Tss(rsp0=TOP, ist1=IST - 8, ist3=STACK), gates=gate(2, ist=2)))
+    assert [(stack.pointer.name, stack.extent.size, stack.pointer.vectors) for stack in found] == [
         ("IST1", 0x5000 - 16, (8,)),
         ("IST2", 0, (2,)),
         ("IST3", 0, ()),

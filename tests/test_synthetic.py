@@ -5,7 +5,8 @@ from kernels import CODE, CS, DS, GDT, GUARD, IDT, MAPPINGS, STACK, TR, TSS, K, 
 
 from x86tables import Tss
 from x86tables.errors import UsageError
-from x86tables.machine.paging import Access, PageFault, Undeclared
+from x86tables.machine.paging import Access
+from x86tables.machine.probe import Inaccessible
 from x86tables.machine.registers import LA57, PAE, Registers
 from x86tables.machine.synthetic import Mapping, synthetic_machine
 
@@ -26,9 +27,9 @@ def test_permissions_and_data() -> None:
         [Mapping("a", 0x1000, 0x2000, "r", b"abc"), Mapping("b", 0x5000, 0x1000, "rwxu")], complete=True
     )
     assert machine.read(0x1000, 5) == b"abc\0\0"
-    with pytest.raises(PageFault):
+    with pytest.raises(Inaccessible, match="page fault"):
         machine.translate(0x1000, Access(write=True))
-    with pytest.raises(PageFault):
+    with pytest.raises(Inaccessible, match="page fault"):
         machine.translate(0x1000, Access(fetch=True))
     machine.translate(0x5000, Access(write=True, user=True))
     machine.translate(0x5000, Access(fetch=True, user=True))
@@ -36,11 +37,11 @@ def test_permissions_and_data() -> None:
 
 def test_what_is_not_declared() -> None:
     mappings = [Mapping("a", 0x1000, 0x1000), Mapping("guard", 0x2000, 0x1000, "")]
-    with pytest.raises(PageFault):
+    with pytest.raises(Inaccessible, match="page fault"):
         synthetic_machine(mappings).translate(0x2000)
-    with pytest.raises(Undeclared):
+    with pytest.raises(Inaccessible, match="the configuration says nothing of"):
         synthetic_machine(mappings).translate(0x3000)
-    with pytest.raises(PageFault):
+    with pytest.raises(Inaccessible, match="page fault"):
         synthetic_machine(mappings, complete=True).translate(0x3000)
 
 
@@ -79,5 +80,5 @@ def test_mistakes(mappings: list[Mapping], sentence: str) -> None:
 
 
 def test_the_guard_of_the_test_kernel_is_one() -> None:
-    with pytest.raises(PageFault):
+    with pytest.raises(Inaccessible, match="page fault"):
         kernel().translate(GUARD)

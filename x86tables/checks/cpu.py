@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..delivery.simulate import HANDLER_STACK
+from ..delivery.stacks import Extent, extent
 from ..machine.memory import PAGE
 from ..machine.paging import PUSH
+from ..machine.probe import Fault, Ok, Unknown
 from ..machine.registers import MCE
 from ..records import Record
 from ..tables import vectors
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
 ROOM = FRAME + HANDLER_STACK
-GUARD_SEARCH = 1 << 20
 FULL = Tss.size - 1  # the limit of a TSS without an I/O permission bitmap
 MC = 18
 FEATURE = (28, 29, 30)  # raised only where a hypervisor's or AMD's feature is on, which no table tells
@@ -43,11 +44,21 @@ class Slot(Record):
 
 
 class UsedStack(Record):
-    """A stack by its end: the slots that name it, and why its first push fails ("": it does not; None: not known)."""
+    """A stack by its end: the slots that name it, and the answer to its first push; None when that is not known."""
 
     top: int
     slots: tuple[Slot, ...]
-    first: str | None
+    first: Ok | Fault | None
+
+    @property
+    def refused(self) -> Fault | None:
+        """Why its first push faults; None when it does not, or that is not known."""
+        return self.first if isinstance(self.first, Fault) else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether its first push is known to succeed."""
+        return isinstance(self.first, Ok)
 
     @property
     def names(self) -> str:
@@ -169,28 +180,23 @@ class CheckedCpu(CheckedTables):
         for slot in self.slots:
             if slot.top and self.canonical(slot.top):
                 tops.setdefault(slot.top, []).append(slot)
-        return [UsedStack(top, tuple(s), self.trouble((top & ~15) - 8, PUSH)) for top, s in tops.items()]
+        return [UsedStack(top, tuple(s), self.probe((top & ~15) - 8, PUSH)) for top, s in tops.items()]
 
-    def ground(self, stack: UsedStack) -> tuple[int, str | None]:
-        """How deep a stack can be pushed: its lowest byte, and why the page below refuses a push.
+    def extent(self, stack: UsedStack) -> Extent:
+        """How deep a stack can be pushed."""
 
-        "" when none does within GUARD_SEARCH; None when that is not known.
-        """
+        def search() -> Extent:
+            found = extent(self.machine, stack.top & ~15)
+            if isinstance(found.below, Unknown):
+                self.missing(found.below.needs)
+            return found
 
-        def search() -> tuple[int, str | None]:
-            start = bottom = stack.top & ~15
-            why = self.trouble(start - 8, PUSH)
-            while why == "" and start - bottom < GUARD_SEARCH:
-                bottom = bottom - 1 & -PAGE
-                why = self.trouble(bottom - 8, PUSH)
-            return bottom, why
-
-        found: tuple[int, str | None] = self.memoize(("ground", stack.top), search)
+        found: Extent = self.memoize(("extent", stack.top), search)
         return found
 
     def below(self, stack: UsedStack) -> Below | None:
         """What a stack runs into before its bottom, tables or other stacks in use: the nearest."""
-        start, bottom = stack.top & ~15, self.ground(stack)[0]
+        start, bottom = stack.top & ~15, self.extent(stack).bottom
         found = [Below(other.top & ~15, f"the stack of {other.names}", False) for other in self.stacks]
         for cpu in self.cpus:
             if cpu is not self:
@@ -226,7 +232,7 @@ class CheckedCpu(CheckedTables):
     def room(self, stack: UsedStack) -> int:
         """How many bytes a stack has before it runs into something or a push faults."""
         below = self.below(stack)
-        return (stack.top & ~15) - max(self.ground(stack)[0], below.end if below else 0)
+        return (stack.top & ~15) - max(self.extent(stack).bottom, below.end if below else 0)
 
     @property
     def page_fault_has_stack(self) -> bool:
@@ -234,4 +240,4 @@ class CheckedCpu(CheckedTables):
         gate = self.present.get(14)
         if gate is None or not gate.ist:
             return False
-        return any(14 in stack.vectors and stack.first == "" for stack in self.stacks)
+        return any(14 in stack.vectors and stack.usable for stack in self.stacks)

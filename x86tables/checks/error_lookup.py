@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..delivery.deliver import deliver
 from ..delivery.events import SHUTDOWN, Event
-from ..errors import Absent, NotThere
-from ..machine.paging import Access, NonCanonical, PageFault
+from ..errors import NotThere
+from ..machine.paging import Access
+from ..machine.probe import Fault, FaultKind, Inaccessible
 from ..records import Record
 from ..tables.gdt import SegmentDescriptor
 from ..tables.selector import Selector, SelectorErrorCode
@@ -248,14 +249,9 @@ def _page(machine: Machine, code: PageFaultErrorCode, address: int) -> NamedPage
     walk: list[PageEntry] = []
     try:
         found = found.replace(page=machine.space.walk(address, walk.append))
-    except PageFault as fault:
-        found = found.replace(why=fault.why)
-    except (Absent, NonCanonical) as error:
-        found = found.replace(why=str(error))
-    try:
-        machine.translate(address, Access(write=code.wr, user=code.us, fetch=code.id))
-    except PageFault as fault:
+    except Inaccessible as error:
+        found = found.replace(why=error.probe.why if isinstance(error.probe, Fault) else error.probe.needs)
+    fault = machine.space.probe(address, Access(write=code.wr, user=code.us, fetch=code.id))
+    if isinstance(fault, Fault) and fault.kind is not FaultKind.NON_CANONICAL:
         found = found.replace(fault_code=fault.error_code, fault_why=fault.why)
-    except (Absent, NonCanonical):
-        pass
     return found.replace(walk=tuple(walk))

@@ -93,9 +93,9 @@ def not_executable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         pages.setdefault(gate.offset & -PAGE, []).append(vector)
     groups: dict[tuple[str, str], list[int]] = {}
     for page, users in pages.items():
-        if why := cpu.trouble(page, FETCH) if cpu.canonical(page) else "":
+        if fault := cpu.fault(page, FETCH) if cpu.canonical(page) else None:
             worst = min((_concern(cpu, vector) for vector in users), key=SEVERITIES.index)
-            groups.setdefault((worst, why), []).extend(users)
+            groups.setdefault((worst, fault.why), []).extend(users)
     for (severity, why), found in groups.items():
         yield Finding("idt", tuple(sorted(found)), "offset", f"{_handlers(cpu, sorted(found))}: {why}", severity)
 

@@ -43,8 +43,8 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     missing = []
     for page, users in pages_in_use(cpu).items():
-        if why := cpu.trouble(page):
-            missing.append(f"{page:#x}: {why}; it holds {', '.join(users)}")
+        if fault := cpu.fault(page):
+            missing.append(f"{page:#x}: {fault.why}; it holds {', '.join(users)}")
     if missing:
         yield Finding("gdt", None, "", f"the GDT cannot be read at {'; at '.join(missing)}")
 
@@ -83,9 +83,9 @@ def not_accessed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if table is None or why != "" or selector & 4 or not isinstance(code, SegmentDescriptor):
             continue
         if code.s and code.p and not code.accessed and "gdt" not in cpu.machine.physical:
-            trouble = cpu.trouble(table.base + selector + 5, WRITE)
-            if trouble and cpu.trouble(table.base + selector) == "":
-                message = f"selector {selector:#x} ({users}) has A=0, and it cannot be set: {trouble}"
+            fault = cpu.fault(table.base + selector + 5, WRITE)
+            if fault and cpu.physical(table.base + selector) is not None:
+                message = f"selector {selector:#x} ({users}) has A=0, and it cannot be set: {fault.why}"
                 yield Finding("gdt", selector >> 3, "type", message)
 
 
@@ -101,9 +101,9 @@ def read_only_at_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     table, tr = cpu.table("gdt"), cpu.registers.tr
     if table is not None and tr is not None and cpu.tss_descriptor is not None:
-        trouble = cpu.trouble(table.base + (tr.selector & ~7) + 5, WRITE)
-        if trouble:
-            yield Finding("gdt", tr.selector >> 3, "type", f"LTR with selector {tr.selector:#x} faults: {trouble}")
+        fault = cpu.fault(table.base + (tr.selector & ~7) + 5, WRITE)
+        if fault:
+            yield Finding("gdt", tr.selector >> 3, "type", f"LTR with selector {tr.selector:#x} faults: {fault.why}")
 
 
 @rule("GDT005", WARNING, "the GDT's limit is not a multiple of 8 less one")

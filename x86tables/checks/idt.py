@@ -148,7 +148,7 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     table = cpu.table("idt")
     if table is not None:
-        pages = [(page, why) for page in cpu.pages(table, 4096) if (why := cpu.trouble(page))]
+        pages = [(page, fault.why) for page in cpu.pages(table, 4096) if (fault := cpu.fault(page))]
         if pages:
             bad = [v for v in range(min((table.limit + 1) // 16, 256)) if not table.known(v * 16, v * 16 + 16)]
             text = "; ".join(f"{page:#x}: {why}" for page, why in pages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import Absent
+from ..machine.probe import Fault
 from ..tables.vectors import labels
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
 from .cpu import FRAME, ROOM
@@ -35,9 +35,11 @@ def not_writable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if shifted(cpu):
         return
     for stack in cpu.stacks:
-        if stack.first:
-            turned = " (it can be above: is it the stack's lowest address?)" if cpu.trouble(stack.top) == "" else ""
-            message = f"{stack.names} {stack.top:#x}, {stack.used_by}, cannot be pushed to: {stack.first}{turned}"
+        if refused := stack.refused:
+            turned = (
+                " (it can be above: is it the stack's lowest address?)" if cpu.physical(stack.top) is not None else ""
+            )
+            message = f"{stack.names} {stack.top:#x}, {stack.used_by}, cannot be pushed to: {refused.why}{turned}"
             yield Finding("tss", None, stack.fields, message, _severity(cpu, stack))
 
 
@@ -58,16 +60,15 @@ def no_guard(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: a stack of four pages at the top of five, the lowest of which is not mapped
     """
     for stack in cpu.stacks:
-        if stack.first != "":
+        if not stack.usable:
             continue
-        below = cpu.below(stack)
-        bottom, why = cpu.ground(stack)
+        below, extent = cpu.below(stack), cpu.extent(stack)
         if below:
             if (stack.top & ~15) - below.end >= ROOM:
                 message = f"{stack.names} {stack.top:#x} runs on into {below.name} at {below.end:#x}"
                 yield Finding("tss", None, stack.fields, message)
-        elif why == "":
-            size = (stack.top - bottom) >> 10
+        elif extent.below is None:
+            size = (stack.top - extent.bottom) >> 10
             message = f"{stack.names} {stack.top:#x}: {size} KiB and more below it can be written"
             yield Finding("tss", None, stack.fields, message)
 
@@ -84,11 +85,11 @@ def too_small(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: tss.ist2 = tss.ist1 + GUARD + 0x4000
     """
     for stack in cpu.stacks:
-        if stack.first != "":
+        if not stack.usable:
             continue
-        room, below, why = cpu.room(stack), cpu.below(stack), cpu.ground(stack)[1]
-        if room < ROOM and (below or why is not None):
-            why = f"before {below.name} begins" if below else f"before a push faults: {why}"
+        room, below, end = cpu.room(stack), cpu.below(stack), cpu.extent(stack).below
+        if room < ROOM and (below or isinstance(end, Fault)):
+            why = f"before {below.name} begins" if below else f"before a push faults: {end and end.why}"
             lost = room < FRAME and (not below or below.table)
             needs = f"the frame takes {FRAME}" if lost else f"a frame and a handler take {ROOM}"
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
@@ -109,7 +110,7 @@ def misaligned(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if shifted(cpu):
         return
     for stack in cpu.stacks:
-        if stack.top % 16 and not stack.first and cpu.room(stack) >= ROOM:
+        if stack.top % 16 and not stack.refused and cpu.room(stack) >= ROOM:
             message = f"{stack.names} {stack.top:#x} is aligned down to {stack.top & ~15:#x}"
             yield Finding("tss", None, stack.fields, message)
 
@@ -173,12 +174,9 @@ def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 def _place(cpu: CheckedCpu, stack: UsedStack) -> int | None:
     """Where the first push of a stack goes, physically."""
-    if stack.first != "":
+    if not stack.usable:
         return None
-    try:
-        return cpu.machine.translate((stack.top & ~15) - 8)
-    except Absent:
-        return None
+    return cpu.physical((stack.top & ~15) - 8)
 
 
 @rule("STK007", ERROR, "ring 3 can reach a stack of ring 0")
@@ -194,6 +192,6 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if not cpu.ring3:
         return
     for stack in cpu.stacks:
-        if stack.first == "" and cpu.for_users(((stack.top & ~15) - 8) % TOP):
+        if stack.usable and cpu.for_users(((stack.top & ~15) - 8) % TOP):
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, lies in a user page (U/S=1)"
             yield Finding("tss", None, stack.fields, message)

@@ -184,9 +184,9 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     needed = [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 <= table.limit]
     for name, users in needed:
         address = table.base + Tss.field(name).offset
-        if "tss" not in cpu.machine.physical and (why := cpu.trouble(address) or cpu.trouble(address + 7)):
+        if "tss" not in cpu.machine.physical and (fault := cpu.fault(address) or cpu.fault(address + 7)):
             who = labels(users) if users else RING3_STACK
-            message = f"the TSS at {table.base:#x} cannot be read for {who}: {why}{_half(cpu, table.base)}"
+            message = f"the TSS at {table.base:#x} cannot be read for {who}: {fault.why}{_half(cpu, table.base)}"
             yield Finding("tss", None, "", message)
             return
 
@@ -371,7 +371,7 @@ def shifted(cpu: CheckedCpu) -> bool:
     if not any(True for _ in _reserved(cpu)):
         return False
     bad = any(slot.top == 0 or not cpu.canonical(slot.top) for slot in cpu.slots)
-    return bad or any(stack.first for stack in cpu.stacks)
+    return bad or any(stack.refused for stack in cpu.stacks)
 
 
 @rule("TSS015", ERROR, "a stack pointer in use is not canonical")

@@ -7,8 +7,8 @@ too: whether the handler's first instruction can be fetched, and whether it has 
 from __future__ import annotations
 
 from ..delivery.events import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
+from ..delivery.rings import in_ring0, in_ring3
 from ..delivery.simulate import HANDLER_STACK, simulate
-from ..delivery.stacks import in_ring0, in_ring3
 from ..delivery.state import CpuState
 from ..errors import UsageError
 from ..readers import number

@@ -217,7 +217,7 @@ class Checks:
 
 
 def enter_handler(this: Checks) -> tuple[str, bytes | None]:
-    """All of it for one event: (stack used, frame pushed). Raises NestedFault or MissingInput at the check that fails."""
+    """All of it for one event: (stack used, frame pushed). NestedFault or MissingInput at the check that fails."""
     gate = read_gate(this)
     check_gate(this, gate)
     selector = Selector.from_int(gate.selector)

@@ -11,8 +11,8 @@ from ..records import Record
 from ..tables.gdt import SegmentDescriptor
 from .deliver import PUSHES
 from .events import NMI, PF, SS, Event
-from .simulate import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
 from .rings import in_ring0, in_ring3
+from .simulate import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
 from .stacks import (
     FAR,
     NEAR,

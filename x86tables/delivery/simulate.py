@@ -16,8 +16,8 @@ from .state import TOP, CpuState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..machine.registers import Registers
     from ..machine.probe import Fault
+    from ..machine.registers import Registers
     from .deliver import Enter
 
 SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
@@ -153,7 +153,6 @@ def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:
         used += count
     found = f"{handler_stack} bytes below {rsp:#x}"
     return Handler(vector, (fetched, Step("handler's stack", (rsp - used) % TOP, found, "can be pushed to")))
-
 
 
 def _new_event(state: CpuState, probe: Fault | Unknown, address: int) -> Event:

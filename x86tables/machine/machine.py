@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .probe import PageEntry, Probe
 
 
-
 class Gap(Record):
     """Bytes `start` to `stop` of a table that cannot be read, and why."""
 

@@ -6,8 +6,8 @@ import struct
 
 from ..errors import UsageError
 from ..records import Record
-from .memory import PAGE, Memory
 from . import probe as answer
+from .memory import PAGE, Memory
 from .probe import Absent, Fault, FaultKind, Inaccessible, Ok, PageEntry, Unknown
 
 TYPE_CHECKING = False
@@ -145,9 +145,9 @@ class AddressSpace:
     def walk(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Page:
         """The page that holds `linear`, by the tables alone.
 
-        Raises Inaccessible; of the access, a fault's error code has the bits P and RSVD only. `note` is called with each
-        entry read. Sources: SDM Vol. 3A, figures "Linear-Address Translation
-        to a 4-KByte Page using 4-Level Paging" and its neighbours.
+        Raises Inaccessible; the error code of its fault has the bits P and RSVD only. `note` is called with each entry
+        read. Sources: SDM Vol. 3A, figures "Linear-Address Translation to a 4-KByte Page using 4-Level Paging" and its
+        neighbours.
         """
         return self._page(linear, self._from_top(linear, note))
 
@@ -179,8 +179,8 @@ class AddressSpace:
         tables, unpack, size = self._tables, self._unpack, self._size
         for name, shift, mask, large, has_rights, as_table, as_page in steps:
             at = (linear >> shift & mask) * size
-            # Directories are kept whole; of a page table, walks seldom want a second entry. PAE's top table has 32 bytes
-            # only: it is not kept, for another entry may name the same address as a directory.
+            # Directories are kept whole; of a page table, walks seldom want a second entry. PAE has a top table of
+            # 32 bytes, which is not kept: another entry may name the same address as a directory.
             whole = shift != 12 and has_rights
             data = tables.get(table) or self._read(table, (mask + 1) * size) if whole else b""
             (value,) = unpack(data, at) if data else unpack(self.memory.read(table + at, size))
@@ -191,7 +191,9 @@ class AddressSpace:
             page = shift == 12 or (large and value & PS)
             if wrong := value & (as_page if page else as_table):
                 entry = PageEntry(name, table + at, value)
-                raise Inaccessible(Fault(FaultKind.RESERVED_BITS, linear, answer.PRESENT | answer.RESERVED, entry, wrong))
+                raise Inaccessible(
+                    Fault(FaultKind.RESERVED_BITS, linear, answer.PRESENT | answer.RESERVED, entry, wrong)
+                )
             if has_rights:
                 allowed &= value ^ NX
             if page:
@@ -266,7 +268,9 @@ class AddressSpace:
     def _cause(self, access: Access) -> int:
         """The bits of a page-fault error code that tell of the access: W/R, U/S, I/D."""
         fetch = access.fetch and (self.paging.nxe or self.paging.smep)
-        return (answer.WRITE if access.write else 0) | (answer.USER if access.user else 0) | (answer.FETCH if fetch else 0)
+        return (
+            (answer.WRITE if access.write else 0) | (answer.USER if access.user else 0) | (answer.FETCH if fetch else 0)
+        )
 
     def _check(self, linear: int, allowed: int, access: Access) -> None:
         """Access rights. Source: SDM Vol. 3A, "Determination of Access Rights"."""

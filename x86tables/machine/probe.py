@@ -80,7 +80,7 @@ class Fault(Record):
                 return "fetch from a page with execute-disable set"
             case FaultKind.NON_CANONICAL:
                 return f"{self.address:#x} is not canonical"
-        return self.kind.value
+        return str(self.kind.value)
 
     def __str__(self) -> str:
         return self.why if self.kind is FaultKind.NON_CANONICAL else f"page fault at {self.address:#x}: {self.why}"
@@ -90,6 +90,11 @@ class Unknown(Record):
     """Nobody can tell: `needs` says what would have to be known, in a few words."""
 
     needs: str
+
+    @property
+    def why(self) -> str:
+        """As a fault's, in a few words."""
+        return f"not known: {self.needs}"
 
     def __str__(self) -> str:
         return self.needs

@@ -14,7 +14,7 @@ import bochscpu
 
 from ..delivery.events import DF, PF, SHUTDOWN
 from ..delivery.simulate import UNKNOWN
-from ..errors import Absent
+from ..machine.probe import Absent
 from ..machine.registers import LA57, LMA, LME, NXE, SCE, TF, Segment
 from ..records import Record
 from .bochs_memory import Pages

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..delivery.deliver import (
     Checks,
-    Fault,
+    NestedFault,
     check_code_segment,
     check_gate,
     check_offset,
@@ -99,23 +99,23 @@ def enter_handler(this: Checks) -> tuple[str, bytes | None]:
 def _check_dword3(this: Checks, state: BochsState, gate: Gate) -> None:
     if gate.reserved1 >> 8 & 0x1F:
         state.deviations.add("dword3_type")
-        raise Fault(Event(GP, error_code=this.gate_code()), "gate's last dword")
+        raise NestedFault(Event(GP, error_code=this.gate_code()), "gate's last dword")
 
 
 def _check_width_first(this: Checks, state: BochsState, selector: Selector, code: SegmentDescriptor) -> None:
     enterable = code.s and code.code and code.dpl <= (this.cpl or 0)
     if enterable and not code.p and (not code.l or code.d_b):
         state.deviations.add("ld_before_p")
-        raise Fault(Event(GP, error_code=this.selector_code(selector)), "segment L, D")
+        raise NestedFault(Event(GP, error_code=this.selector_code(selector)), "segment L, D")
 
 
 def _choose_stack(this: Checks, state: BochsState, ist: int, cpl: int) -> tuple[str, int]:
     try:
         return choose_stack(this, ist, cpl)
-    except Fault as fault:
+    except NestedFault as fault:
         if fault.event.vector != SS:
             raise
         state.deviations.add("ss_err_old_ss")
         old = Selector.from_int(state.registers.ss.selector if state.registers.ss else 0)
         code = int(SelectorErrorCode(index=old.index, ti=old.ti, ext=this.ext))
-        raise Fault(Event(SS, error_code=code), fault.why) from None
+        raise NestedFault(Event(SS, error_code=code), fault.why) from None

@@ -11,9 +11,9 @@ import os
 import struct
 import tempfile
 
+from ..delivery.rings import in_ring0
 from ..delivery.scenarios import Options, run_scenario
 from ..delivery.simulate import SURVIVES, UNKNOWN
-from ..delivery.rings import in_ring0
 from ..delivery.stacks import guard_below
 from ..errors import NotThere
 from ..machine.machine import Machine

@@ -52,7 +52,7 @@ class Stimulus(Record):
 def first_event(state: CpuState, stimulus: Stimulus) -> Event | None:
     """The event that `stimulus` leads to by the rules for instructions; None when the instruction simply runs.
 
-    `step` leaves the registers behind its instruction. Inaccessible when the page tables that decide are not in the image.
+    `step` leaves the registers behind its instruction. Inaccessible when the page tables that decide are not known.
     """
     machine, registers = state.machine, state.registers
     if stimulus.kind in PINS:

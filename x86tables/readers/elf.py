@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..elf import ALLOCATED, LOAD, Elf, is_elf
-from ..errors import ImageError, NotThere
+from ..errors import ImageError
 from ..machine.memory import Memory
 from ..machine.probe import Absent, Inaccessible, Unknown
 from ..machine.registers import Registers, Segment, TableRegister

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..tables.tss import STACKS
+from ..delivery.stacks import Extent, extent, tss_stacks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..machine.machine import Machine, Stack, Table
+    from ..machine.machine import Machine, Table
     from ..tables.gdt import Entry, Gdt
 
 
@@ -16,15 +16,6 @@ def entries(gdt: Gdt, machine: Machine, table: Table) -> list[Entry]:
     return [entry for entry in walk if table.known(entry.index * 8, entry.index * 8 + len(entry.raw))]
 
 
-def stacks(machine: Machine) -> list[tuple[str, Stack]]:
-    """The stacks that a 64-bit TSS names, by name; pointers that are 0 or not known left out."""
-    table = machine.table("tss")
-    if table is None or not machine.wide:
-        return []
-    tss = machine.tss
-    found = []
-    for name in STACKS:
-        top = getattr(tss, name)
-        if top and table.has(tss.field(name)):
-            found.append((name.upper(), machine.stack(top)))
-    return found
+def stacks(machine: Machine) -> list[tuple[str, Extent]]:
+    """The stacks that a 64-bit TSS names, by name; null pointers and those that cannot be read left out."""
+    return [(pointer.name, extent(machine, pointer.top)) for pointer in tss_stacks(machine) if pointer.top]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ..checks.error_lookup import NamedDescriptor
-    from ..machine.paging import PageEntry
+    from ..machine.probe import PageEntry
     from ..machine.symbols import Symbols
 
     NamedEntry: TypeAlias = "NamedGate | NamedDescriptor"

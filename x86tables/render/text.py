@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from ..delivery.stacks import Extent
 from ..errors import NotThere
-from ..machine.machine import Stack
 from ..machine.memory import PAGE
+from ..machine.probe import Fault, FaultKind
 from ..tables import vectors
 from ..tables.gdt import Gdt, SegmentDescriptor
 from ..tables.legacy import Tss32
@@ -355,21 +356,24 @@ def _task(table: Table, tss: Tss32 | Tss16) -> Iterator[str]:
     yield f"  task         {', '.join(f'{name} {value(name)}' for name in names)}"
 
 
-def _stack(name: str, stack: Stack, image: Image) -> Iterator[str]:
+def _stack(name: str, stack: Extent, image: Image) -> Iterator[str]:
     """`IST1 0x...: 8 KiB down to 0x..., then PTE not present; above: ...`, in one or two lines."""
     title = f"  {name:<5} {stack.top:#x}{_named(image, stack.top)}"
     if stack.size == 0:
-        why = "not canonical" if "is not canonical" in (stack.below or "") else stack.below
+        why = stack.below.why if stack.below else ""
+        if isinstance(stack.below, Fault) and stack.below.kind is FaultKind.NON_CANONICAL:
+            why = "not canonical"
         yield from wrap(f"{title}: {'no stack:' if stack.known else 'its size is'} {why}", " " * 8)
         return
     depth = words.size(stack.size) if stack.below else f"more than {words.size(1 << 20)}"
     yield f"{title}: {depth} down to {stack.bottom:#x}"
     guard = "guard below" if stack.known else "below"
-    if stack.below and stack.below == stack.above:
-        parts = [f"{guard} and above: {stack.below}"]
+    below, above = (end.why if end else "" for end in (stack.below, stack.above))
+    if below and below == above:
+        parts = [f"{guard} and above: {below}"]
     else:
-        parts = [f"{guard}: {stack.below}" if stack.below else "no guard below"]
-        parts += [f"above: {stack.above or 'writable memory'}"] if stack.top % PAGE == 0 else []
+        parts = [f"{guard}: {below}" if below else "no guard below"]
+        parts += [f"above: {above or 'writable memory'}"] if stack.top % PAGE == 0 else []
     for part in parts:
         yield from wrap(f"        {part}", " " * 10)
 

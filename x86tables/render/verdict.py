@@ -6,7 +6,7 @@ import os
 import sys
 
 from ..delivery.simulate import HANDLER_STACK, SURVIVES
-from ..machine.machine import NOT_KNOWN
+from ..machine.probe import Fault, FaultKind
 from ..tables.vectors import label
 from .lines import wrap
 from .trace import loop, simulation
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ..delivery.scenarios import Judgement, Scenario
-    from ..delivery.stacks import Room, StackInUse
+    from ..delivery.stacks import InterruptStack, StackInUse
     from ..machine.image import Image
     from ..machine.symbols import Symbols
 
@@ -67,12 +67,12 @@ def _judgement(judgement: Judgement, symbols: Symbols, all_steps: bool) -> Itera
             yield from _ways(scenario)
             if scenario.worst is not None and scenario.worst.verdict != SURVIVES:
                 yield from _scenario(scenario, symbols, all_steps)
-    if judgement.rooms:
+    if judgement.interrupt_stacks:
         yield ""
         yield from wrap(
             f"  room on the interrupt stacks ({HANDLER_STACK} bytes prove entry, not that a panic printer fits)", "    "
         )
-        yield from (f"    {line}" for line in map(_room, judgement.rooms))
+        yield from (f"    {line}" for line in map(_interrupt_stack, judgement.interrupt_stacks))
 
 
 def _answer(judgement: Judgement) -> str:
@@ -103,7 +103,7 @@ def _stack(stack: StackInUse) -> str:
     if stack.rsp is not None:
         where = f"RSP {stack.rsp:#x}"
         if stack.guard is not None:
-            where += f", {stack.distance:,} bytes above its guard ({stack.guard.kind} below {stack.guard.top:#x})"
+            where += f", {stack.distance:,} bytes above its guard ({stack.guard.kind.value} below {stack.guard.top:#x})"
         parts.append(where)
     if stack.guard is None or stack.verdict != "guarded":
         parts.append(stack.reason)
@@ -129,18 +129,19 @@ def _ways(scenario: Scenario) -> Iterator[str]:
             yield f"      {loop(variant.simulation.loop)}"
 
 
-def _room(room: Room) -> str:
-    names = ", ".join(label(vector) for vector in room.vectors[:4]) + (", ..." if len(room.vectors) > 4 else "")
-    size, below = f"{room.size:,} bytes", room.below
+def _interrupt_stack(stack: InterruptStack) -> str:
+    pointer, extent = stack.pointer, stack.extent
+    names = ", ".join(map(label, pointer.vectors[:4])) + (", ..." if len(pointer.vectors) > 4 else "")
+    size, below = f"{extent.size:,} bytes", extent.below
     if below is None:
-        extent = f"at least {size}"
-    elif below.startswith(NOT_KNOWN):
-        extent = f"at least {size}, then {below}" if room.size else below
-    elif not room.size and "is not canonical" in below:
-        extent = f"{size}: not canonical"
+        shown = f"at least {size}"
+    elif not extent.known:
+        shown = f"at least {size}, then {below.why}" if extent.size else below.why
+    elif not extent.size and isinstance(below, Fault) and below.kind is FaultKind.NON_CANONICAL:
+        shown = f"{size}: not canonical"
     else:
-        extent = f"{size}, then {below}"
-    return f"{room.name}  {room.top:#018x}  {extent}{f'  ({names})' if names else '  (no gate)'}"
+        shown = f"{size}, then {below.why}"
+    return f"{pointer.name}  {pointer.top:#018x}  {shown}{f'  ({names})' if names else '  (no gate)'}"
 
 
 def _scenario(scenario: Scenario, symbols: Symbols, all_steps: bool) -> Iterator[str]:

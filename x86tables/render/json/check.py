@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ...checks import Report
     from ...delivery.scenarios import Judgement, Scenario
-    from ...delivery.stacks import StackInUse
+    from ...delivery.stacks import InterruptStack, StackInUse
     from ...documents import U8, Hex, Natural
     from ...machine.image import Image
     from ...machine.symbols import Symbols
@@ -155,10 +155,21 @@ def _cpu(judgement: Judgement, report: Report, symbols: Symbols) -> CheckedJson:
         assumed=list(judgement.machine.assumed),
         remarks=list(overflow.remarks),
         stack=_stack(judgement.stack),
-        rooms=[RoomJson.of(room, stack=room.name, vectors=list(room.vectors)) for room in judgement.rooms],
+        rooms=list(map(_room, judgement.interrupt_stacks)),
         scenarios=[_scenario(scenario, symbols) for scenario in judgement.scenarios],
         findings=report.findings,
         not_checked=report.not_checked,
+    )
+
+
+def _room(stack: InterruptStack) -> RoomJson:
+    below = stack.extent.below
+    return RoomJson(
+        stack=stack.pointer.name,
+        top=stack.pointer.top,
+        size=stack.extent.size,
+        below=None if below is None else below.why,
+        vectors=list(stack.pointer.vectors),
     )
 
 
@@ -181,7 +192,7 @@ def _stack(stack: StackInUse) -> StackInUseJson:
     return StackInUseJson.of(
         stack,
         guard=None if guard is None else (guard.top - 1) % (1 << 64) & ~0xFFF,
-        kind=None if guard is None else guard.kind,
+        kind=None if guard is None else guard.kind.value,
     )
 
 

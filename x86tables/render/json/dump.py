@@ -170,7 +170,10 @@ def _tss(machine: Machine, table: Table) -> TssJson | Tss32Json | Tss16Json:
         return Tss32Json(**place, **_fields(table, machine.tss32, Tss32Json))
     tss = machine.tss
     pointers = [getattr(tss, name) if table.has(tss.field(name)) else None for name in STACKS]
-    rows = [StackJson.of(stack, name=name) for name, stack in stacks(machine)]
+    rows = [
+        StackJson.of(stack, name=name, below=stack.below and stack.below.why, above=stack.above and stack.above.why)
+        for name, stack in stacks(machine)
+    ]
     iopb = tss.iopb if table.has(tss.field("iopb")) else None
     return TssJson(**place, rsp=pointers[:3], ist=pointers[3:], stacks=rows, iopb=iopb)
 
