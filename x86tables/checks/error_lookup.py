@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..delivery.events import Step
     from ..machine.image import Image
     from ..machine.machine import Machine
-    from ..machine.paging import Page, PageEntry
+    from ..machine.paging import Page
+    from ..machine.probe import PageEntry
     from ..tables.gdt import Entry
     from ..tables.idt import Gate
     from ..tables.legacy import LegacyGate
