@@ -14,7 +14,8 @@ from cli import call, refused
 
 from x86tables import Gdt, Idt, PseudoDescriptor, Tss, config, link
 from x86tables.emit import ALIGN
-from x86tables.errors import UsageError
+from x86tables.errors import ImageError, UsageError
+from x86tables.link import writing
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.needs("as", "ld", "nm", "objcopy")
@@ -190,6 +191,27 @@ def test_a_failed_write_leaves_nothing(build: Build, monkeypatch: pytest.MonkeyP
         link.write(plan, os.devnull)
     with pytest.raises(UsageError, match="no such directory"):
         link.write(plan, str(build.folder / "none/kernel.elf"))
+
+
+@pytest.mark.parametrize("lost", ["magic", "byte of the GDT", "half"])
+def test_what_was_written_is_read_again(build: Build, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    """Before it takes the name: here something goes wrong between the plan and the file."""
+    elf = build.elf()
+    before, whole = elf.read_bytes(), writing.patched
+    plan = link.plan(link.read(str(elf)), config.load(str(build.toml())))
+    gdt = plan.patches[0].offset + 8
+    part = {"magic": slice(4), "byte of the GDT": slice(gdt, gdt + 1), "half": slice(gdt, None)}[lost]
+
+    def wrong(plan: link.Plan) -> bytes:
+        data = bytearray(whole(plan))
+        del data[part]
+        return bytes(data)
+
+    monkeypatch.setattr(writing, "patched", wrong)
+    with pytest.raises(ImageError, match=f"^{elf}: not written, for the patched file is ruined: (?!.*x86tables-)"):
+        link.write(plan, str(elf))
+    assert elf.read_bytes() == before
+    assert [path.name for path in build.folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_what_is_assumed_is_said(build: Build) -> None:

@@ -216,7 +216,9 @@ class Elf:
         except zlib.error as error:
             raise ImageError(f"{self.path}: section {section.name} is damaged: {error}") from None
         if len(content) != size:
-            raise ImageError(f"{self.path}: section {section.name} unpacks to {len(content)} bytes: {size} expected")
+            raise ImageError(
+                f"{self.path}: section {section.name} unpacks to other than the {size} bytes that it claims"
+            )
         return content
 
     def tables(self, *types: int) -> list[SectionHeader]:

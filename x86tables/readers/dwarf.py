@@ -6,7 +6,7 @@ import struct
 from bisect import bisect_right
 from io import BytesIO
 
-from ..elf import DYN, EXEC, Elf
+from ..elf import DYN, EXEC, MOST_NAME, Elf
 from ..machine.symbols import printable
 
 TYPE_CHECKING = False
@@ -241,11 +241,14 @@ def _files(header: Any, directory: str) -> dict[int, str]:
     names = {}
     for number, file in enumerate(header["file_entry"], 0 if new else 1):
         name = _text(file.name)
-        folder = folders[file.dir_index] if file.dir_index < len(folders) else ""
+        place = file.dir_index or 0  # DWARF 5 may leave it out
+        folder = folders[place] if place < len(folders) else ""
         path = name if name.startswith("/") or not folder or folder == directory else f"{folder}/{name}"
         names[number] = path.removeprefix(directory + "/") if directory else path
     return names
 
 
 def _text(value: Any) -> str:
-    return printable(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+    if len(value) > MOST_NAME:
+        raise ValueError("a path that is too long")
+    return printable(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
