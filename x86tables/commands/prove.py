@@ -7,6 +7,7 @@ what `--expect` says and each event went as predicted.
 On QEMU a configuration (*.toml) becomes a boot image that loads its tables and overflows its stack by recursion. An
 ELF kernel, or with `-- QEMU-ARGUMENTS` any guest, is run as it is and judged by QEMU's log: it `survives` when a double
 fault's handler is entered, or a page fault's for an address next to the stack pointer, and no triple fault comes.
+QEMU refuses an ELF64 kernel with a multiboot1 header: `objcopy -O elf32-i386 KERNEL COPY` makes a copy that it runs.
 """
 
 from __future__ import annotations
