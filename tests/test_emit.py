@@ -254,6 +254,52 @@ def test_a_stub_knows_one_vector(tmp_path: Path) -> None:
         emit("stubs", tables, config.lookup(tables))
 
 
+def test_a_stride_has_room_for_a_stub(tmp_path: Path) -> None:
+    """Refused here, not by the assembler; what has just room is assembled."""
+    text = '[idt]\n"VECTORS" = { handler = { base = "irqs", stride = 9 } }\n'
+    (tmp_path / "a.toml").write_text(text.replace("VECTORS", "0x20..0x7f"))
+    tables = config.load(str(tmp_path / "a.toml"))
+    assert b".org irqs + 0x9," in emit("stubs", tables, config.lookup(tables))["stubs.s"]
+    (tmp_path / "a.toml").write_text(text.replace("VECTORS", "0x7f..0x81"))
+    tables = config.load(str(tmp_path / "a.toml"))
+    expected = (
+        r"the stub of vector 0x80 at irqs \+ 0x9 needs 12 bytes, but that of 0x81 follows after 9: a stride of 16"
+    )
+    with pytest.raises(UsageError, match=expected):
+        emit("stubs", tables, config.lookup(tables))
+
+
+@pytest.mark.needs("as", "nasm")
+@pytest.mark.parametrize("assembler", ASSEMBLERS)
+def test_the_smallest_strides_are_assembled(assembler: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        '[idt]\n"0x20..0x7f" = { handler = { base = "low", stride = 9 } }\n'
+        '"0x80..0xff" = { handler = { base = "high", stride = 12 } }\n'
+    )
+    written(tmp_path, config.load(str(tmp_path / "a.toml")), "stubs")
+    run(tmp_path, *ASSEMBLERS[assembler][1])
+
+
+@pytest.mark.parametrize(
+    "name", ["d*/k.toml", "a\nhlt\n.toml", "a\x1b[31m.toml", "a\udcff.toml", "a\u2028b\u202e.toml"]
+)
+def test_a_path_ends_no_comment(name: str, tmp_path: Path) -> None:
+    """It stands in the first line of every source, whatever is in it."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((EXAMPLES / "double_fault.toml").read_text())
+    tables = config.load(str(path))
+    plain = config.load(str(EXAMPLES / "double_fault.toml"))
+    for language in names():
+        made, expected = (emit(language, t, config.lookup(t)) for t in (tables, plain))
+        for file, contents in made.items():
+            (first, rest), (line, same) = (data.partition(b"\n")[::2] for data in (contents, expected[file]))
+            if language not in ("bin", "json"):
+                assert first.split(b"/* ")[-1].removesuffix(b" */").count(b"*/") == 0
+                assert first.decode().isprintable() and line[:2] == first[:2]
+                assert rest == same
+
+
 def test_names_that_a_language_does_not_have(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[idt]\n8 = ".Ldf"\n')
     tables = config.load(str(tmp_path / "a.toml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 
 from ..checks import selection
@@ -17,6 +16,8 @@ from ..tables.selector import Selector
 from ..tables.tss import STACKS, Tss
 from . import keys
 from .compiled import Address, CompiledStack, CompiledTable, CompiledTables, Item, MemoryRange, VectorHandler
+from .lines import quoted
+from .scalars import Scalars
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +36,8 @@ SEGMENTS: dict[str, Callable[[], SegmentDescriptor]] = {
     "user_code32": lambda: SegmentDescriptor.code32(3),
 }
 SLOTS = ("stack", *STACKS)
-_SYMBOL = re.compile(r"[A-Za-z_.$][\w.$]*", re.ASCII)
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|\d+)(?:\s*(B|KiB|MiB|GiB)?)", re.ASCII)
-_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+MOST = 40  # characters of a name or a number that is looked at
 
 
 def compile_config(config: keys.Config, source: Source) -> CompiledTables:
@@ -49,12 +48,14 @@ def compile_config(config: keys.Config, source: Source) -> CompiledTables:
 class _Compiler:
     def __init__(self, config: keys.Config, source: Source) -> None:
         self.config, self.source, self.wrong = config, source, source.mistake
+        self.scalars = Scalars(source)
         self.several = isinstance(config.cpu, list)
         self.cpus = config.cpu if isinstance(config.cpu, list) else [config.cpu]
         if not self.cpus:
             raise self.wrong(("cpu",), "no CPU: at least one expected")
         self.selectors: dict[str, int] = {}
         self.segments: dict[str, SegmentDescriptor] = {}
+        self.constants: dict[str, str] = {}
 
     def tables(self) -> CompiledTables:
         """All of it."""
@@ -101,7 +102,7 @@ class _Compiler:
         )
         self._once([table.name for table in made.all])
         for key in ("common", "load"):
-            self._name(getattr(self.config.stubs, key), ("stubs", key))
+            self.scalars.name(getattr(self.config.stubs, key), ("stubs", key))
         for key in ("select", "ignore"):
             for number, prefix in enumerate(getattr(self.config.check, key)):
                 try:
@@ -118,7 +119,7 @@ class _Compiler:
         values: Sequence[tuple[str, Layout, dict[str, Address]]],
         number: str = "",
     ) -> CompiledTable:
-        address = self._address(place, path)
+        address = self.scalars.address(place, path)
         items, offset = [], 0
         for name, value, addresses in values:
             items.append(Item(offset, name, value, addresses))
@@ -130,37 +131,15 @@ class _Compiler:
             if names.count(name) > 1:
                 raise self.wrong(("tables",), f"two tables are called {name}")
 
-    # What is written in one word
-
-    def _address(self, value: int | str, path: Path) -> Address:
-        if isinstance(value, str) and value[:1].isdecimal():
-            try:
-                value = int(value, 16 if value[:2].lower() == "0x" else 10)
-            except ValueError:
-                raise self.wrong(path, f"{value!r} is no address: 0x..., decimal, or a symbol expected") from None
-        if isinstance(value, int):
-            if not 0 <= value < 1 << 64:
-                raise self.wrong(path, f"{value:#x} is no address of 64 bits")
-            return Address(None, value)
-        if not _SYMBOL.fullmatch(value):
-            raise self.wrong(path, f"{value!r} is no symbol: letters, digits, _, . and $ expected")
-        return Address(value)
-
-    def _size(self, value: int | str, path: Path) -> int:
-        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-        number = int(match[1], 0) * _UNITS[match[2]] if match else value
-        if not isinstance(number, int) or not 0 < number < 1 << 48:
-            raise self.wrong(path, f'{value!r} is no size: a number of bytes, or "20 KiB" expected')
-        return number
-
-    def _name(self, value: str, path: Path) -> str:
-        if not _NAME.fullmatch(value):
-            raise self.wrong(path, f"{value!r} is no name for a constant: letters, digits and _ expected")
-        return value
+    def _constant(self, name: str, of: str, path: Path) -> None:
+        """Refuse two names that differ in their case alone: sources have them in upper case."""
+        constant = f"{name.upper()}_{of}"
+        if (other := self.constants.setdefault(constant, name)) != name:
+            raise self.wrong(path, f"{name!r} and {other!r} make one constant, {constant}")
 
     def _known(self, name: str, names: list[str], what: str) -> str:
-        near = get_close_matches(name, names, 1, 0.5)
-        return f"no {what} {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+        near = get_close_matches(name[:MOST], names, 1, 0.5)
+        return f"no {what} {quoted(name)}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
 
     # GDT
 
@@ -189,7 +168,8 @@ class _Compiler:
                 continue
             if name in self.selectors:
                 raise self.wrong(path, f'{name!r} is there already: give this one a name, {{name = "...", kind = ...}}')
-            self.selectors[self._name(name, path)] = int(selector)
+            self.selectors[self.scalars.name(name, path)] = int(selector)
+            self._constant(name, "SELECTOR", path)
             if isinstance(descriptor, SegmentDescriptor):
                 self.segments[name] = descriptor
         return values
@@ -214,14 +194,14 @@ class _Compiler:
         return ("cpu", number) if self.several else ("cpu",)
 
     def _tss(self, number: int, cpu: keys.CpuConfig) -> CompiledTable:
-        told = str(number) if len(self.cpus) > 1 else ""
+        suffix = str(number) if len(self.cpus) > 1 else ""
         addresses = {
             slot: self._top(getattr(cpu, slot), (*self._cpu(number), slot))[0]
             for slot in SLOTS[1:]
             if getattr(cpu, slot) is not None
         }
-        place = cpu.tss if cpu.tss is not None else f"tss{told}"
-        return self._table("tss", place, (*self._cpu(number), "tss"), [("tss" + told, Tss(), addresses)], told)
+        place = cpu.tss if cpu.tss is not None else f"tss{suffix}"
+        return self._table("tss", place, (*self._cpu(number), "tss"), [("tss" + suffix, Tss(), addresses)], suffix)
 
     def _top(self, stack: keys.StackConfig, path: Path) -> tuple[Address, Address | None, int | None]:
         """Top, bottom and size of a stack."""
@@ -230,12 +210,12 @@ class _Compiler:
                 raise self.wrong(
                     (*path, "guard"), "a guard lies below the bottom: {bottom = SYMBOL, size = N} expected"
                 )
-            return self._address(stack.top, (*path, "top")), None, None
+            return self.scalars.address(stack.top, (*path, "top")), None, None
         if stack.top is not None or stack.bottom is None or stack.size is None:
             given = " and ".join(n for n in ("bottom", "size", "top") if getattr(stack, n) is not None) or "neither"
             raise self.wrong(path, f"{keys.StackConfig.shape.partition(':')[0]} expected, {given} found")
-        size = self._size(stack.size, (*path, "size"))
-        bottom = self._address(stack.bottom, (*path, "bottom"))
+        size = self.scalars.size(stack.size, (*path, "size"))
+        bottom = self.scalars.address(stack.bottom, (*path, "bottom"))
         return bottom.plus(size), bottom, size
 
     def _stacks(self, number: int) -> Iterator[CompiledStack]:
@@ -245,12 +225,12 @@ class _Compiler:
             stack: keys.StackConfig | None = getattr(cpu, slot)
             if stack is None:
                 continue
-            name = self._name(stack.name or slot, (*path, slot, "name"))
+            name = self.scalars.name(stack.name or slot, (*path, slot, "name"))
             if name in names:
                 raise self.wrong((*path, slot, "name"), f"another stack of this CPU is called {name!r}")
             names.append(name)
             top, bottom, size = self._top(stack, (*path, slot))
-            guard = 0 if stack.guard is None else self._size(stack.guard, (*path, slot, "guard"))
+            guard = 0 if stack.guard is None else self.scalars.size(stack.guard, (*path, slot, "guard"))
             if guard % PAGE:
                 message = f"{guard:,} bytes: a guard is whole pages, a multiple of {PAGE:,}"
                 raise self.wrong((*path, slot, "guard"), message)
@@ -262,6 +242,7 @@ class _Compiler:
         for stack in stacks:
             if stack.slot.startswith("ist"):
                 number = int(stack.slot[3:])
+                self._constant(stack.name, "IST", stack.path)
                 if found.setdefault(stack.name, number) != number:
                     raise self.wrong(stack.path, f"{stack.name!r} is IST{found[stack.name]} of another CPU")
         return found
@@ -281,12 +262,12 @@ class _Compiler:
         path: Path = ("idt", key)
         first, dots, last = key.partition("..")
         try:
-            ends = [vectors.number(int(end, 0) if end[:1].isdecimal() else end) for end in (first, last or first)]
+            ends = [_vector(end) for end in (first, last or first)]
         except (UsageError, ValueError) as error:
-            told = str(error) if isinstance(error, UsageError) and "0..255" in str(error) else f"{key!r} is no vector"
-            near = get_close_matches(f"#{key}".replace("##", "#").upper(), vectors.BY_MNEMONIC, 1, 0.6)
+            reason = str(error) if "0..255" in str(error) else f"{quoted(key)} is not a vector"
+            near = get_close_matches(f"#{key[:MOST]}".replace("##", "#").upper(), vectors.BY_MNEMONIC, 1, 0.6)
             cure = f'did you mean "{near[0]}"?' if near else '"8", "#DF" or "32..47" expected'
-            raise self.wrong(path, f"{told}; {cure}") from None
+            raise self.wrong(path, f"{reason}; {cure}") from None
         if ends[0] > ends[1] or (dots and not last):
             raise self.wrong(path, 'a range goes upwards, both ends included: "32..47"')
         if ends[1] >= self.config.tables.gates:
@@ -322,19 +303,17 @@ class _Compiler:
         found = []
         for number, vector in enumerate(written):
             try:
-                if isinstance(vector, str) and vector[:1].isdecimal():
-                    vector = int(vector, 0)
-                found.append(vectors.number(vector))
+                found.append(_vector(vector))
             except (UsageError, ValueError) as error:
-                raise self.wrong(("syscall", "vectors", number), f"{vector!r} is no vector: {error}") from None
+                raise self.wrong(("syscall", "vectors", number), f"{quoted(vector)} is not a vector: {error}") from None
         return found
 
     def _handler(self, handler: int | str | keys.Strided, vector: int, covered: range, path: Path) -> Address:
         if isinstance(handler, keys.Strided):
-            return self._address(handler.base, (*path, "base")).plus((vector - covered.start) * handler.stride)
+            return self.scalars.address(handler.base, (*path, "base")).plus((vector - covered.start) * handler.stride)
         if isinstance(handler, str):
-            return self._address(handler.replace("{vector}", str(vector)), path)
-        return self._address(handler, path)
+            return self.scalars.address(handler.replace("{vector}", str(vector)), path)
+        return self.scalars.address(handler, path)
 
     def _gate(self, gate: keys.GateConfig, vector: int, call: bool, path: Path) -> Gate:
         if call and gate.dpl not in (None, 3):
@@ -374,18 +353,28 @@ class _Compiler:
     def _memory(self) -> Iterator[MemoryRange]:
         for number, region in enumerate(self.config.memory):
             path: Path = ("memory", number)
-            start = self._address(region.start, (*path, "start"))
+            start = self.scalars.address(region.start, (*path, "start"))
             if (region.end is None) == (region.size is None):
                 raise self.wrong(path, "either end or size expected")
             if region.end is not None:
-                stop = self._address(region.end, (*path, "end"))
+                stop = self.scalars.address(region.end, (*path, "end"))
             else:
-                stop = start.plus(self._size(region.size or 0, (*path, "size")))
+                stop = start.plus(self.scalars.size(region.size or 0, (*path, "size")))
             yield MemoryRange(region.name or str(start), start, stop, region.permissions, path)
 
     def _symbols(self) -> Iterator[tuple[str, int]]:
         for name, value in self.config.symbols.items():
-            address = self._address(value, ("symbols", name))
+            address = self.scalars.address(value, ("symbols", name))
             if address.symbol is not None:
-                raise self.wrong(("symbols", name), f"{value!r} is no number: the address of {name} expected")
+                raise self.wrong(("symbols", name), f"{quoted(value)} is not a number: the address of {name} expected")
             yield name, address.offset
+
+
+def _vector(written: int | str) -> int:
+    """A number, a number as text, or a mnemonic. UsageError or ValueError when it is none of them."""
+    if isinstance(written, str):
+        if len(written) > MOST:
+            raise ValueError(f"{len(written):,} characters")
+        if written[:1].isdecimal():
+            written = int(written, 0)
+    return vectors.number(written)

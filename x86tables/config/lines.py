@@ -7,21 +7,64 @@ import tomllib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
     Path: TypeAlias = tuple[str | int, ...]
 
+    Token: TypeAlias = tuple[str, int]  # its text and its line
+
+# More than any configuration has, and few enough that tomllib, which recurses and copies, ends soon
+DEPTH, PARTS, DIGITS = 16, 16, 64
+# Each branch takes what it can and never gives back, also where the text is no TOML: one pass, whatever it holds
 _TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|' r"'''.*?'{3,5}|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|"  # strings
-    r"#[^\n]*|[\[\]{}=,.\n]|[^\s\[\]{}=,.\"'#]+",
+    r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5}|\Z)|' r"'''(?:[^']|'(?!''))*+(?:'{3,5}|\Z)|"
+    r'"(?:[^"\\\n]|\\[^\n])*+"?|' r"'[^'\n]*+'?|"  # strings
+    r"#[^\n]*+|[\[\]{}=,.\n]|[^\s\[\]{}=,.\"'#]++",
     re.DOTALL,
 )  # fmt: skip
+_NUMBER = re.compile(r"[+-]?[0-9]\w*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def key_lines(text: str) -> dict[Path, int]:
-    """Path -> line, from 1, of every key, header and array element; `text` is known to be TOML."""
-    return _Scanner(text).scan()
+def tokens(text: str) -> Iterator[Token]:
+    """The tokens of a TOML text, comments and blanks left out, and a line end behind them; `text` may be anything."""
+    line, last = 1, 0
+    for match in _TOKEN.finditer(text):
+        line += text.count("\n", last, match.start())
+        last = match.start()
+        if not match[0].startswith("#"):
+            yield match[0], line
+    yield "\n", line
+
+
+def beyond_limits(tokens: Iterable[Token]) -> tuple[str, int] | None:
+    """What is too deep, too long or too large for a configuration, as a sentence, and its line."""
+    depth = parts = 0
+    for token, line in tokens:
+        depth += (token in ("[", "{")) - (token in ("]", "}"))
+        if token == ".":
+            parts += 1
+        elif token in ("\n", ",", "=", "[", "]", "{", "}"):
+            parts = 0
+        if depth > DEPTH:
+            return f"values are nested more than {DEPTH} deep", line
+        if parts >= PARTS:
+            return f"a key has more than {PARTS} parts", line
+        if len(token) > DIGITS and _NUMBER.fullmatch(token):
+            return f"a number of {len(token):,} digits: at most {DIGITS} can be read", line
+    return None
+
+
+def key_lines(tokens: Iterable[Token]) -> dict[Path, int]:
+    """Path -> line, from 1, of every key, header and array element; the tokens are known to be TOML."""
+    return _Scanner(tokens).scan()
+
+
+def quoted(value: object) -> str:
+    """A value as it is told to a person: not all of it when it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
 
 def shown(path: Path) -> str:
@@ -31,20 +74,14 @@ def shown(path: Path) -> str:
         if isinstance(part, int):
             words += f"[{part}]"
         else:
+            part = part if len(part) <= 100 else f"{part[:80]}..."
             words += ("." if words else "") + (part if _BARE.fullmatch(part) else f'"{part}"')
     return words
 
 
 class _Scanner:
-    def __init__(self, text: str) -> None:
-        self.tokens: list[tuple[str, int]] = []
-        line, last = 1, 0
-        for match in _TOKEN.finditer(text):
-            line += text.count("\n", last, match.start())
-            last = match.start()
-            if not match[0].startswith("#"):
-                self.tokens.append((match[0], line))
-        self.tokens += [("\n", line)]
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self.tokens = list(tokens)
         self.at = 0
         self.lines: dict[Path, int] = {}
         self.tables: dict[Path, int] = {}  # arrays of tables: the number of the last one

@@ -12,7 +12,7 @@ from msgspec import inspect
 from ..errors import UsageError
 from ..machine.files import load as load_file
 from .keys import Config
-from .lines import key_lines, shown
+from .lines import beyond_limits, key_lines, quoted, shown, tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,21 +39,22 @@ class Source:
 
 def read(path: str) -> tuple[Config, Source]:
     """The configuration in a TOML file."""
+    content = load_file(path)
+    if len(content) > MOST:
+        raise UsageError(f"{path}: {len(content):,} bytes: a configuration has at most {MOST:,}")
     try:
-        content = load_file(path)
-        if len(content) > MOST:
-            raise UsageError(f"{path}: {len(content):,} bytes are no configuration: at most {MOST:,}")
         text = bytes(content[:]).decode()
-        data = tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: no TOML: the byte at offset {error.start:#x} is no UTF-8") from None
-    except RecursionError:
-        raise UsageError(f"{path}: no configuration: its values are nested too deeply") from None
+        raise UsageError(f"{path}: invalid TOML: the byte at offset {error.start:#x} is not UTF-8") from None
+    if beyond := beyond_limits(tokens(text)):
+        raise UsageError(f"{path}:{beyond[1]}: {beyond[0]}")
+    try:
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         where = re.search(r" \(at line (\d+), column \d+\)| \(at end of document\)", str(error))
         line = f":{where[1]}" if where and where[1] else ""
-        raise UsageError(f"{path}{line}: no TOML: {str(error).partition(' (at ')[0]}") from None
-    source = Source(path, key_lines(text))
+        raise UsageError(f"{path}{line}: invalid TOML: {str(error).partition(' (at ')[0]}") from None
+    source = Source(path, key_lines(tokens(text)))
     return decode(data, source), source
 
 
@@ -71,14 +72,12 @@ def _variant(data: Mapping[str, Any], error: msgspec.ValidationError, source: So
     message = message or str(error)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         names = [f.name for f in _struct(_type(path, data)).fields]
-        near = get_close_matches(unknown[1], names, 1, 0.5)
+        near = get_close_matches(unknown[1][:40], names, 1, 0.5)
         cure = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(names)}"
         return source.mistake((*path, unknown[1]), f"unknown key; {cure}")
     if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
         return source.mistake(path, f"the key {missing[1]} is missing")
-    return source.mistake(
-        path, f"{_value(data, path)!r} is not what goes here: {_expected(_type(path, data))} expected"
-    )
+    return source.mistake(path, f"expected {_expected(_type(path, data))}; found {quoted(_value(data, path))}")
 
 
 def _path(data: Mapping[str, Any], place: str) -> Path:

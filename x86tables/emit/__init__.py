@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from ..config.compiled import Address, CompiledTable, CompiledTables, Item, Lookup
     from ..tables.layout import Field, Layout
 
-HEADLINE = "Made by x86tables from {}: change that, not this."
 MAP = "Link with tables.ld among the inputs: it defines the pieces of addresses that are cut."
 # A TSS must not cross a page (SDM Vol. 3A, "Task-State Segment"): 128 bytes aligned to 128 never do
 ALIGN = {"gdt": 16, "idt": 16, "tss": 128, "gdtr": 16, "idtr": 16}
 _WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def headline(tables: CompiledTables) -> str:
+    """What stands in the comment at the top of every file: one line, whatever the path is, that ends no comment."""
+    path = "".join(c if c.isprintable() and c != "*" else f"\\x{ord(c):02x}" for c in tables.source.path)
+    return f"Made by x86tables from {path}: change that, not this."
 
 
 def names() -> list[str]:

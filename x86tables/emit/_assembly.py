@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..records import Record
-from . import ALIGN, HEADLINE, MAP, members, number, piece, pieces, settled
+from . import ALIGN, MAP, headline, members, number, piece, pieces, settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class TableDialect(Record):
 def tables_source(tables: CompiledTables, dialect: TableDialect) -> str:
     """All tables in a writable section: LTR marks the TSS busy in the GDT."""
     note = dialect.comment
-    lines = [f"{note} {HEADLINE.format(tables.source.path)}", f"{note} {MAP}"]
+    lines = [f"{note} {headline(tables)}", f"{note} {MAP}"]
     lines += [dialect.note, dialect.section.format("data")]
     outside = {symbol for table in tables.all for symbol in table.symbols} - {table.name for table in tables.all}
     cut = {found.name for found in pieces(tables)}
@@ -86,6 +86,6 @@ def _item(table: CompiledTable, item: Item, dialect: TableDialect) -> Iterator[s
 
 def constants_source(tables: CompiledTables, dialect: TableDialect) -> str:
     """Selectors, IST numbers and STAR by name."""
-    lines = [f"{dialect.comment} {HEADLINE.format(tables.source.path)}"]
+    lines = [f"{dialect.comment} {headline(tables)}"]
     lines += [dialect.constant.format(name, f"{value:#x}") for name, value in tables.constants.items()]
     return "\n".join(lines) + "\n"

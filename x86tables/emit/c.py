@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-from . import ALIGN, HEADLINE, identifiers, members, number, settled
+from . import ALIGN, headline, identifiers, members, number, settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def slot_name(table: CompiledTable, item: Item) -> str:
 
 
 def _header(tables: CompiledTables) -> Iterator[str]:
-    yield f"/* {HEADLINE.format(tables.source.path)} */"
+    yield f"/* {headline(tables)} */"
     yield from ("#ifndef X86TABLES_H", "#define X86TABLES_H", "", "#include <stdint.h>", "")
     for name, value in tables.constants.items():
         yield f"#define {name} {value:#x}{'ull' if name == 'STAR' else ''}"
@@ -89,7 +89,7 @@ def _variable(table: CompiledTable) -> str:
 
 
 def _source(tables: CompiledTables) -> Iterator[str]:
-    yield f"/* {HEADLINE.format(tables.source.path)} */"
+    yield f"/* {headline(tables)} */"
     yield '#include "tables.h"\n'
     own = {table.name for table in tables.all}
     for symbol in sorted({symbol for table in tables.all for symbol in table.symbols} - own):

@@ -10,7 +10,7 @@ compute: every piece is a symbol here, and the tables of `gas` and `nasm` name i
 
 from __future__ import annotations
 
-from . import HEADLINE, pieces
+from . import headline, pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One file: `ld -o kernel ... tables.o tables.ld`."""
-    lines = [f"/* {HEADLINE.format(tables.source.path)} */"]
+    lines = [f"/* {headline(tables)} */"]
     for piece in pieces(tables):
         shifted = f"({piece.address})" if not piece.shift else f"(({piece.address}) >> {piece.shift})"
         lines.append(f"{piece.name} = ABSOLUTE({shifted} & {(1 << piece.size * 8) - 1:#x});")

@@ -14,10 +14,12 @@ loaded refers to a table that is not there yet.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..errors import UsageError
 from ..records import Record
 from ..tables.vectors import EXCEPTIONS, label
-from . import HEADLINE
+from . import headline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
 
 def _lines(tables: CompiledTables, dialect: StubDialect) -> Iterator[str]:
     names, note = tables.config.stubs, dialect.comment
-    yield f"{note} {HEADLINE.format(tables.source.path)}"
+    yield f"{note} {headline(tables)}"
     yield dialect.note
     yield dialect.start
     if dialect.outside:
@@ -124,7 +126,7 @@ def _lines(tables: CompiledTables, dialect: StubDialect) -> Iterator[str]:
             yield dialect.public.format(entry.address.symbol)
             yield dialect.align
             yield f"{entry.address.symbol}:  {note} {label(entry.vector)}"
-        if not (entry.vector < len(EXCEPTIONS) and EXCEPTIONS[entry.vector].error_code):
+        if not _pushes_error_code(entry.vector):
             yield dialect.push.format(0)
         yield dialect.push.format(hex(entry.vector))
         yield dialect.jump.format(names.common)
@@ -139,17 +141,35 @@ def _lines(tables: CompiledTables, dialect: StubDialect) -> Iterator[str]:
     yield dialect.load.format(which=which, **names_of)
 
 
+def _pushes_error_code(vector: int) -> bool:
+    return vector < len(EXCEPTIONS) and EXCEPTIONS[vector].error_code
+
+
 def _stubs(tables: CompiledTables) -> list[VectorHandler]:
-    """The entries that get a stub, those of one base together and upwards."""
+    """The handlers that get a stub, those of one base together and upwards."""
     found: dict[tuple[str, int], VectorHandler] = {}
-    for entry in tables.handlers:
-        if entry.stub and entry.address.symbol is not None:
-            key = entry.address.symbol, entry.address.offset
+    for handler in tables.handlers:
+        if handler.stub and handler.address.symbol is not None:
+            key = handler.address.symbol, handler.address.offset
             if key in found:
                 raise UsageError(
-                    f"--emit stubs: vectors {label(found[key].vector)} and {label(entry.vector)} have one handler, "
-                    f"{entry.address}, but a stub knows one vector: give each its own, or stub = false"
+                    f"--emit stubs: vectors {label(found[key].vector)} and {label(handler.vector)} have one handler, "
+                    f"{handler.address}, but a stub knows one vector: give each its own, or stub = false"
                 )
-            found[key] = entry
+            found[key] = handler
     bases = list(dict.fromkeys(symbol for symbol, _ in found))
-    return sorted(found.values(), key=lambda e: (bases.index(e.address.symbol or ""), e.address.offset))
+    ordered = sorted(found.values(), key=lambda h: (bases.index(h.address.symbol or ""), h.address.offset))
+    for handler, following in pairwise(ordered):
+        room = following.address.offset - handler.address.offset
+        if following.address.symbol == handler.address.symbol and room < _size(handler.vector):
+            raise UsageError(
+                f"--emit stubs: the stub of vector {label(handler.vector)} at {handler.address} needs "
+                f"{_size(handler.vector)} bytes, but that of {label(following.vector)} follows after {room}: "
+                "a stride of 16 has room for any"
+            )
+    return ordered
+
+
+def _size(vector: int) -> int:
+    """Bytes of a stub: PUSH 0 unless there is an error code, PUSH imm8 (sign-extended) or imm32, JMP rel32."""
+    return (0 if _pushes_error_code(vector) else 2) + (2 if vector < 0x80 else 5) + 5
