@@ -258,12 +258,14 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT017", lambda k: k.symbols.update({handler(9): "KeyboardISR"}), "idt[9].offset", "", 1),
     ("IDT018", second_idt, "idt[14]", "", 2),
     ("IDT018", lambda k: k.registers[1].update(idtr=TableRegister(IDT, 0x1FF)), "idtr.limit", "", 2),
+    ("IDT019", lambda k: k.gate(2, p=False), "idt[2].p", "", 1),
     ("TSS001", set_register(tr=Segment(0, 0, 0xFFFF)), "tr", "", 1),
     ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(type=1)), "tr", "", 1),
     ("TSS002", set_register(tr=tr(selector=0x48)), "tr", "", 1),
     ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(p=False)), "tr", "", 1),
     ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF)), "tr.base", "", 1),
-    ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(limit=0x77)), "tr.limit", "", 1),
+    ("TSS003", both(set_register(tr=tr(limit=0x77)), lambda k: k.pointers(iopb=0xFFFF)), "tr.limit", "", 1),
+    ("TSS003", both(set_register(tr=tr()), lambda k: k.descriptor(limit=0x77)), "tr.limit", "note", 1),
     ("TSS004", both(declared, lambda k: k.descriptor(type=0xB)), "gdt[5].type", "", 1),
     ("TSS005", lambda k: k.descriptor(type=9), "gdt[5].type", "", 1),
     ("TSS006", lambda k: k.descriptor(limit=0x2A), "tr.limit", "", 1),
@@ -417,7 +419,7 @@ def test_messages_name_handlers_and_hints() -> None:
     assert "is it the stack's lowest address?" in message(lambda k: k.pointers(ist1=stack(1) - 0x4000))
     assert "bits 63:32 are lost" in message(set_register(tr=tr()), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF))
     low = both(set_register(tr=tr(base=TSS & 0xFFFF_FFFF)), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF))
-    assert f"it is mapped at {TSS:#x}" in message(low)
+    assert f"{TSS:#x} is mapped: bits 63:32 of the base are lost" in message(low)
     assert message(set_register(tr=Segment(0, 0, 0xFFFF))) == (
         "gate #DF asks for IST1, but no TSS is loaded: TR is null"
     )
@@ -494,6 +496,51 @@ def test_a_null_tr_is_fine_where_nothing_needs_one() -> None:
     kernel.registers[0].update(star=0, efer=0xD00, tr=Segment(0, 0, 0xFFFF))
     kernel.gate(*IST, ist=0)
     assert found(judge(kernel.image())) == [(0, "IDT004", "error", "idt[8].ist")]
+
+
+@pytest.mark.parametrize(
+    ("mutate", "rule", "where", "severity"),
+    [
+        (lambda k: k.descriptor(g=True), "TSS007", "gdt[5].g", "error"),
+        (lambda k: k.pointers(reserved2=1), "TSS014", "tss.reserved2", "warning"),
+    ],
+)
+def test_a_flaw_of_a_tss_that_nothing_uses_is_a_note(mutate: Mutation, rule: str, where: str, severity: str) -> None:
+    """No gate has an IST and there is no ring 3, as in a boot loader or a decompressor."""
+    kernel = Kernel()
+    kernel.gdt[0][UCS] = kernel.gdt[0][UDS] = SegmentDescriptor()
+    kernel.registers[0].update(star=0, efer=0xD00)
+    kernel.gate(*IST, ist=0)
+    mutate(kernel)
+    assert found(judge(kernel.image())) == [(0, "IDT004", "error", "idt[8].ist"), (0, rule, "note", where)]
+    kernel.gdt[0][UCS] = SegmentDescriptor.user_code()
+    assert (0, rule, severity, where) in found(judge(kernel.image())), "RSP0 is used when ring 3 is interrupted"
+
+
+def test_a_host_that_has_run_a_virtual_machine_has_notes_only() -> None:
+    """A VM exit leaves limit 0x67 in TR, and 0xffff in GDTR and IDTR."""
+    kernel = Kernel()
+    kernel.descriptor(limit=0x4087)
+    kernel.registers[0].update(tr=tr(), gdtr=TableRegister(GDT, 0xFFFF), idtr=TableRegister(IDT, 0xFFFF))
+    (report,) = judge(kernel.image())
+    assert found([report]) == [(0, "GDT006", "note", "gdtr.limit"), (0, "TSS003", "note", "tr.limit")]
+    assert all("VM exit" in finding.message for finding in report.findings)
+    assert not report.failed
+    kernel.registers[0].update(tr=tr(limit=0x4086), gdtr=TableRegister(GDT, kernel.gdt[0].limit))
+    kernel.pointers(iopb=0xFFFF)
+    assert found(judge(kernel.image())) == [(0, "TSS003", "error", "tr.limit")]
+
+
+def test_an_idt_limit_of_0_on_purpose_can_be_accepted_as_explain_says(tmp_path: Path) -> None:
+    kernel = Kernel()
+    kernel.registers[0]["idtr"] = TableRegister(IDT, 0)
+    reports = judge(kernel.image())
+    text = find("IDT011").sections["Why"]
+    assert "`--ignore IDT011`" in text
+    known = tmp_path / "known.json"
+    known.write_text(text[text.index("{") : text.rindex("}") + 1])
+    assert [rule for _, rule, _, _ in found(reports)] == ["IDT011"]
+    assert found(without(reports, read_baseline(str(known)))) == []
 
 
 def lacking(kernel: Kernel, **registers: Any) -> dict[str, str]:

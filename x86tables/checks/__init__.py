@@ -1,4 +1,4 @@
-"""The rule catalogue: every rule, run over an image; which ones, and what is known already."""
+"""The rule catalogue, and `judge`, which runs rules over an image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Report(Record):
 def judge(
     image: Image, machines: Iterable[Machine] | None = None, rules: Iterable[Rule] = RULES, declared: bool | None = None
 ) -> list[Report]:
-    """Run rules over some machines of an image (default: all), and see them beside the others.
+    """Run rules over some machines of an image (default: all), each compared with the image's other machines.
 
     The rules are about 64-bit mode: a CPU that is in another has an empty report. `declared` says whether this is a
     configuration before LGDT and LTR, rather than a machine's state; default: the image's format is `config`.
@@ -59,12 +59,12 @@ def judge(
 
 def _report(cpu: CheckedCpu, rules: Iterable[Rule]) -> Report:
     findings: list[Finding] = []
-    lacking: list[NotChecked] = []
+    not_checked: list[NotChecked] = []
     for rule in rules:
         if rule.phase == (LOADED if cpu.declared else DECLARED):
             continue
         if rule.table in ("IDT", "TSS", "STK") and (cpu.registers.cr4 or 0) & FRED:
-            lacking.append(NotChecked(rule.id, "rules for FRED: with CR4.FRED events need neither IDT nor TSS"))
+            not_checked.append(NotChecked(rule.id, "rules for FRED: with CR4.FRED events need neither IDT nor TSS"))
             continue
         for each in cpu.cpus:
             each.missing_inputs = {}
@@ -72,6 +72,6 @@ def _report(cpu: CheckedCpu, rules: Iterable[Rule]) -> Report:
             findings.append(finding.replace(rule=rule.id, severity=finding.severity or rule.severity))
         for each in cpu.cpus:
             whose = "" if each is cpu else f"CPU {each.number}: "
-            lacking += [NotChecked(rule.id, whose + needs) for needs in each.missing_inputs]
+            not_checked += [NotChecked(rule.id, whose + needs) for needs in each.missing_inputs]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Report(cpu.machine, tuple(findings), tuple(lacking))
+    return Report(cpu.machine, tuple(findings), tuple(not_checked))

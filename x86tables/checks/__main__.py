@@ -24,9 +24,9 @@ What `x86tables check` looks for. Generated from the rules themselves by `make d
 RULE` prints the same in a terminal.
 
 The severity is the usual one; the text says where a case is milder. A rule judges only what the processor can reach: a
-stack if a present gate names it, a page of the GDT if it holds a descriptor in use. Where the image does not hold what
-a rule needs, it is `not_checked` and says what it lacks; it never passes for want of an input. The rules are about
-64-bit mode: a CPU in another mode has no findings.
+stack if a present gate names it, a page of the GDT if it holds a descriptor in use. A rule that needs something the
+image does not hold is `not_checked`, and says what is missing; it never passes because an input is missing. The rules
+are about 64-bit mode: a CPU in another mode has no findings.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a rule is, what it yields, and the list that every rule joins by its decorator."""
+"""Rules and findings, and the decorator that puts a rule into the catalogue."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Finding(Record):
 
 
 class NotChecked(Record):
-    """A rule that could not be decided in full, and what it lacks."""
+    """A rule that could not be decided in full, and the missing input."""
 
     rule: str
     needs: str
 
 
 class Rule(Record):
-    """One row of the catalogue: `severity` is what it usually is; `text` the docstring that `explain` shows.
+    """One row of the catalogue: `severity` is the usual one, `text` the docstring that `explain` shows.
 
     `phase` is a key of PHASES; "" for a rule that holds in both.
     """
@@ -101,7 +101,7 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(identifier: str, severity: str, title: str, phase: str = "") -> Callable[[Check], Check]:
-    """Make a function a rule. An identifier belongs to one rule for ever: it is never reused or renumbered."""
+    """Make a function a rule. Identifiers are never reused or renumbered."""
 
     def register(check: Check) -> Check:
         assert identifier not in _RULES, f"{identifier} is taken"

@@ -1,4 +1,4 @@
-"""Rules about single gates: where they lead, on which stack, and who may call them."""
+"""Rules about single gates: their handlers, their stacks, and their privilege levels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .cpu import CheckedCpu
 
 FETCH = Access(fetch=True)
-# what only a feature raises, and what is never raised: a handler that is not there does no harm for now
+# raised by optional features only, or never: a missing handler does no harm for now
 UNLIKELY = {9, 15, *range(20, 32)}
 IRQ = re.compile(
     r"(?:^|[^a-z])(?:irq|timer|pit|rtc|hpet|keyboard|kbd|mouse|ps2|serial|uart|floppy|ata|ide|lapic|ioapic)(?:[^a-z]|$)",
@@ -29,15 +29,15 @@ HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 NO_IRQ = re.compile(r"exc|(?<!de)fault|trap", re.IGNORECASE)
 
 
-@rule("IDT005", ERROR, "a gate's selector names no 64-bit code segment of ring 0 in this GDT")
+@rule("IDT005", ERROR, "a gate's selector does not name a 64-bit code segment of ring 0 in this GDT")
 def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the selector in a gate is looked up in the GDT that is loaded now. A null selector, one beyond the limit, data,
-        a TSS or 32-bit code raises #GP; a DPL above the interrupted CPL does too (SDM Vol. 3A, "64-Bit Mode IDT", and
+    Why: the selector in a gate is looked up in the current GDT. A null selector, one beyond the limit, or one of data,
+        a TSS or 32-bit code raises #GP; so does a DPL above the interrupted CPL (SDM Vol. 3A, "64-Bit Mode IDT", and
         "Protection of Exception- and Interrupt-Handler Procedures"). Usual causes: the boot loader's selector, read
-        from CS before the kernel loaded its own GDT, or a segment of ring 3. A conforming segment would run the
-        handler at the privilege of the interrupted program.
-    Fix: put the selector of the kernel's 64-bit code segment into every gate, after LGDT.
+        from CS before the kernel loaded its own GDT, or a ring 3 segment. A conforming segment would run the handler at
+        the privilege level of the interrupted program.
+    Fix: put the selector of the kernel's 64-bit code segment into every gate.
     Bad: gate.selector = 0x38 (the firmware's), in a GDT of five slots
     Good: gate.selector = 0x08
     """
@@ -52,9 +52,9 @@ def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         elif not good_code(code):
             state = f"{kind_of(code)}, expected present 64-bit code"
         elif code.dpl:
-            state = f"code of DPL {code.dpl}, which may not run on behalf of ring 0"
+            state = f"code with DPL {code.dpl}: a gate cannot lead from ring 0 to it"
         elif code.type & 4 and cpu.ring3:
-            state = "a conforming segment: from ring 3 the handler would run at ring 3"
+            state = "a conforming code segment: an interrupt from ring 3 would be handled in ring 3"
         else:
             continue
         yield Finding("idt", tuple(users), "selector", f"{labels(users)}: selector {selector:#x} is {state}")
@@ -63,9 +63,9 @@ def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 @rule("IDT006", ERROR, "a handler's address is not canonical")
 def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the bits above the implemented ones must repeat bit 47 (56 with CR4.LA57), else delivery raises #GP before
-        anything is pushed; after a contributory fault or #PF that is a double fault (SDM Vol. 2A, INT n: if the
-        instruction pointer is not canonical, #GP). The three parts of the offset are easily put together wrongly.
+    Why: the upper bits must repeat bit 47 (56 with CR4.LA57), or delivery raises #GP before anything is pushed; after a
+        contributory fault or #PF that is a double fault (SDM Vol. 2A, INT n: if the instruction pointer is not
+        canonical, #GP). The usual cause is a mistake in splitting the offset into its three parts.
     Fix: split the handler's address into bits 15:0, 31:16 and 63:32 with unsigned 64-bit arithmetic.
     Bad: gate offset 0x0000ffff80001000 (bits 63:48 lost)
     Good: gate offset 0xffffffff80001000
@@ -79,13 +79,13 @@ def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 def not_executable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: delivery succeeds, and then the first instruction of the handler raises #PF because its page is not mapped or
-        not executable. Where that is the #PF handler itself, it comes again and again, deeper into the stack each
-        time (SDM Vol. 3A, text on #DF: faults while prefetching the handler are outside of the double-fault table;
+        not executable. If that is the #PF handler itself, the fault repeats indefinitely and pushes one frame after
+        another (SDM Vol. 3A, text on #DF: faults while prefetching the handler do not count towards a double fault;
         "Determination of Access Rights": fetches). A warning for vectors from 32; a note for 9, 15 and 20 to 31, which
-        the processor does not raise unless a feature is on, and for #MC with CR4.MCE=0: kernels leave those at start-up
-        code that they have freed. Handlers in one page are one finding, as severe as the worst of them.
+        the processor does not raise unless a feature is on, and for #MC with CR4.MCE=0: kernels leave those gates with
+        start-up handlers that have been freed. Handlers in one page are one finding, as severe as the worst of them.
     Fix: keep handlers in memory that is mapped and executable for as long as the IDT names them.
-    Bad: idt[14] leads into .init.text, which is freed after the boot
+    Bad: idt[14] leads into .init.text, which is freed after boot
     Good: idt[14] leads into .text
     """
     pages: dict[int, list[int]] = {}
@@ -101,37 +101,38 @@ def not_executable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 def _concern(cpu: CheckedCpu, vector: int) -> str:
-    """How severe it is that a handler cannot run."""
+    """The severity of a handler that cannot run."""
     if vector in UNLIKELY or cpu.off(vector):
         return NOTE
     return WARNING if vector > 31 else ERROR
 
 
 def _handlers(cpu: CheckedCpu, found: list[int]) -> str:
-    """Up to three handlers, and how many more there are."""
+    """Up to three handlers, and the number of the others."""
     return ", ".join(cpu.handler(v) for v in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-@rule("IDT008", WARNING, "ring 3 may call an exception's gate")
+@rule("IDT008", WARNING, "an exception's gate can be called from ring 3")
 def exception_for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: with DPL 3 a program reaches the handler by INT n, without an error code on the stack: for #PF, #GP and their
-        like the frame is off by eight bytes, and the handler takes the return address for the error code. INT 8 looks
-        like a double fault (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler Procedures": DPL is checked
-        for INT n only). Breakpoint (3) and overflow (4) are the two that are meant for programs.
+    Why: with DPL 3 a program can enter the handler with INT n, which pushes no error code: for exceptions that push
+        one, such as #PF and #GP, the frame is off by eight bytes, and the handler takes the return address for the
+        error code. INT 8 looks like a double fault (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler
+        Procedures": DPL is checked for INT n only). Only breakpoint (3) and overflow (4) are meant to be called by
+        programs.
     Fix: DPL 0 for vectors 0 to 31 except 3 and 4.
     Bad: idt[14] with attributes 0xee
     Good: idt[14] with attributes 0x8e
     """
     bad = [vector for vector, gate in cpu.present.items() if vector < 32 and vector not in (3, 4) and gate.dpl == 3]
     if bad and cpu.ring3:
-        yield Finding("idt", tuple(bad), "dpl", f"{labels(bad)}: DPL 3 lets any program call the handler by INT n")
+        yield Finding("idt", tuple(bad), "dpl", f"{labels(bad)}: DPL 3 lets any program enter the handler with INT n")
 
 
-@rule("IDT009", WARNING, "ring 3 may not use breakpoints")
+@rule("IDT009", WARNING, "the breakpoint gate cannot be called from ring 3")
 def breakpoint_for_kernel_only(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: INT3 is checked against the gate's DPL like INT n. With DPL 0, a breakpoint that a debugger puts into a program
+    Why: INT3 is checked against the gate's DPL like INT n. With DPL 0, a breakpoint that a debugger sets in a program
         raises #GP (error code 0x1a) instead of #BP (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler
         Procedures").
     Fix: DPL 3 for gate 3.
@@ -140,18 +141,18 @@ def breakpoint_for_kernel_only(image: Image, cpu: CheckedCpu) -> Iterator[Findin
     """
     gate = cpu.present.get(3)
     if gate is not None and gate.dpl < 3 and cpu.ring3:
-        yield Finding("idt", 3, "dpl", f"DPL {gate.dpl}: INT3 in a program of ring 3 raises #GP, not #BP")
+        yield Finding("idt", 3, "dpl", f"DPL {gate.dpl}: INT3 in a ring 3 program raises #GP, not #BP")
 
 
 @rule("IDT014", WARNING, "NMI, #MC or #DB runs on the interrupted stack although SYSCALL is in use")
 def no_ist_with_syscall(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: SYSCALL enters ring 0 with RSP still the program's. NMI and #MC cannot be masked and may arrive right there;
-        a #DB may follow a MOV SS or POP SS that a program put before SYSCALL. Without IST the frame is pushed, with
-        ring 0's rights, to an address that the program chose (SDM Vol. 2B, SYSCALL: does not save or load RSP; Vol. 3A,
-        "Interrupt Stack Table"). This was a hole in many kernels at once.
-        #MC does not count where CR4.MCE=0: a machine check is then a shutdown by itself.
-    Fix: give vectors 1, 2 and 18 an IST stack each.
+    Why: SYSCALL enters ring 0 with RSP unchanged. NMI and #MC cannot be masked and may arrive before the kernel has
+        switched stacks; a #DB can be delayed until then by a MOV SS or POP SS before SYSCALL. Without IST the frame is
+        pushed, with ring 0's access rights, to an address that the program chose (SDM Vol. 2B, SYSCALL: does not save
+        or load RSP; Vol. 3A, "Interrupt Stack Table"). Several kernels had this vulnerability (CVE-2018-8897). #MC does
+        not count where CR4.MCE=0: a machine check is then a shutdown.
+    Fix: give each of vectors 1, 2 and 18 its own IST stack.
     Bad: idt[2] = Gate.interrupt(nmi, KERNEL_CS)
     Good: idt[2] = Gate.interrupt(nmi, KERNEL_CS, ist=2)
     """
@@ -163,22 +164,22 @@ def no_ist_with_syscall(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if efer is None:
         cpu.missing("EFER is not known (bit SCE: is SYSCALL in use)")
     elif efer & 1:
-        yield Finding("idt", tuple(bad), "ist", f"{labels(bad)}: IST 0 while EFER.SCE=1: RSP may be the program's")
+        yield Finding("idt", tuple(bad), "ist", f"{labels(bad)}: IST 0 with EFER.SCE=1: RSP may still be the program's")
 
 
-@rule("IDT015", WARNING, "a trap gate on an IST stack that an interrupt uses too")
+@rule("IDT015", WARNING, "a trap gate shares an IST stack with an interrupt")
 def trap_on_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: a trap gate leaves RFLAGS.IF as it is, so that an interrupt may come while the handler runs. If that interrupt
-        uses the same IST stack, its frame begins at the same address and overwrites the one below the handler, which
-        then returns into nowhere (SDM Vol. 3A, "Interrupt Stack Table": IST switches to the same pointer every time;
+    Why: a trap gate leaves RFLAGS.IF unchanged, so an interrupt may arrive while the handler runs. If that interrupt
+        uses the same IST stack, its frame is pushed at the same address and overwrites that of the handler, which then
+        returns to a wrong address (SDM Vol. 3A, "Interrupt Stack Table": IST switches to the same pointer every time;
         "Flag Usage By Exception- or Interrupt-Handler Procedure": trap gates do not clear IF).
-    Fix: use an interrupt gate, or another stack.
+    Fix: use an interrupt gate, or a different stack.
     Bad: idt[3] = Gate.trap(breakpoint, KERNEL_CS, ist=2); idt[32] = Gate.interrupt(timer, KERNEL_CS, ist=2)
     Good: idt[3] = Gate.interrupt(breakpoint, KERNEL_CS, ist=2)
     """
     for slot, traps, others in trap_stacks(cpu):
-        message = f"{labels(traps)}: trap gate on {slot}, which {labels(others)} uses too"
+        message = f"{labels(traps)}: trap gate on {slot}, which is also the stack of {labels(others)}"
         yield Finding("idt", tuple(traps), "type", message)
 
 
@@ -194,10 +195,11 @@ def trap_stacks(cpu: CheckedCpu) -> Iterator[tuple[str, list[int], list[int]]]:
 @rule("IDT016", WARNING, "one handler for vectors with and without an error code")
 def mixed_handler(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the processor pushes an error code for some exceptions only. One handler for both kinds finds its frame off by
-        eight bytes for one of them: it prints a wrong RIP, or returns to RFLAGS (SDM Vol. 3A, table "Protected-Mode
-        Exceptions and Interrupts", column "Error Code"). A note where the one kind is vectors 9, 15 and 20 to 31 only.
-    Fix: a stub per vector that pushes 0 where the processor pushes nothing.
+    Why: the processor pushes an error code for some exceptions only. For a handler of both kinds the frame is off by
+        eight bytes for one of them: it prints a wrong RIP, or returns to the wrong address (SDM Vol. 3A, table
+        "Protected-Mode Exceptions and Interrupts", column "Error Code"). A note where all vectors of one kind are among
+        9, 15 and 20 to 31.
+    Fix: one stub per vector, which pushes 0 where the processor pushes no error code.
     Bad: idt[0..31] all lead to `isr_common`
     Good: isr0: push 0; push 0; jmp isr_common / isr14: push 14; jmp isr_common
     """
@@ -219,13 +221,14 @@ def pushes_code(cpu: CheckedCpu, vector: int) -> bool:
     return code and (vector < 28 or cpu.machine.vendor == "amd")
 
 
-@rule("IDT017", WARNING, "a hardware interrupt's handler stands on an exception's vector")
+@rule("IDT017", WARNING, "IRQ handler on an exception vector")
 def irq_on_exception(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: after reset the PIC raises IRQ 0 as vector 8: the timer looks like a double fault, the keyboard like vector 9.
-        The handler is there, but so is the real exception, which has another frame (SDM Vol. 3A, table "Protected-Mode
-        Exceptions and Interrupts": vectors 0 to 31 are reserved for exceptions). Judged by the symbols' names.
-    Fix: remap the PIC to vectors 32 to 47 and put IRQ n on vector 32+n.
+        The handler is also entered for the real exception, which has a different frame (SDM Vol. 3A, table
+        "Protected-Mode Exceptions and Interrupts": vectors 0 to 31 are reserved for exceptions). Judged by symbol
+        names.
+    Fix: remap the PIC to vectors 32 to 47 and install the handler of IRQ n as vector 32+n.
     Bad: idt[8] = Gate.interrupt(timer_irq, KERNEL_CS)
     Good: idt[32] = Gate.interrupt(timer_irq, KERNEL_CS)
     """
@@ -236,5 +239,5 @@ def irq_on_exception(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None
         if name and "+" not in name and IRQ.search(HUMP.sub("_", name)) and not NO_IRQ.search(name):
-            message = f"{name} looks like an IRQ's handler on {labels([vector])}: is the PIC remapped?"
+            message = f"{name} looks like an IRQ handler on {labels([vector])}: is the PIC remapped?"
             yield Finding("idt", vector, "offset", message)

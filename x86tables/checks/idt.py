@@ -1,10 +1,10 @@
-"""Rules about the IDT as a table: is it there, does its limit fit, are the gates that a kernel needs in it."""
+"""Rules about the IDT as a table: whether it can be read, its limit, and the gates that a kernel needs."""
 
 from __future__ import annotations
 
 from ..tables import vectors
 from ..tables.vectors import labels, ranges
-from .catalogue import ERROR, WARNING, Finding, rule
+from .catalogue import ERROR, NOTE, WARNING, Finding, rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..machine.image import Image
     from .cpu import CheckedCpu
 
-DF, GP, PF = 8, 13, 14
+NMI, DF, GP, PF = 2, 8, 13, 14
 
 
 def covers(cpu: CheckedCpu, vector: int) -> bool:
@@ -27,10 +27,10 @@ def no_double_fault_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: when the kernel's stack overflows, the #PF frame goes to the same bad stack and becomes #DF. If gate 8 is not
         present, delivering #DF raises #NP, and a fault while delivering #DF shuts the processor down: the machine
-        resets without a word (SDM Vol. 3A, table "Conditions for Generating a Double Fault" and the text on #DF: if
-        another contributory or page fault occurs, shutdown). A warning where #PF has a good stack of its own, because
-        an overflow then ends there.
-    Fix: set gate 8, with an IST stack of its own.
+        resets without any message (SDM Vol. 3A, table "Conditions for Generating a Double Fault" and the text on #DF:
+        if another contributory or page fault occurs, shutdown). A warning where #PF has a good stack of its own,
+        because a stack overflow is then handled as #PF.
+    Fix: set gate 8, with its own IST stack.
     Bad: idt[8] is all zero
     Good: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)
     """
@@ -38,22 +38,22 @@ def no_double_fault_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if gate is None or gate.p:
         return
     if not any(other.p for other in cpu.gates.values()):
-        message = f"no gate of {len(cpu.gates)} is present: the first exception of all ends in shutdown"
+        message = f"none of the {len(cpu.gates)} gates is present: the first exception ends in shutdown"
         yield Finding("idt", None, "", message)
         return
     severity = WARNING if cpu.page_fault_has_stack else ""
     state = "all zero" if not any(gate) else "not present (P=0)"
-    end = "a #DF other than of a stack overflow" if severity else "a stack overflow"
+    end = "a #DF other than from a stack overflow" if severity else "a stack overflow"
     yield Finding("idt", 8, "p", f"gate 8 (#DF) is {state}: {end} ends in shutdown", severity)
 
 
-@rule("IDT002", WARNING, "#GP or #PF has no gate: each becomes #DF")
+@rule("IDT002", WARNING, "there is no gate for #GP or #PF: the fault becomes #DF")
 def no_fault_gates(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a fault whose gate is not present raises #NP or #GP, which after #GP or #PF is a double fault: every bad
-        pointer is reported as #DF, with error code 0 and without a usable RIP (SDM Vol. 3A, table "Conditions for
+        pointer is reported as #DF with error code 0, not as the fault it is (SDM Vol. 3A, table "Conditions for
         Generating a Double Fault": contributory or page fault, then contributory).
-    Fix: set gates 13 and 14, if only to print the registers.
+    Fix: set gates 13 and 14, even if the handlers only print the registers.
     Bad: idt[8] is set, idt[13] and idt[14] are zero
     Good: idt[14] = Gate.interrupt(page_fault, KERNEL_CS)
     """
@@ -61,16 +61,16 @@ def no_fault_gates(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     absent = [vector for vector in (GP, PF) if vector in gates and not gates[vector].p]
     if absent and any(gate.p for gate in gates.values()):
         many = "these gates are" if len(absent) > 1 else "this gate is"
-        message = f"{labels(absent)}: {many} not present, so that the fault becomes #DF"
+        message = f"{labels(absent)}: {many} not present, so the fault becomes #DF"
         yield Finding("idt", tuple(absent), "p", message)
 
 
-@rule("IDT003", ERROR, "a present gate has a type that 64-bit mode refuses")
+@rule("IDT003", ERROR, "a present gate has a type that is invalid in 64-bit mode")
 def refused_type(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: in 64-bit mode a gate must be an interrupt gate (type 0xe) or a trap gate (0xf) with S=0; anything else, task
         gates included, raises #GP with the vector in its error code (SDM Vol. 3A, "64-Bit Mode IDT", and table
-        "System-Segment and Gate-Descriptor Types"). Emulators that look at the type only, not at S, forgive S=1.
+        "System-Segment and Gate-Descriptor Types"). Emulators that check only the type, not S, accept S=1.
     Fix: write 0x8e (interrupt) or 0x8f (trap) into byte 5, 0xee or 0xef for a gate that ring 3 may call.
     Bad: attributes = 0x9e (S=1)
     Good: attributes = 0x8e
@@ -80,16 +80,16 @@ def refused_type(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         if vector not in cpu.present and gate.p:
             kinds.setdefault(f"S={gate.s:d}, type {gate.type:#x}", []).append(vector)
     for kind, found in kinds.items():
-        yield Finding("idt", tuple(found), "type", f"{labels(found)}: {kind} is no interrupt or trap gate: #GP")
+        yield Finding("idt", tuple(found), "type", f"{labels(found)}: {kind} is not an interrupt or trap gate: #GP")
 
 
-@rule("IDT004", ERROR, "the #DF gate has no interrupt stack")
+@rule("IDT004", ERROR, "the #DF gate has no IST stack")
 def double_fault_without_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: on a kernel stack overflow the #PF frame goes to the bad stack, and so does the #DF frame, unless gate 8 names
-        a stack of the TSS. The third fault is a shutdown: the machine resets (SDM Vol. 3A, "Interrupt Stack Table":
-        IST gives a known good stack for #DF, NMI and #MC). A warning where #PF has a good stack of its own.
-    Fix: point a TSS IST slot at the end of a mapped stack and put its number into gate 8.
+    Why: on a kernel stack overflow the #PF frame goes to the bad stack, and so does the #DF frame, unless gate 8 has an
+        IST stack. The third fault is a shutdown: the machine resets (SDM Vol. 3A, "Interrupt Stack Table": IST gives a
+        known good stack for #DF, NMI and #MC). A warning where #PF has a good stack of its own.
+    Fix: point an IST field of the TSS at the end of a mapped stack and put its number into gate 8.
     Bad: idt[8] = Gate.interrupt(double_fault, KERNEL_CS)
     Good: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)
     """
@@ -101,29 +101,33 @@ def double_fault_without_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]
         yield Finding("idt", 8, "ist", message, severity)
 
 
-@rule("IDT010", WARNING, "the IDT's limit is not a multiple of 16 less one")
+@rule("IDT010", WARNING, "the IDT limit is not a multiple of 16 minus 1")
 def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the limit is the offset of the last valid byte, and a gate has 16 bytes; a gate that is covered in part counts
-        as beyond the limit. The size itself instead of size-1, or 8 bytes a gate, is a slip that shows up when the
-        next table has a gate more (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": one less than a multiple of the
-        gate's size). 0xffff is fine: the processor never reads past 256 gates.
+    Why: the limit is the offset of the last valid byte, and a gate has 16 bytes; a gate that is only partly covered is
+        beyond the limit. The size instead of size-1, or 8 bytes per gate, is a mistake that may go unnoticed until the
+        table grows (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": one less than a multiple of the gate's size).
+        0xffff, as a VM exit leaves it, is fine: the processor never reads past 256 gates.
     Fix: load IDTR with 256 * 16 - 1 = 0xfff.
     Bad: idtr.limit = 0x1000
     Good: idtr.limit = 0xfff
     """
     table = cpu.table("idt")
     if table is not None and (table.limit + 1) % 16 and covers(cpu, PF):
-        yield Finding("idtr", None, "limit", f"limit {table.limit:#x} makes {table.limit + 1} bytes: not whole gates")
+        yield Finding(
+            "idtr", None, "limit", f"limit {table.limit:#x}: {table.limit + 1} bytes are not a whole number of gates"
+        )
 
 
-@rule("IDT011", ERROR, "the IDT's limit leaves out #DF, #GP or #PF")
+@rule("IDT011", ERROR, "the IDT limit leaves out #DF, #GP or #PF")
 def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: a vector beyond the limit raises #GP; when that is beyond the limit too, #DF follows, then shutdown, whatever
-        is written in memory behind the limit (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": a reference beyond the
-        limit is #GP). Usual causes: sizeof a pointer, a limit for 8-byte gates, an LIDT that was never executed on
-        this CPU.
+    Why: a vector beyond the limit raises #GP; if the #GP gate is beyond the limit too, #DF follows, then shutdown,
+        whatever is in memory beyond the limit (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": a reference beyond the
+        limit is #GP). Usual causes: the size of a pointer, a limit for 8-byte gates, an LIDT that was never executed on
+        this CPU. A limit of 0 on purpose, so that any exception resets the machine, is accepted with `--ignore IDT011`,
+        or with `--baseline FILE` where FILE holds {"accepted": [{"rule": "IDT011", "where": "idtr.limit"}]}; the
+        verdict remains `triple-fault`.
     Fix: load IDTR with 256 * 16 - 1 = 0xfff on every CPU.
     Bad: idtr.limit = sizeof(idt_pointer) - 1
     Good: idtr.limit = sizeof(idt) - 1
@@ -138,13 +142,13 @@ def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 @rule("IDT012", ERROR, "a page of the IDT cannot be read")
 def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the processor reads a gate as a supervisor, through the page tables, whatever the CPL. A page of the IDT that
-        is not mapped raises #PF; where gates 8 and 14 are in it, shutdown follows (SDM Vol. 3A, figure "Relationship
-        of the IDTR and IDT": the base is a linear address). Typical: a loader's IDT, or a kernel address space without
-        the page of the IDT.
-    Fix: map the IDT in every address space, and load IDTR again before the old table goes.
-    Bad: the page tables for user mode lack the IDT's page
-    Good: the IDT's page is mapped, U/S=0, in all of them
+    Why: the processor reads a gate as a supervisor, through the page tables, whatever the CPL. Reading a gate from an
+        unmapped page raises #PF; if gates 8 and 14 are in it, shutdown follows (SDM Vol. 3A, figure "Relationship of
+        the IDTR and IDT": the base is a linear address). Usual causes: a boot loader's IDT, or an address space that
+        does not map the IDT.
+    Fix: map the IDT in every address space, and reload IDTR before the old table is unmapped.
+    Bad: the page tables for user mode do not map the IDT
+    Good: all page tables map the IDT, with U/S=0
     """
     table = cpu.table("idt")
     if table is not None:
@@ -156,13 +160,13 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
                 yield Finding("idt", None, "", f"gates {ranges(bad)} cannot be read at {text}")
 
 
-@rule("IDT013", ERROR, "ring 3 can reach the IDT")
+@rule("IDT013", ERROR, "the IDT is accessible from ring 3")
 def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: a program at ring 3 that can write the IDT enters ring 0 wherever it likes; with CR4.SMAP the processor's own
-        reads of a user page fault, and nothing is delivered any more (SDM Vol. 3A, "Determination of Access Rights":
+    Why: a ring 3 program that can write the IDT can enter ring 0 at any address. With CR4.SMAP, the processor's own
+        reads of a user page fault, and nothing can be delivered (SDM Vol. 3A, "Determination of Access Rights":
         accesses to the descriptor tables are supervisor-mode accesses).
-    Fix: map the pages of the IDT with U/S=0, and read-only if you can.
+    Fix: map the pages of the IDT with U/S=0, read-only if possible.
     Bad: map(idt_page, PRESENT | WRITABLE | USER)
     Good: map(idt_page, PRESENT)
     """
@@ -177,10 +181,10 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 @rule("IDT018", WARNING, "gates differ between CPUs")
 def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: an exception is handled in one way on one CPU and in another way, or not at all, on the next. Usually the
-        table was changed after the other CPUs had copied it, or one CPU still has the table of its start-up code (each
-        processor has an IDTR of its own: SDM Vol. 3A, figure "Relationship of the IDTR and IDT").
-    Fix: let all CPUs load the same IDT, or fill each from one template.
+    Why: the same exception is handled differently, or not at all, depending on the CPU. Usually the table was changed
+        after the other CPUs had copied it, or one CPU still uses the table of its start-up code (each processor has its
+        own IDTR: SDM Vol. 3A, figure "Relationship of the IDTR and IDT").
+    Fix: load the same IDT on all CPUs, or fill each from one template.
     Bad: the boot CPU's IDT gets gate 8 after the other CPUs were started
     Good: one IDT for all, complete before the first CPU is started
     """
@@ -194,8 +198,8 @@ def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     if different:
         vector = different[0]
         here, there = (f"{g.selector:#x}:{cpu.named(g.offset)}, IST {g.ist}" for g in (mine[vector], theirs[vector]))
-        example = f"{vectors.label(vector)} leads to {here}, there to {there}"
-        yield Finding("idt", tuple(different), "", f"gates are not those of CPU {common.number}: {example}")
+        example = f"{vectors.label(vector)} leads to {here} here, to {there} there"
+        yield Finding("idt", tuple(different), "", f"gates differ from those of CPU {common.number}: {example}")
     table = cpu.table("idt")
     cut = [vector for vector in common.present if not covers(cpu, vector)]
     if table is not None and cut and covers(cpu, PF):
@@ -203,8 +207,23 @@ def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         yield Finding("idtr", None, "limit", message)
 
 
+@rule("IDT019", NOTE, "there is no gate for NMI")
+def no_nmi_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: an NMI cannot be masked by RFLAGS.IF: a watchdog, a hardware error or another CPU's panic can raise it at any
+        time. If gate 2 is not present, delivering it raises #NP with error code 0x13, so the report names the wrong
+        event, or #DF where #NP has no gate either (SDM Vol. 3A, "Nonmaskable Interrupt (NMI)", and "64-Bit Mode IDT").
+    Fix: set gate 2, with an IST stack of its own if the kernel uses SYSCALL.
+    Bad: idt[2] is all zero
+    Good: idt[2] = Gate.interrupt(nmi, KERNEL_CS, ist=2)
+    """
+    gate = cpu.gates.get(NMI)
+    if gate is not None and not gate.p and any(other.p for other in cpu.gates.values()):
+        yield Finding("idt", NMI, "p", "gate 2 (NMI) is not present: an NMI raises #NP")
+
+
 def _most_common(cpus: list[CheckedCpu]) -> CheckedCpu | None:
-    """The first of the CPUs whose gates most of them have; of equally many, those with more gates."""
+    """The first CPU of those with the most common gates; of equally common ones, those with more gates."""
     groups: list[list[CheckedCpu]] = []
     for cpu in cpus:
         if not cpu.gates:

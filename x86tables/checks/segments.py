@@ -1,4 +1,4 @@
-"""Rules about segment registers and STAR: do their selectors name the right descriptors in the GDT that is loaded."""
+"""Rules about segment registers and STAR: whether their selectors name the right descriptors in the current GDT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SYSCALL, SYSRET = "star[47:32]", "star[63:48]"  # the halves of STAR that hold s
 
 
 def mismatch(cpu: CheckedCpu, selector: int, fits: bool) -> str:
-    """What is wrong with a selector that should name a certain kind of descriptor; "" when nothing, or not known."""
+    """What a selector names instead of a descriptor that fits; "" where it fits, or where that is not known."""
     if cpu.reported_elsewhere(selector):
         return ""
     code, why = cpu.lookup(selector)
@@ -26,14 +26,14 @@ def mismatch(cpu: CheckedCpu, selector: int, fits: bool) -> str:
     return "" if code is None or fits else kind_of(code)
 
 
-@rule("REG001", ERROR, "CS names no fitting code segment in this GDT")
+@rule("REG001", ERROR, "CS does not name a matching code segment in this GDT")
 def stale_cs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: CS keeps its copy of the old descriptor, so that nothing happens until the selector is saved in an interrupt's
-        frame and IRETQ loads it again: #GP, far from the LGDT that caused it (SDM Vol. 3A, figure "Segment Registers":
-        visible selector and hidden part; Vol. 2A, IRET: checks of the return code segment). The number of the boot
-        loader's code segment is often another descriptor's, even half of the TSS's, in the kernel's table.
-    Fix: load CS again after LGDT, by a far return (RETFQ).
+    Why: CS keeps its cached copy of the old descriptor, so nothing happens until the selector is saved in an interrupt
+        frame and IRETQ reloads it: #GP, far from the LGDT that caused it (SDM Vol. 3A, figure "Segment Registers":
+        visible selector and hidden part; Vol. 2A, IRET: checks of the return code segment). In the kernel's table, the
+        boot loader's code selector often names a different descriptor, or even the upper half of the TSS descriptor.
+    Fix: reload CS after LGDT, with a far return (RETFQ).
     Bad: lgdt [gdt]
     Good: lgdt [gdt]; push 0x08; lea rax, [next]; push rax; retfq; next:
     """
@@ -47,18 +47,18 @@ def stale_cs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         mode = cs.flags is None or code.l == cs.descriptor.l
         fits = mode and (code.dpl <= cpl if code.conforming else code.dpl == cpl)
     if wrong := mismatch(cpu, cs.selector, fits):
-        message = f"CS {cs.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP"
+        message = f"CS {cs.selector:#x} is {wrong} in the current GDT: IRETQ to it raises #GP"
         yield Finding("cs", None, "", message)
 
 
-@rule("REG002", ERROR, "SS names no writable data segment in this GDT")
+@rule("REG002", ERROR, "SS does not name a writable data segment in this GDT")
 def stale_ss(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: an interrupt within ring 0 saves SS as it is, and IRETQ loads it again: a selector that names code, a TSS or
-        nothing raises #GP there, in a handler that did nothing wrong (SDM Vol. 2A, IRET: the stack segment must be
-        writable data with the DPL of the new CPL; a null SS is accepted in 64-bit mode below ring 3).
-    Fix: load SS after LGDT with 0 or the kernel's data selector.
-    Bad: lgdt [gdt], with the loader's 0x10 left in SS, where the new table has its TSS
+    Why: an interrupt in ring 0 saves SS, and IRETQ reloads it: a selector of code, of a TSS or of no descriptor raises
+        #GP there, in a handler that did nothing wrong (SDM Vol. 2A, IRET: the stack segment must be writable data with
+        the DPL of the new CPL; a null SS is accepted in 64-bit mode below ring 3).
+    Fix: reload SS after LGDT with 0 or the kernel's data selector.
+    Bad: lgdt [gdt], with the boot loader's 0x10 left in SS, where the new table has its TSS
     Good: lgdt [gdt]; xor eax, eax; mov ss, ax
     """
     ss, cs = cpu.registers.ss, cpu.registers.cs
@@ -71,18 +71,18 @@ def stale_ss(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     code, _ = cpu.lookup(ss.selector)
     fits = isinstance(code, SegmentDescriptor) and code.s and code.writable and code.p and code.dpl == cpl
     if wrong := mismatch(cpu, ss.selector, fits):
-        message = f"SS {ss.selector:#x} is {wrong} in the GDT that is loaded: IRETQ to it raises #GP"
+        message = f"SS {ss.selector:#x} is {wrong} in the current GDT: IRETQ to it raises #GP"
         yield Finding("ss", None, "", message)
 
 
-@rule("REG003", WARNING, "DS, ES, FS or GS names no data segment in this GDT")
+@rule("REG003", WARNING, "DS, ES, FS or GS does not name a data segment in this GDT")
 def stale_data(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: in 64-bit mode nobody looks at these selectors until one is saved and loaded again, by a context switch, a call
-        of 32-bit code or firmware: MOV to the register then raises #GP (SDM Vol. 2B, MOV: a data or readable code
-        segment is required; figure "Segment Registers" in Vol. 3A).
+    Why: in 64-bit mode these selectors have no effect until one is saved and reloaded, by a context switch, a call to
+        32-bit code or firmware: MOV to the register then raises #GP (SDM Vol. 2B, MOV: a data or readable code segment
+        is required; figure "Segment Registers" in Vol. 3A).
     Fix: load them with 0 after LGDT (FS and GS before their base MSRs are written).
-    Bad: lgdt [gdt], the loader's selectors left in DS and ES
+    Bad: lgdt [gdt], with the boot loader's selectors left in DS and ES
     Good: xor eax, eax; mov ds, ax; mov es, ax
     """
     for name in ("ds", "es", "fs", "gs"):
@@ -92,11 +92,11 @@ def stale_data(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         code, _ = cpu.lookup(segment.selector)
         fits = isinstance(code, SegmentDescriptor) and code.s and code.readable and code.p
         if wrong := mismatch(cpu, segment.selector, fits):
-            yield Finding(name, None, "", f"{name.upper()} {segment.selector:#x} is {wrong} in the GDT that is loaded")
+            yield Finding(name, None, "", f"{name.upper()} {segment.selector:#x} is {wrong} in the current GDT")
 
 
 def star(cpu: CheckedCpu) -> int | None:
-    """STAR where SYSCALL is in use; notes what is not known."""
+    """STAR where SYSCALL is in use; notes missing inputs."""
     efer, value = cpu.registers.efer, cpu.registers.star
     if value is None:
         if efer is None or efer & 1:
@@ -108,13 +108,13 @@ def star(cpu: CheckedCpu) -> int | None:
     return value if efer & 1 else None
 
 
-@rule("SYS001", ERROR, "SYSCALL loads segments that the GDT does not have")
+@rule("SYS001", ERROR, "SYSCALL loads selectors that do not fit the GDT")
 def syscall_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL does not read the GDT: CS becomes STAR[47:32] and SS that plus 8, with fixed attributes. The first
-        interrupt within the system call saves these selectors, and its IRETQ looks them up: #GP (SDM Vol. 2B, SYSCALL:
+        interrupt during the system call saves these selectors, and its IRETQ looks them up: #GP (SDM Vol. 2B, SYSCALL:
         the operating system must make the descriptors fit; Vol. 3A, figure "MSRs Used by SYSCALL and SYSRET").
-    Fix: kernel code and kernel data side by side, in this order, and STAR[47:32] = the code selector.
+    Fix: kernel code and kernel data next to each other, in this order, and STAR[47:32] = the code selector.
     Bad: gdt = null, kernel data, kernel code, ...; STAR[47:32] = 0x10
     Good: gdt = null, kernel code, kernel data, ...; STAR[47:32] = 0x08
     """
@@ -127,13 +127,12 @@ def syscall_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     yield from _pair(cpu, "SYSCALL", SYSCALL, call, call + 8, 0)
 
 
-@rule("SYS002", ERROR, "SYSRET loads segments that the GDT does not have")
+@rule("SYS002", ERROR, "SYSRET loads selectors that do not fit the GDT")
 def sysret_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: SYSRET to 64-bit code makes SS of STAR[63:48]+8 and CS of STAR[63:48]+16 without reading the GDT: user data
-        stands *before* user code. With the usual order, code first, the program runs, until an interrupt saves the
-        selectors and IRETQ finds data in CS: #GP (SDM Vol. 2B, SYSRET; Vol. 3A, figure "MSRs Used by SYSCALL and
-        SYSRET").
+    Why: SYSRET to 64-bit code loads SS with STAR[63:48]+8 and CS with STAR[63:48]+16 without reading the GDT: user data
+        must come *before* user code. With user code first, the program runs until an interrupt saves the selectors and
+        IRETQ finds a data segment for CS: #GP (SDM Vol. 2B, SYSRET; Vol. 3A, figure "MSRs Used by SYSCALL and SYSRET").
     Fix: (32-bit user code or a gap), user data, user 64-bit code; STAR[63:48] = the first of the three with RPL 3.
     Bad: gdt = ..., user code 0x18, user data 0x20; STAR[63:48] = 0x0b
     Good: gdt = ..., user data 0x18, user code 0x20; STAR[63:48] = 0x13
@@ -150,7 +149,7 @@ def _pair(cpu: CheckedCpu, name: str, selectors: str, cs: int, ss: int, ring: in
     code, data = cpu.lookup(cs)[0], cpu.lookup(ss)[0]
     code_fits = code is not None and good_code(code) and code.dpl == ring
     data_fits = isinstance(data, SegmentDescriptor) and data.s and data.writable and data.p and data.dpl == ring
-    # what CS and SS hold now is judged by the rules about these
+    # what CS and SS hold now is for REG001 and REG002
     now = [s.selector & ~3 for s in (cpu.registers.cs, cpu.registers.ss) if s is not None and ring == cpu.registers.cpl]
     wrong = []
     if cs not in now and (why := mismatch(cpu, cs, code_fits)):
@@ -161,13 +160,13 @@ def _pair(cpu: CheckedCpu, name: str, selectors: str, cs: int, ss: int, ring: in
         yield Finding(selectors, None, "", f"{name}: {'; '.join(wrong)}")
 
 
-@rule("SYS003", ERROR, "STAR has selectors with the wrong RPL")
+@rule("SYS003", ERROR, "a selector in STAR has the wrong RPL")
 def star_rpl(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: SYSCALL clears the RPL of CS, but SS is STAR[47:32]+8 as it stands: with RPL 3 the kernel runs on an SS that
-        IRETQ refuses. SYSRET sets RPL 3 in both on Intel; AMD leaves SS as STAR[63:48]+8, so that a program whose
-        STAR has RPL 0 is interrupted with an SS of RPL 0, and IRETQ back to it raises #GP (SDM Vol. 2B, SYSCALL and
-        SYSRET, operation; APM Vol. 3, SYSRET). For SYSRET a warning where the vendor is Intel.
+    Why: SYSCALL clears the RPL of CS, but SS is STAR[47:32]+8 unchanged: with RPL 3 the kernel runs with an SS that
+        IRETQ rejects. SYSRET sets RPL 3 in both on Intel; on AMD SS is STAR[63:48]+8 unchanged, so with RPL 0 in STAR a
+        program is interrupted with RPL 0 in SS, and IRETQ to it raises #GP (SDM Vol. 2B, SYSCALL and SYSRET, operation;
+        APM Vol. 3, SYSRET). For SYSRET a warning where the vendor is Intel.
     Fix: RPL 0 in STAR[47:32], RPL 3 in STAR[63:48].
     Bad: STAR = 0x0010_0008 << 32
     Good: STAR = 0x0013_0008 << 32
@@ -177,7 +176,7 @@ def star_rpl(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     call, back = value >> 32 & 0xFFFF, value >> 48 & 0xFFFF
     if call & 3:
-        yield Finding(SYSCALL, None, "", f"SYSCALL loads SS {call + 8:#x}, of RPL {call & 3}, expected 0")
+        yield Finding(SYSCALL, None, "", f"SYSCALL loads SS {call + 8:#x} with RPL {call & 3}, expected 0")
     if back & 3 != 3:
         severity = "" if cpu.machine.vendor == "amd" else WARNING
         yield Finding(SYSRET, None, "", f"{back:#x} has RPL {back & 3}, expected 3", severity)

@@ -50,7 +50,7 @@ def _prefixes(items: Iterable[str]) -> tuple[str, ...]:
 def _no_rule(name: str) -> str:
     from difflib import get_close_matches
 
-    # whoever writes a number means a rule, not a table
+    # a name with a digit is meant to be a rule, not a table
     tables = () if any(letter.isdigit() for letter in name) else dict.fromkeys(rule.table for rule in RULES)
     names = [*tables, *(rule.id for rule in RULES)]
     near = get_close_matches(name.upper(), names, 1, 0.4)
@@ -64,10 +64,10 @@ def read_baseline(path: str) -> Known:
     `cpu` it is accepted on every CPU.
     """
     try:
-        told = json.loads(bytes(load(path)[:]))
-        if "accepted" in told:
-            return frozenset((row.get("cpu"), row["rule"], row["where"]) for row in told["accepted"])
-        return frozenset((cpu["cpu"], row["rule"], row["where"]) for cpu in told["cpus"] for row in cpu["findings"])
+        document = json.loads(bytes(load(path)[:]))
+        if "accepted" in document:
+            return frozenset((row.get("cpu"), row["rule"], row["where"]) for row in document["accepted"])
+        return frozenset((cpu["cpu"], row["rule"], row["where"]) for cpu in document["cpus"] for row in cpu["findings"])
     except (ValueError, TypeError, KeyError, AttributeError):
         what = 'the JSON of `check --format json`, or {"accepted": [{"rule": ..., "where": ...}]}'
         raise ImageError(f"{path}: not a baseline: {what} is expected") from None
@@ -75,7 +75,6 @@ def read_baseline(path: str) -> Known:
 
 def without(reports: Iterable[Report], known: Known) -> list[Report]:
     """The reports with new findings only."""
-
     left = []
     for report in reports:
         cpu = report.machine.cpu

@@ -1,4 +1,4 @@
-"""Rules about TR, the TSS descriptor, and what the TSS holds."""
+"""Rules about TR, the TSS descriptor, and the contents of the TSS."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 RING3_STACK = "interrupts from ring 3"
 
 
-@rule("TSS001", ERROR, "a TSS is needed, and none is loaded")
+@rule("TSS001", ERROR, "a TSS is needed, but none is loaded")
 def never_loaded(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: IST stacks and the stack for interrupts from ring 3 are read through TR. Before LTR its base is 0 and its limit
-        0xffff, so that the processor takes whatever lies at linear address 0x24 for IST1, or faults on it: a gate with
-        an IST is then worse than one without (SDM Vol. 3A, "Task Register", and "Interrupt Stack Table"). This is the
-        commonest boot loop of all. A null TR is fine where no gate uses IST and there is no ring 3, and a note where
-        only vectors 28 to 30 do, or #MC with CR4.MCE=0.
+        0xffff, so the processor takes whatever is at linear address 0x24 for IST1, or faults on it: a gate with an IST
+        is then worse than one without (SDM Vol. 3A, "Task Register", and "Interrupt Stack Table"). This is the most
+        common boot loop. A null TR is fine where no gate uses IST and there is no ring 3; it is a note where only
+        vectors 28 to 30 use IST, or #MC with CR4.MCE=0.
     Fix: put a TSS descriptor into the GDT, load GDTR, then LTR with its selector, on every CPU.
     Bad: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1); lidt; no ltr
     Good: lgdt; mov ax, 0x28; ltr ax; lidt
@@ -40,15 +40,15 @@ def never_loaded(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         yield Finding("tr", None, "", f"{cpu.asks_for_tss}, but no TSS is loaded: TR is null", severity)
 
 
-@rule("TSS002", ERROR, "TR names no 64-bit TSS in this GDT")
+@rule("TSS002", ERROR, "TR does not name a 64-bit TSS in this GDT")
 def stale_tr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: LTR keeps a copy of the descriptor, so that all goes well until the next LTR, a VM exit or a suspend reads the
-        slot again and finds something else: #GP, or another TSS. It tells that GDTR was loaded again without LTR: TR
-        then still names the boot loader's TSS, whose stacks are gone with the loader (SDM Vol. 3A, "Task Register";
-        Vol. 2A, LTR: the descriptor must be an available 64-bit TSS).
+    Why: the processor keeps a cached copy of the TSS descriptor, so nothing happens until the next LTR, a VM exit or a
+        resume from suspend reads the slot again and finds something else: #GP, or a different TSS. It shows that GDTR
+        was reloaded without LTR: TR may still name the boot loader's TSS, whose stacks no longer exist (SDM Vol. 3A,
+        "Task Register"; Vol. 2A, LTR: the descriptor must be an available 64-bit TSS).
     Fix: LTR after every LGDT, with the selector of a 64-bit TSS (type 9) in the new table.
-    Bad: lgdt [new_gdt]; the TSS is still the loader's
+    Bad: lgdt [new_gdt]; the TSS is still the boot loader's
     Good: lgdt [new_gdt]; ltr ax
     """
     tr = cpu.registers.tr
@@ -58,23 +58,27 @@ def stale_tr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     code, why = cpu.lookup(tr.selector)
     if tr.selector & 4:
-        yield Finding("tr", None, "", f"TR {tr.selector:#x} points into an LDT: a TSS is in the GDT")
+        yield Finding(
+            "tr", None, "", f"TR {tr.selector:#x} names a descriptor in an LDT: a TSS descriptor must be in the GDT"
+        )
     elif why == BEYOND:
-        message = f"TR {tr.selector:#x} is beyond the limit of the GDT: it names a TSS of another table"
+        message = f"TR {tr.selector:#x} is beyond the limit of the GDT: it belongs to a different table"
         yield Finding("tr", None, "", message)
     elif code is not None and why != UNREADABLE:
-        message = f"TR {tr.selector:#x} names {kind_of(code)} in the GDT, no present 64-bit TSS (type 9 or 0xb)"
+        message = f"TR {tr.selector:#x} names {kind_of(code)} in the GDT, not a present 64-bit TSS (type 9 or 0xb)"
         yield Finding("tr", None, "", message)
 
 
-@rule("TSS003", ERROR, "TR's copy of base or limit is not what the descriptor says", LOADED)
+@rule("TSS003", ERROR, "TR's cached base or limit differs from the descriptor's", LOADED)
 def changed_descriptor(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: base and limit are read by LTR only. A descriptor that was changed afterwards, or another GDT with a TSS at
-        the same selector, leaves the processor with the old TSS: the stacks that a kernel writes into its new one are
-        never used (SDM Vol. 3A, figure "Task Register": the visible selector and the invisible copy of the
-        descriptor). Equal low halves mean that the upper half of the base was lost on the way: a TSS descriptor has 16
-        bytes in 64-bit mode.
+    Why: only LTR reads base and limit. If the descriptor is changed afterwards, or another GDT with a TSS at the same
+        selector is loaded, the processor continues to use the old TSS: the stacks that the kernel writes into the new
+        one are never used (SDM Vol. 3A, figure "Task Register": the visible selector and the invisible copy of the
+        descriptor). Equal low halves mean that the upper half of the base was lost: a TSS descriptor has 16 bytes in
+        64-bit mode. A note where TR has limit 0x67 and the descriptor a larger one: a VM exit leaves 0x67 in TR (SDM
+        Vol. 3C, "Loading Host Segment and Descriptor-Table Registers"), so this is normal on a host that has run a
+        virtual machine. All stack pointers are within 0x67; only an I/O permission bitmap is out of reach.
     Fix: write the whole descriptor, base bits 63:32 included, then LTR.
     Bad: gdt[5] = low; gdt[6] left 0
     Good: gdt[5] = low; gdt[6] = base >> 32
@@ -86,15 +90,18 @@ def changed_descriptor(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
         lost = ": bits 63:32 are lost" if (tr.base ^ code.base) << 32 & TOP - 1 == 0 else ""
         yield Finding("tr", None, "base", f"TR has base {tr.base:#x}, its descriptor {code.base:#x}{lost}")
     elif tr.limit != code.effective_limit and not _cut_off(cpu):
-        yield Finding("tr", None, "limit", f"TR has limit {tr.limit:#x}, its descriptor {code.effective_limit:#x}")
+        after_vm_exit = tr.limit == FULL < code.effective_limit
+        hint = ": a VM exit leaves 0x67 in TR, which is harmless" if after_vm_exit else ""
+        message = f"TR has limit {tr.limit:#x}, its descriptor {code.effective_limit:#x}{hint}"
+        yield Finding("tr", None, "limit", message, NOTE if after_vm_exit else "")
 
 
 @rule("TSS004", ERROR, "the TSS is marked busy before LTR", DECLARED)
 def busy_before_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: LTR accepts an available TSS (type 9) only and marks it busy itself; a type of 0xb raises #GP (SDM Vol. 2A,
-        LTR; Vol. 3A, table "System-Segment and Gate-Descriptor Types"). What was copied from a
-        running system has type 0xb.
+    Why: LTR accepts only an available TSS (type 9) and marks it busy itself; type 0xb raises #GP (SDM Vol. 2A, LTR;
+        Vol. 3A, table "System-Segment and Gate-Descriptor Types"). A descriptor copied from a running system has type
+        0xb.
     Fix: declare type 9.
     Bad: SystemDescriptor(type=0xb, ...)
     Good: SystemDescriptor.tss(base)
@@ -107,16 +114,16 @@ def busy_before_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 @rule("TSS005", NOTE, "TR is loaded, but its descriptor is not marked busy", LOADED)
 def not_busy(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: LTR turns type 9 into 0xb in memory. A 9 under a loaded TR means that the descriptor was written again after
-        LTR, or that this GDT is a copy: harmless, but a hint that somebody builds the table twice (SDM Vol. 3A, "TSS
+    Why: LTR changes type 9 to 0xb in memory. Type 9 while TR is loaded means that the descriptor was rewritten after
+        LTR, or that this GDT is a copy: harmless, but a hint that the table is built twice (SDM Vol. 3A, "TSS
         Descriptor in 64-bit mode": the busy flag).
     Fix: build the table once, before LTR.
-    Bad: ltr ax; init_gdt() once more
+    Bad: ltr ax; init_gdt() again
     Good: init_gdt(); ltr ax
     """
     code, tr = cpu.tss_descriptor, cpu.registers.tr
     if code is not None and tr is not None and code.type == TSS_AVAILABLE:
-        message = f"selector {tr.selector:#x}, which TR holds, has type 9 (available): LTR had made it 0xb"
+        message = f"selector {tr.selector:#x}, which TR holds, has type 9 (available), although LTR sets 0xb"
         yield Finding("gdt", tr.selector >> 3, "type", message)
 
 
@@ -125,8 +132,8 @@ def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a stack pointer beyond the TSS limit raises #TS while an exception is delivered; for gate 8 that is a shutdown
         (SDM Vol. 3A, figure "64-Bit TSS Format": IST1 ends at offset 0x2b, IST7 at 0x5b). The whole structure has 104
-        bytes, so that the limit is 0x67; less is a warning where no pointer in use is cut off.
-    Fix: limit = sizeof(TSS) - 1 = 0x67, of the structure and not of a pointer to it.
+        bytes, limit 0x67; a smaller limit is a warning where no pointer in use is cut off.
+    Fix: limit = sizeof(TSS) - 1 = 0x67, where sizeof is taken of the structure and not of a pointer to it.
     Bad: SystemDescriptor.tss(base, limit=0x2a)
     Good: SystemDescriptor.tss(base, limit=0x67)
     """
@@ -151,29 +158,35 @@ def _cut_off(cpu: CheckedCpu) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 > tr.limit]
 
 
-@rule("TSS007", ERROR, "the TSS descriptor counts its limit in pages")
+@rule("TSS007", ERROR, "G=1 in the TSS descriptor")
 def granular(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: with G=1 a limit of 0x67 means 416 KiB. Memory behind the TSS then counts as I/O permission bitmap: each zero
-        bit in it opens a port to ring 3 (SDM Vol. 3A, figure "Format of TSS and LDT Descriptors in 64-bit Mode", flag
-        G; Vol. 1, "I/O Permission Bit Map").
+    Why: with G=1 the limit counts pages: 0x67 means 416 KiB. The memory after the TSS is then read as its I/O
+        permission bitmap, in which each zero bit opens a port to ring 3 (SDM Vol. 3A, figure "Format of TSS and LDT
+        Descriptors in 64-bit Mode", flag G; Vol. 1, "I/O Permission Bit Map"). A note where nothing uses the TSS: no
+        gate has an IST and there is no ring 3.
     Fix: clear G in the TSS descriptor.
     Bad: flags = 0x8 in the TSS descriptor
     Good: flags = 0x0
     """
     code, tr = cpu.tss_descriptor, cpu.registers.tr
     if code is not None and tr is not None and code.g:
-        message = f"G=1 makes limit {code.limit:#x} a TSS of {code.effective_limit + 1} bytes"
-        yield Finding("gdt", tr.selector >> 3, "g", message)
+        message = f"with G=1, limit {code.limit:#x} means a TSS of {code.effective_limit + 1} bytes"
+        yield Finding("gdt", tr.selector >> 3, "g", message, NOTE if unused(cpu) else "")
+
+
+def unused(cpu: CheckedCpu) -> bool:
+    """Whether nothing reads the TSS: no present gate has an IST, and no ring 3 code is interrupted or uses ports."""
+    return not cpu.asks_for_tss and not cpu.ring3
 
 
 @rule("TSS008", ERROR, "the TSS cannot be read")
 def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor reads stack pointers from the TSS as a supervisor, through the page tables, at the time of the
-        exception. A page fault there makes #DF of #PF, and a shutdown of #DF (SDM Vol. 3A, "Interrupt Stack Table").
-        A base of 32 bits where the kernel lives in the upper half tells that the upper half of the descriptor was
-        never written.
+        exception. A page fault there turns #PF into #DF, and #DF into a shutdown (SDM Vol. 3A, "Interrupt Stack
+        Table"). A base below 4 GiB in a higher-half kernel suggests that the upper half of the descriptor was never
+        written.
     Fix: map the TSS in every address space; write all 64 bits of its base.
     Bad: base = (uint32_t)&tss
     Good: base = (uint64_t)&tss, bits 63:32 in the second slot
@@ -195,14 +208,14 @@ def _half(cpu: CheckedCpu, base: int) -> str:
     """A hint where only the upper half of a base seems to be missing."""
     gdt = cpu.registers.gdtr
     if base >> 32 == 0 and gdt is not None and gdt.base >> 32 and cpu.physical(gdt.base >> 32 << 32 | base) is not None:
-        return f"; it is mapped at {gdt.base >> 32 << 32 | base:#x}: bits 63:32 of the base are lost"
+        return f"; {gdt.base >> 32 << 32 | base:#x} is mapped: bits 63:32 of the base are lost"
     return ""
 
 
-@rule("TSS009", ERROR, "ring 3 can reach the TSS")
+@rule("TSS009", ERROR, "the TSS is accessible from ring 3")
 def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: a program that can write the TSS chooses the stack on which ring 0 handles its next interrupt; with CR4.SMAP
+    Why: a program that can write the TSS chooses the stack on which ring 0 handles its next interrupt. With CR4.SMAP
         the processor's own read of it faults (SDM Vol. 3A, "Determination of Access Rights": accesses to a TSS are
         supervisor-mode accesses).
     Fix: map the page of the TSS with U/S=0.
@@ -217,29 +230,29 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
             yield Finding("tss", None, "", message)
 
 
-@rule("TSS010", ERROR, "the I/O permission bitmap begins inside of the TSS")
+@rule("TSS010", ERROR, "the I/O permission bitmap begins inside the TSS")
 def bitmap_by_accident(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the base of the bitmap is an offset into the TSS. Left 0, or anything below 0x68, the stack pointers themselves
-        are read as the bitmap, and their zero bits open ports to ring 3 (SDM Vol. 3A, figure "64-Bit TSS Format", I/O
+    Why: the base of the bitmap is an offset into the TSS. With 0, or any offset below 0x68, the stack pointers are read
+        as part of the bitmap, and their zero bits open ports to ring 3 (SDM Vol. 3A, figure "64-Bit TSS Format", I/O
         Map Base Address; Vol. 1, "I/O Permission Bit Map": no bitmap where the base is beyond the limit).
-    Fix: write 0x68, the size of the TSS, which lies beyond a limit of 0x67.
+    Fix: write 0x68, the size of the TSS, which is beyond a limit of 0x67.
     Bad: tss = Tss(iopb=0)
     Good: tss = Tss(iopb=0x68)
     """
     base = _bitmap(cpu)
     if base is not None and base < Tss.size:
-        message = f"base {base:#x} makes the TSS's own bytes a bitmap: their zero bits open ports to ring 3"
+        message = f"base {base:#x}: bytes of the TSS itself are read as the bitmap, and zero bits open ports to ring 3"
         yield Finding("tss", None, "iopb", message)
 
 
-@rule("TSS011", WARNING, "the I/O permission bitmap has no final byte of ones")
+@rule("TSS011", WARNING, "the I/O permission bitmap does not end with 0xff")
 def bitmap_not_closed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: for each port the processor reads two bytes of the bitmap, both of which must lie within the limit; the manual
-        asks for a last byte of all ones there (SDM Vol. 1, figure "I/O Permission Bit Map"). Without it the last ports
-        of the map are refused although their bits are 0: it denies, it does not open.
-    Fix: one more byte, 0xff, and a limit that covers it.
+    Why: for each port the processor reads two bytes of the bitmap, both of which must be within the limit; the manual
+        asks for a final byte of all ones (SDM Vol. 1, figure "I/O Permission Bit Map"). Without it the last ports of
+        the map are denied although their bits are 0.
+    Fix: add one byte, 0xff, and include it in the limit.
     Bad: limit = 0x67 + 8192
     Good: limit = 0x67 + 8192 + 1, and the last byte is 0xff
     """
@@ -253,7 +266,7 @@ def bitmap_not_closed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 def _bitmap(cpu: CheckedCpu) -> int | None:
-    """The base of a bitmap that counts; None when there is none, or nobody at ring 3 to use it."""
+    """The base of a bitmap that has an effect; None when there is none, or no ring 3 code to use it."""
     table, code, start = cpu.tss, cpu.tss_descriptor, Tss.field("iopb").offset
     if table is None or table.limit < start + 1 or not cpu.ring3 or (code is not None and code.g):
         return None
@@ -266,22 +279,22 @@ def _bitmap(cpu: CheckedCpu) -> int | None:
 @rule("TSS012", ERROR, "two CPUs share one TSS")
 def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: both CPUs get their stacks from it. When both take an exception on the same IST stack, or from ring 3, the one
-        writes over the other's frame. LTR refuses a TSS that is busy, but not the same one through another descriptor
-        or GDT (SDM Vol. 3A, "Task Register": each processor has its own; "Interrupt Stack Table").
-    Fix: a TSS, and stacks, for each CPU.
+    Why: both CPUs get their stacks from it. When both take an exception on the same IST stack, or from ring 3, one
+        overwrites the other's frame. LTR rejects a busy TSS, but not the same TSS through another descriptor or GDT
+        (SDM Vol. 3A, "Task Register": each processor has its own; "Interrupt Stack Table").
+    Fix: one TSS, with its own stacks, for each CPU.
     Bad: static TSS: Tss, loaded by every CPU
-    Good: tss[cpu], with a descriptor for each
+    Good: tss[cpu], each with its own descriptor
     """
     for other in cpu.cpus:
         if other.number < cpu.number and same_tss(cpu, other):
-            message = f"the TSS at {cpu.registers.tr.base:#x} is CPU {other.number}'s too"  # type: ignore[union-attr]
+            message = f"the TSS at {cpu.registers.tr.base:#x} is also that of CPU {other.number}"  # type: ignore[union-attr]
             yield Finding("tr", None, "base", message)
             return
 
 
 def same_tss(cpu: CheckedCpu, other: CheckedCpu) -> bool:
-    """Whether two CPUs have loaded one TSS."""
+    """Whether two CPUs have loaded the same TSS."""
     mine, theirs = cpu.tss, other.tss
     if mine is None or theirs is None:
         return False
@@ -293,12 +306,12 @@ def same_tss(cpu: CheckedCpu, other: CheckedCpu) -> bool:
 @rule("TSS013", ERROR, "a stack pointer in use is zero")
 def zero_pointer(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: zero is a pointer like any other to the processor: the frame goes to 0xfffffffffffffff8 and below, where there
-        is nothing, and the page fault on the way makes #DF, then shutdown (SDM Vol. 3A, "Interrupt Stack Table", and
-        figure "64-Bit TSS Format"). Often the number is off by one: libraries that count the seven slots from 0 mean
-        IST1 by index 0. A warning for #DF where #PF has a good stack of its own, and for RSP0 before ring 3 has run; a
-        note where only vectors 28 to 30 use it, or #MC with CR4.MCE=0.
-    Fix: fill the slot that the gate names, counted from 1 as the manual does.
+    Why: to the processor zero is a pointer like any other: the frame is pushed at 0xfffffffffffffff8 and below, which
+        is not mapped, and the page fault becomes #DF, then shutdown (SDM Vol. 3A, "Interrupt Stack Table", and figure
+        "64-Bit TSS Format"). Often the number is off by one: in libraries that count the seven pointers from 0, index 0
+        is IST1. A warning for #DF where #PF has a good stack of its own, and for RSP0 before ring 3 has run; a note
+        where only vectors 28 to 30 use it, or #MC with CR4.MCE=0.
+    Fix: set the pointer that the gate names, counted from 1 as the manual does.
     Bad: tss.ist1 = top; idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=2)
     Good: tss.ist1 = top; idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)
     """
@@ -322,7 +335,7 @@ def mildness(cpu: CheckedCpu, slot: Slot) -> str:
 
 
 def _neighbour(cpu: CheckedCpu, slot: Slot) -> str:
-    """ "did you mean", where the slot before or after is filled and used by nobody."""
+    """ "did you mean", where the pointer before or after is set and not used."""
     table, number = cpu.tss, int(slot.field[-1])
     if table is None or not slot.vectors:
         return ""
@@ -330,17 +343,17 @@ def _neighbour(cpu: CheckedCpu, slot: Slot) -> str:
         if 1 <= other <= 7 and other not in cpu.ist_users:
             start = Tss.field(f"ist{other}").offset
             if start + 7 <= table.limit and table.known(start, start + 8) and any(table.data[start : start + 8]):
-                return f", while IST{other} is set and nobody uses it: did you mean IST{other}?"
+                return f", while IST{other} is set but not used: did you mean IST{other}?"
     return ""
 
 
-@rule("TSS014", ERROR, "a reserved field of the TSS is not zero: the pointers are misplaced")
+@rule("TSS014", ERROR, "a reserved field of the TSS is not zero: the pointers may be misplaced")
 def reserved_fields(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: the 64-bit TSS has four reserved bytes before RSP0, eight between RSP2 and IST1, and ten behind IST7. A
-        structure that leaves one out, or that a compiler has padded, puts every pointer behind it in the wrong place:
-        gate 8's IST1 is then zero or half of something (SDM Vol. 3A, figure "64-Bit TSS Format"). A warning where all
-        pointers in use are good none the less.
+    Why: the 64-bit TSS has four reserved bytes before RSP0, eight between RSP2 and IST1, and ten after IST7. A
+        structure that leaves one out, or that a compiler has padded, puts every pointer after it in the wrong place:
+        gate 8's IST1 is then zero or half of another pointer (SDM Vol. 3A, figure "64-Bit TSS Format"). A warning where
+        all pointers in use are good all the same; a note where nothing uses the TSS.
     Fix: declare the structure packed, with all reserved fields: 104 bytes.
     Bad: struct { u32 _; u64 rsp[3]; u64 ist[7]; ... }
     Good: struct packed { u32 _; u64 rsp[3]; u64 _; u64 ist[7]; u64 _; u16 _; u16 iopb; }
@@ -348,12 +361,13 @@ def reserved_fields(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     for name, value in _reserved(cpu):
         field = Tss.field(name)
         message = f"{name} at offset {field.offset:#x} holds {value:#x}, expected 0"
-        yield Finding("tss", None, name, message, "" if shifted(cpu) or not cpu.slots else WARNING)
+        severity = NOTE if unused(cpu) else "" if shifted(cpu) or not cpu.slots else WARNING
+        yield Finding("tss", None, name, message, severity)
         return
 
 
 def _reserved(cpu: CheckedCpu) -> Iterator[tuple[str, int]]:
-    """Reserved fields of the TSS that hold something."""
+    """The reserved fields of the TSS that are not zero, and their values."""
     table = cpu.tss
     if table is None:
         return
@@ -367,7 +381,7 @@ def _reserved(cpu: CheckedCpu) -> Iterator[tuple[str, int]]:
 
 
 def shifted(cpu: CheckedCpu) -> bool:
-    """Whether reserved fields hold something and a pointer in use is bad: one mistake, told by TSS014."""
+    """Whether a reserved field is not zero and a pointer in use is bad: one mistake, reported by TSS014."""
     if not any(True for _ in _reserved(cpu)):
         return False
     bad = any(slot.top == 0 or not cpu.canonical(slot.top) for slot in cpu.slots)
@@ -377,9 +391,9 @@ def shifted(cpu: CheckedCpu) -> bool:
 @rule("TSS015", ERROR, "a stack pointer in use is not canonical")
 def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
     """
-    Why: loading a non-canonical pointer from the TSS raises #SS during delivery, which makes #DF of a fault and a
-        shutdown of #DF (SDM Vol. 2A, INT n: if the new stack pointer is not canonical, #SS; with CR4.LA57 bits 63:57
-        must repeat bit 56). Seen where a physical address was or-ed to a base, or a value was truncated.
+    Why: loading a non-canonical pointer from the TSS raises #SS during delivery, which turns a fault into #DF and #DF
+        into a shutdown (SDM Vol. 2A, INT n: if the new stack pointer is not canonical, #SS; with CR4.LA57 bits 63:57
+        must repeat bit 56). Usual causes: a physical address OR-ed with a base, or a truncated value.
     Fix: write the 64-bit linear address of the end of the stack.
     Bad: tss.ist1 = 0x0000ffff80005000
     Good: tss.ist1 = 0xffffffff80005000
