@@ -28,6 +28,7 @@ from x86tables.machine.registers import LMA, LME, NXE, SCE
 from x86tables.prove import qemu as guest
 from x86tables.prove.boot_image import elf
 from x86tables.prove.event_log import ENTERED, GOES_ON, NOTHING, RUNS, EventLog, Observation
+from x86tables.prove.processes import exceptions_from_signals, running
 from x86tables.prove.stimulus import PUSH_LOOP, Stimulus
 from x86tables.records import Record
 
@@ -87,11 +88,13 @@ class Cpu:
     """One QEMU process. A context manager."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-        self.memory_path = os.path.join(self.folder.name, "memory")
+        self.stack = contextlib.ExitStack()
+        self.stack.enter_context(exceptions_from_signals())
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        self.folder = self.stack.enter_context(tempfile.TemporaryDirectory(dir=memory))
+        self.memory_path = os.path.join(self.folder, "memory")
         with open(self.memory_path, "wb") as file:
             file.truncate(MEBIBYTES << 20)
-        self.now: dict[int, bytes] = {}  # pages of machines as they were staged last
         self._start()
 
     def __enter__(self) -> Self:
@@ -100,31 +103,27 @@ class Cpu:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self.monitor.close()
-        self.ram.close()
-        self.folder.cleanup()
+        self.stack.close()
 
     def _start(self) -> None:
         page_table = struct.pack("<512Q", *(number << 21 | 0x83 for number in range(512)))
         directories = [(PML4 + PAGE) | 3, (PML4 + 2 * PAGE) | 3]
         tables = b"".join(struct.pack("<Q", entry).ljust(PAGE, b"\0") for entry in directories) + page_table
-        path = os.path.join(self.folder.name, "batch.elf")
+        path = os.path.join(self.folder, "batch.elf")
         with open(path, "wb") as out:
             out.write(elf([(BASE, CODE), (PML4, tables)], BASE))
-        monitor = os.path.join(self.folder.name, "monitor")
+        monitor = os.path.join(self.folder, "monitor")
         command = [
             guest.program(), "-accel", "tcg", "-no-reboot", "-cpu", "max,phys-bits=40", "-m", f"{MEBIBYTES}M",
             "-object", f"memory-backend-file,id=ram,size={MEBIBYTES}M,mem-path={self.memory_path},share=on",
             "-machine", "pc,memory-backend=ram", "-nodefaults", "-display", "none", "-debugcon", "stdio",
             "-qmp", f"unix:{monitor},server=on,wait=off", "-kernel", path,
         ]  # fmt: skip
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
+        self.process = self.stack.enter_context(running(command, stdout=subprocess.PIPE, bufsize=0))
         with open(self.memory_path, "r+b") as file:
-            self.ram = mmap.mmap(file.fileno(), 0)
+            self.ram = self.stack.enter_context(mmap.mmap(file.fileno(), 0))
         self._answer(20)
-        self.monitor = socket.socket(socket.AF_UNIX)
+        self.monitor = self.stack.enter_context(socket.socket(socket.AF_UNIX))
         self.monitor.connect(monitor)
         self._command("qmp_capabilities")
 

@@ -18,7 +18,6 @@ from x86tables.machine.machine import Machine
 from x86tables.machine.registers import LA57, PAE, SMAP, SMEP
 from x86tables.prove import boot_image, overflow
 from x86tables.prove import qemu as guest
-from x86tables.prove import qemu_kernel as kernel
 from x86tables.tables.idt import Gate as IdtGate
 
 ROOT = Path(__file__).parent.parent
@@ -218,10 +217,10 @@ def test_a_guest_is_judged_by_its_log(tmp_path: Path) -> None:
 @pytest.mark.needs("as", "ld", QEMU)
 def test_a_guest_in_which_nothing_happens_proves_nothing(tmp_path: Path) -> None:
     path = build(tmp_path, "mov $7, %al; out %al, $0xf4; hlt")
-    ending = guest.watch([*kernel.arguments(str(path)), *kernel.DEVICES, "-display", "none"])
+    ending = guest.watch(guest.kernel(str(path)))
     assert (ending.verdict, ending.status) == ("unknown", 15)
     path = build(tmp_path, "hlt; jmp start")
-    ending = guest.watch([*kernel.arguments(str(path)), "-display", "none"], 1)
+    ending = guest.watch(guest.kernel(str(path)), 1)
     assert (ending.verdict, ending.status) == ("unknown", None)
     assert ending.reason.endswith("within 1 seconds: nothing is proved")
 
@@ -244,4 +243,4 @@ def test_multiboot(tmp_path: Path) -> None:
 @pytest.mark.needs("as", "ld")
 def test_multiboot_header(tmp_path: Path) -> None:
     data = build(tmp_path, "ud2", MULTIBOOT).read_bytes()
-    assert kernel.multiboot(data) and not kernel.multiboot(data.replace(MAGIC, bytes(4)))
+    assert guest._multiboot(data) and not guest._multiboot(data.replace(MAGIC, bytes(4)))

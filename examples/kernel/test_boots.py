@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from x86tables.prove import qemu as guest
-from x86tables.prove import qemu_kernel as kernel
 
 BUILD = Path(__file__).parent / "build"
 SECONDS = 60  # for one boot; it takes less than one
@@ -20,8 +19,8 @@ SECONDS = 60  # for one boot; it takes less than one
 
 def boot(fate: str, command: str) -> guest.Ending:
     """Boot the kernel that is to meet this fate."""
-    arguments = kernel.arguments(str(BUILD / fate / "kernel.elf"), append=command)
-    return guest.watch([*arguments, *kernel.DEVICES, "-display", "none"], SECONDS)
+    kernel = str(BUILD / fate / "kernel.elf")
+    return guest.watch([*guest.kernel(kernel, append=command), "-display", "none"], SECONDS)
 
 
 def check(fate: str) -> dict[str, object]:

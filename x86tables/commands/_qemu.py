@@ -38,10 +38,7 @@ def run(args: argparse.Namespace) -> int:
         return _guest(args, "qemu " + " ".join(command), guest.watch(command, seconds), version)
     if args.guest:
         raise UsageError("IMAGE or QEMU's arguments behind --, not both: -- -kernel KERNEL ...")
-    from ..prove import qemu_kernel as kernel
-
-    command = kernel.arguments(args.image, args.append)
-    ending = guest.watch([*command, *kernel.DEVICES], seconds)
+    ending = guest.watch(guest.kernel(args.image, args.append), seconds)
     return _guest(args, args.image, ending, version)
 
 
@@ -53,23 +50,19 @@ def _configuration(args: argparse.Namespace, seconds: float, version: str) -> in
     if names != ("stack-overflow",):
         raise UsageError("--on qemu runs a stack overflow and no other scenario: --on bochs runs the rest")
     found = [overflow(machine, options, seconds) for machine in chosen(image, args)]
-    from ..render import qemu
-    from ..render.json import prove
+    from ..render import prove
+    from ..render.json import prove as document
 
-    _print(args, qemu.text(image, found, version), lambda: prove.overflow(image, found, version))
+    _print(args, prove.overflow(image, found, version), lambda: document.overflow(image, found, version))
     return 0 if found and all(one.verdict == args.expect and not one.differs for one in found) else 1
 
 
 def _guest(args: argparse.Namespace, title: str, ending: Ending, version: str) -> int:
-    from ..render import qemu
-    from ..render.json import prove
+    from ..render import prove
+    from ..render.json import prove as document
 
-    symbols = _symbols(args)
-    _print(
-        args,
-        qemu.guest_text(title, ending, symbols, version),
-        lambda: prove.guest(title, ending, symbols, version),
-    )
+    shown = title, ending, _symbols(args), version
+    _print(args, prove.guest(*shown), lambda: document.guest(*shown))
     return 0 if ending.verdict == args.expect else 1
 
 

@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(document.prove(image, proofs, bochs.CPU), indent=1))
     else:
-        from ..render import proof, text
+        from ..render import prove as lines
+        from ..render import text
 
-        text.output(proof.text(image, proofs, bochs.CPU, args.events))
+        text.output(lines.prove(image, proofs, bochs.CPU, args.events))
     return status(proofs, args.expect)
 
 

@@ -52,7 +52,7 @@ class Runner:
             self.pages.clear()
 
 
-class _Begun(Record):
+class _Pending(Record):
     """A delivery that may or may not be completed: the registers at its start."""
 
     vector: int
@@ -68,8 +68,8 @@ class _Run:
         self.machine, self.stimulus, self.handler_stack, self.most = machine, stimulus, handler_stack, most
         self.observations: list[Observation] = []
         self.outcome, self.needs = "the emulator returned", ""
-        self.begun: _Begun | None = None
-        self.pushed: dict[int, int] = {}  # linear -> physical of the 8-byte writes since `begun`
+        self.pending: _Pending | None = None
+        self.pushed: dict[int, int] = {}  # linear -> physical of the 8-byte writes since `pending`
         self.marked = -1  # the byte with the accessed bit that was written since
         self.armed = self.executed = False
         self.entered, self.top = 0, 0
@@ -105,11 +105,11 @@ class _Run:
 
     def on_fault(self, session: Any, _: int, vector: int, code: int) -> None:
         """A fault, EXT set and CR2 loaded; RIP, RSP and RF are not yet those of the instruction's start."""
-        if (begun := self.begun) is not None:
-            if begun.registers != _place(session.cpu):
-                if self.enter(session, begun):
+        if (pending := self.pending) is not None:
+            if pending.registers != _place(session.cpu):
+                if self.enter(session, pending):
                     return None
-            elif begun.double:
+            elif pending.double:
                 self.note_fault(session, vector, code)
                 return self.stop(session, SHUTDOWN)
         self.note_fault(session, vector, code)
@@ -122,12 +122,12 @@ class _Run:
         )
         if not raised:
             self.observations.append(Observation(TAKEN, vector))
-        self.begun, self.pushed = _Begun(vector, raised and vector == DF, _place(session.cpu)), {}
+        self.pending, self.pushed = _Pending(vector, raised and vector == DF, _place(session.cpu)), {}
         self.marked = -1
 
     def on_instruction(self, session: Any, _: int, __: Any) -> None:
         """An instruction was fetched and is about to run."""
-        if self.begun is not None and self.enter(session, self.begun):
+        if self.pending is not None and self.enter(session, self.pending):
             return None
         if self.entered:
             if self.top - session.cpu.rsp >= self.handler_stack:
@@ -140,9 +140,9 @@ class _Run:
     def on_access(self, session: Any, _: int, linear: int, physical: int, size: int, __: int, kind: int) -> None:
         """A table was read, or something written."""
         if kind == 1:
-            if self.begun is not None and size == 8:
+            if self.pending is not None and size == 8:
                 self.pushed[linear] = physical
-            elif self.begun is not None:
+            elif self.pending is not None:
                 self.marked = physical
         elif kind != FETCH:
             for byte in (physical, physical + size - 1):
@@ -186,7 +186,7 @@ class _Run:
             self.cr2 = session.cpu.cr2
         self.observations.append(Observation(RAISED, vector, code, self.cr2 if vector == PF else None))
 
-    def enter(self, session: Any, begun: _Begun) -> bool:
+    def enter(self, session: Any, pending: _Pending) -> bool:
         """A delivery is complete: note it. True if this was the end: enough of them, or a frame in no memory."""
         cpu = session.cpu
         rsp = cpu.rsp
@@ -202,10 +202,10 @@ class _Run:
         cs, ss = cpu.cs.selector, cpu.ss.selector
         self.observations.append(
             Observation(
-                ENTERED, begun.vector, 0, self.cr2, cpu.rip, rsp, cpu.rflags, cs, ss, None if overwritten else frame
+                ENTERED, pending.vector, 0, self.cr2, cpu.rip, rsp, cpu.rflags, cs, ss, None if overwritten else frame
             )
         )
-        self.begun, self.top = None, rsp
+        self.pending, self.top = None, rsp
         self.entered += 1
         if self.entered >= self.most:
             self.stop(session, GOES_ON)

@@ -63,7 +63,7 @@ class EventLog(Record):
     (no event), `unknown`, or in other words, for a person.
 
     `memory` is what changed: physical address -> byte, None for one that is not known; None for all of it. A prediction
-    may leave out rounds that are like the ones before: they belong before `observations[gap]`. `most` is after how many
+    may leave out iterations of a loop: they belong before `observations[gap]`. `most` is after how many
     handlers to stop watching. `needs` is what an `unknown` end needs and the image does not hold.
     """
 
@@ -162,7 +162,7 @@ def _raised(event: Event) -> Observation:
 
 def differences(ours: EventLog, theirs: EventLog) -> list[str]:
     """Where two event logs differ, in words; empty when they agree. What is not known is not compared."""
-    if ours.outcome == UNKNOWN:  # as far as we know, and to where rounds are left out
+    if ours.outcome == UNKNOWN:  # as far as we know, and to where iterations are left out
         ours = ours.replace(observations=ours.observations[: ours.gap])
         theirs = theirs.replace(observations=theirs.observations[: len(ours.observations)], outcome=UNKNOWN)
     elif ours.gap is not None:

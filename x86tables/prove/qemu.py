@@ -10,12 +10,15 @@ import contextlib
 import os
 import select
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
 
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
+from ..elf import CORE, Elf, is_elf
 from ..errors import NotThere, UsageError
+from ..machine.files import load
 from ..machine.symbols import printable
 from ..qemulog import chains
 from ..qemulog.entries import Delivering, Raised, Reset, entries, lines
@@ -39,6 +42,10 @@ ROUNDS = 300  # the same exception at the same place so often in a row
 MOST_OUTPUT = 1 << 20  # bytes of a guest's output that are kept
 PF, DF = 14, 8
 DISPLAYS = frozenset(("-display", "-nographic", "-vnc", "-spice", "-curses", "-sdl", "-gtk"))
+
+# the first serial port is what a kernel is likely to print on, and isa-debug-exit where tests are used to find it
+DEVICES = ("-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04")
+MULTIBOOT, SEARCHED, A_OUT = 0x1BADB002, 8192, 1 << 16  # the header's magic, where it is looked for, addresses in it
 
 
 class Ending(Record):
@@ -76,6 +83,30 @@ def version() -> str:
             raise NotThere(f"{path} --version does not answer within {ANSWER:g} seconds") from None
     words = output.decode(errors="replace").split()
     return f"QEMU {printable(words[3])}" if words[:3] == ["QEMU", "emulator", "version"] and words[3:] else "QEMU"
+
+
+def kernel(path: str, append: str | None = None) -> list[str]:
+    """QEMU's arguments for somebody's own kernel. UsageError for one that QEMU refuses, with what to do."""
+    data = load(path)
+    if not is_elf(data) or (elf := Elf(path, data)).type == CORE:
+        raise UsageError(
+            f"{path}: --on qemu takes a configuration (*.toml) or a linked ELF kernel; --on bochs a memory dump"
+        )
+    if elf.bits == 64 and _multiboot(data[:SEARCHED]):
+        raise UsageError(
+            f"{path}: QEMU refuses an ELF64 file with a multiboot1 header: run a copy as ELF32, "
+            "`objcopy -O elf32-i386 KERNEL COPY`"
+        )
+    return ["-kernel", path, *(["-append", append] if append is not None else []), *DEVICES]
+
+
+def _multiboot(data: bytes) -> bool:
+    """Whether the beginning of a file has a multiboot1 header that relies on the ELF header for addresses."""
+    for at in range(0, len(data) - 11, 4):
+        magic, flags, checksum = struct.unpack_from("<III", data, at)
+        if magic == MULTIBOOT and (magic + flags + checksum) & 0xFFFF_FFFF == 0:
+            return not flags & A_OUT
+    return False
 
 
 def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
