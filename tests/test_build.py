@@ -1,6 +1,7 @@
 """`x86tables build`: checked before it is written, and the same bytes whoever links them."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,6 +89,29 @@ def test_what_cannot_be_written_is_refused_before(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert refused("build", two, "-o", file, "--emit", "ld") == f"{file}: File exists"
+
+
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    """All files or none; here a limit on the size of a file is the disk."""
+    out = tmp_path / "out"
+    output("build", DOUBLE_FAULT, "-o", out, "--emit", "bin")
+    path = tmp_path / "kernel.toml"
+    path.write_text(DOUBLE_FAULT.read_text().replace("gdt = 0xffffffff80200000", "gdt = 0xffffffff80200100"))
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    for folder in (out, tmp_path / "new"):
+        program = (
+            "import resource, sys; from x86tables.commands import main; "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.exit(main(sys.argv[1:]))"
+        )
+        argv = [sys.executable, "-B", "-c", program, "build", str(path), "-o", str(folder), "--emit", "bin,ld"]
+        done = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"x86tables: {folder}/idt.bin: cannot be written: File too large\n"
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+    output("build", path, "-o", out, "--emit", "bin")
+    assert {file.name for file in out.iterdir()} == before.keys()
+    assert (out / "gdtr.bin").read_bytes() != before["gdtr.bin"]
 
 
 # With a linked kernel

@@ -293,51 +293,6 @@ def test_mistakes(what: str, tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/kernel.toml:{expected}"
 
 
-def deep(key: str, parts: int) -> str:
-    return ".".join([key, *"a" * (parts - 1)])
-
-
-# What costs a parser time, memory or its stack; each is refused before tomllib sees it
-HOSTILE = {
-    "digits": ("[idt]\n8 = " + "9" * 5000, "2: a number of 5,000 digits: at most 64 can be read"),
-    "hexadecimal digits": ("[idt]\n8 = 0x" + "f" * 9000, "2: a number of 9,002 digits: at most 64 can be read"),
-    "parts of a key": (deep("idt", 2000) + " = 1", "1: a key has more than 16 parts"),
-    "more parts of a key": (deep("idt", 20000) + " = 1", "1: a key has more than 16 parts"),
-    "quoted parts": ("a = 1\nidt" + ' . "a"' * 16 + " = 1", "2: a key has more than 16 parts"),
-    "parts of a header": ("\n[" + deep("idt", 2000) + "]", "2: a key has more than 16 parts"),
-    "parts in a table": ("idt = { " + deep("a", 17) + " = 1 }", "1: a key has more than 16 parts"),
-    "arrays": ("cpu = " + "[" * 100_000, "1: values are nested more than 16 deep"),
-    "closed arrays": ("cpu = " + "[" * 17 + "]" * 17, "1: values are nested more than 16 deep"),
-    "tables": ("cpu = " + "{a=" * 300 + "1" + "}" * 300, "1: values are nested more than 16 deep"),
-    "open string": ('a = "' + '\\"' * 400_000 + "\n", "1: invalid TOML: Illegal character '\\n'"),
-    "long value": (
-        'tables.gates = "' + "a" * 900_000 + '"',
-        f"1: tables.gates: expected 1..256; found '{'a' * 79}... (900,002 characters)",
-    ),
-    "long key": (
-        "a" * 900_000 + " = 1",
-        f'1: "{"a" * 80}...": unknown key; the keys here are gdt, cpu, idt, syscall, memory, symbols, tables, stubs, '
-        "machine, check",
-    ),
-    "digits of a size": (
-        f'{CPU}rsp0 = {{ bottom = "s", size = "{"9" * 5000}" }}',
-        f'2: cpu.rsp0.size: \'{"9" * 79}... (5,002 characters) is not a size: a number of bytes, or "20 KiB" expected',
-    ),
-    "digits of a vector": (
-        f'[idt]\n"{"1" * 5000}" = 1',
-        f'2: idt."{"1" * 80}...": \'{"1" * 79}... (5,002 characters) is not a vector; "8", "#DF" or "32..47" expected',
-    ),
-}
-
-
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_files_are_refused_with_a_sentence(what: str, tmp_path: Path) -> None:
-    text, expected = HOSTILE[what]
-    with pytest.raises(UsageError) as error:
-        loaded(tmp_path, text)
-    assert str(error.value) == f"{tmp_path}/kernel.toml:{expected}"
-
-
 def test_what_is_within_the_limits_is_read(tmp_path: Path) -> None:
     """Dots and brackets in strings and comments count for nothing."""
     dots = "a." * 40 + "b"

@@ -11,6 +11,7 @@ import os
 
 from ..delivery.simulate import LOOPS, TRIPLE_FAULT
 from ..errors import NotThere, UsageError
+from ..outputs import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,13 +53,8 @@ def run(args: argparse.Namespace) -> int:
         if refused:
             output([*told, f"nothing was written: {refused}; --no-check writes it all the same"])
             return 1
-    os.makedirs(args.output, exist_ok=True)
-    for name, contents in files.items():
-        path = os.path.join(args.output, name)
-        with open(path, "wb") as file:
-            file.write(contents)
-        told.append(f"{path}: {len(contents):,} bytes")
-    output(told)
+    write_all(args.output, files)
+    output([*told, *(f"{os.path.join(args.output, name)}: {len(data):,} bytes" for name, data in files.items())])
     return 0
 
 

@@ -11,6 +11,7 @@ import os
 
 from ..errors import ImageError, UsageError
 from ..machine.memory import PAGE, Recording
+from ..outputs import replacing
 from ..readers import elfcore
 from ._image import add_image_arguments, image_from
 
@@ -77,18 +78,9 @@ def _require_a_file(path: str) -> None:
 
 
 def _write(path: str, memory: Memory, pages: set[int], notes: bytes) -> int:
-    """Write the core; it takes the name, and the mode of a file that has it, when it is complete."""
-    import shutil
-    import tempfile
-
-    path = os.path.realpath(path)
-    with tempfile.TemporaryDirectory(prefix=".x86tables-", dir=os.path.dirname(path)) as beside:
-        complete = os.path.join(beside, "core")
-        count = elfcore.write(complete, memory, pages, notes)
-        if os.path.exists(path):
-            shutil.copymode(path, complete)
-        os.replace(complete, path)
-    return count
+    """Write the core; a link goes on naming the file that it names."""
+    with replacing([os.path.realpath(path)]) as (complete,):
+        return elfcore.write(complete, memory, pages, notes)
 
 
 def touch(image: Image) -> None:

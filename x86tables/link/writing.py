@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ..errors import ImageError, UsageError, X86TablesError
+from ..errors import ImageError, X86TablesError
+from ..outputs import replacing
 from .kernel import read
 from .plan import entry_name
 from .plan import plan as make_plan
@@ -29,24 +30,11 @@ def write(plan: Plan, out: str) -> None:
 
     It is read again before: ImageError, and nothing is written, when it is not as declared.
     """
-    import tempfile
-
-    out = os.path.realpath(out)
-    if os.path.exists(out) and not os.path.isfile(out):
-        raise UsageError(f"{out}: not a file")
-    if not os.path.isdir(os.path.dirname(out)):
-        raise UsageError(f"{out}: there is no such directory")
-    mode = os.stat(plan.kernel.path).st_mode & 0o7777
-    handle, temporary = tempfile.mkstemp(prefix=".x86tables-", dir=os.path.dirname(out))
-    try:
-        with open(handle, "wb") as file:
+    out = os.path.realpath(out)  # a link goes on naming the file that it names
+    with replacing([out], os.stat(plan.kernel.path).st_mode & 0o7777) as (complete,):
+        with open(complete, "wb") as file:
             file.write(patched(plan))
-            os.fchmod(file.fileno(), mode)
-        _verify(plan, temporary, out)
-        os.replace(temporary, out)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        _verify(plan, complete, out)
 
 
 def _verify(plan: Plan, temporary: str, out: str) -> None:
