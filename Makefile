@@ -21,6 +21,7 @@ check: .venv/check.stamp
 
 docs: .venv/test.stamp
 	$(RUN) x86tables.checks > docs/rules.md
+	$(RUN) x86tables.render.json x86tables/json_schemas
 
 # Our deliveries against Bochs' on N machines, on all cores; the same ones for the same SEED.
 N := 10000

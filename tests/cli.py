@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from x86tables.commands import main
 
 IMAGES = Path(__file__).parent / "images"
+SCHEMAS = Path(__file__).parent.parent / "x86tables/json_schemas"
 
 
 def call(*argv: object) -> tuple[int, str, str]:
@@ -32,6 +35,19 @@ def refused(*argv: object) -> str:
     assert (status, out) == (2, "")
     assert err.startswith("x86tables: ") and err.endswith("\n") and err.count("\n") == 1
     return err.removeprefix("x86tables: ").rstrip("\n")
+
+
+def validator(name: str) -> Draft202012Validator:
+    """The published schema of a command's JSON."""
+    return Draft202012Validator(json.loads((SCHEMAS / f"{name}.schema.json").read_text()))
+
+
+def fitting(name: str, text: str) -> Any:
+    """A document that fits its published schema."""
+    document = json.loads(text)
+    errors = [f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(document)]
+    assert not errors
+    return document
 
 
 def dumped(*argv: object) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Proofs on Bochs: what is compared, what is said when it cannot be, and kernels whose fate is known."""
 
-import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import IMAGES, call, refused
+from cli import IMAGES, call, fitting, refused
 from kernels import GUARD, IST, MAPPINGS, TOP, gate, kernel
 from mutated import CHANGES, linux
 
@@ -210,7 +209,7 @@ def test_the_command_in_json() -> None:
         "prove", IMAGES / "linux.core", "--on", "bochs", "--cpu", "1", "--scenario", "syscall-gap", "--format", "json"
     )
     assert (status, err) == (0, "")
-    document = json.loads(out)
+    document = fitting("prove", out)
     (cpu,) = document["cpus"]
     assert (document["schema"], cpu["cpu"], cpu["verdict"], cpu["agrees"]) == (1, 1, "survives", True)
     (scenario,) = cpu["scenarios"]

@@ -1,6 +1,5 @@
 """Proofs in QEMU: real stack overflows on declared tables, and guests judged by the log."""
 
-import json
 import runpy
 import subprocess
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 import assemble
 import pytest
 import specimens
-from cli import call, refused
+from cli import call, fitting, refused
 
 from x86tables import Gate, Idt
 from x86tables.delivery.scenarios import run_scenario
@@ -150,7 +149,7 @@ def test_the_image_takes_no_page_of_the_machine(machine: Callable[..., Machine])
 @needs_qemu
 def test_prove_a_configuration(tmp_path: Path) -> None:
     status, out, err = call("prove", CONFIG, "--on", "qemu", "--format", "json")
-    cpu = json.loads(out)["cpus"][0]
+    cpu = fitting("prove", out)["cpus"][0]
     assert (status, err) == (0, "")
     assert (cpu["verdict"], cpu["agrees"], cpu["vector"], cpu["stack"]) == ("survives", True, 8, "IST1")
     assert cpu["cr2"] == "0xffffffff80210ff8"

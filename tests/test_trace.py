@@ -1,26 +1,16 @@
 """The `trace` command: any one delivery, step by step."""
 
-import json
 from typing import Any
 
 import pytest
-from cli import IMAGES, output, refused
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from cli import IMAGES, fitting, output, refused
 
 LINUX = IMAGES / "linux.core"
 
 
-DOCS = IMAGES.parent.parent / "docs"
-SCHEMAS = {name: json.loads((DOCS / name).read_text()) for name in ("trace.schema.json", "dump.schema.json")}
-REGISTRY = Registry().with_resources((name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items())
-
-
 def traced(*argv: object, image: str = "linux.core") -> Any:
     """The JSON of `trace`; it fits the published schema."""
-    document = json.loads(output("trace", IMAGES / image, *argv, "--format", "json"))
-    Draft202012Validator(SCHEMAS["trace.schema.json"], registry=REGISTRY).validate(document)
-    return document
+    return fitting("trace", output("trace", IMAGES / image, *argv, "--format", "json"))
 
 
 def test_a_page_fault_in_user_mode() -> None:

@@ -81,6 +81,8 @@ class Document(Object):
             if cls._writers is None:
                 cls._writers = {name: (name.rstrip("_"), _writer(kind)) for name, kind in cls._fields.items()}
             for name, (key, write) in cls._writers.items():
+                if name not in values and name not in cls._defaults:
+                    raise TypeError(f"{cls.__name__} lacks {name}")
                 value = values.pop(name) if name in values else cls._defaults[name]
                 if value is not LEFT_OUT:
                     self[key] = value if write is None or value is None else write(value)
@@ -99,6 +101,12 @@ class Document(Object):
     def _made(cls, value: Any) -> Any:
         """What stands in a field of this kind: an object that is there already, of any kind, or one of a source."""
         return value if isinstance(value, dict) else cls.of(value)
+
+
+class Answer(Document, schema={"const": SCHEMA}):
+    """A whole document."""
+
+    schema: Natural = SCHEMA
 
 
 def hexadecimal(value: int | None) -> str | None:
@@ -133,30 +141,36 @@ def one_of(*values: str | None) -> dict[str, Any]:
 
 
 def schema(title: str, *kinds: type[Document]) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a document that is one of some kinds."""
+    """The JSON Schema (draft 2020-12) of a document that is of one of some kinds."""
     used: dict[str, dict[str, Any]] = {}
     tops = [_object(kind, used) for kind in kinds]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
-        "description": NOTE,
-        **(tops[0] if len(tops) == 1 else {"oneOf": tops}),
+        "$comment": NOTE,
+        **(tops[0] if len(tops) == 1 else {"anyOf": tops}),
         "$defs": {name: used[name] for name in sorted(used)},
     }
 
 
-def _object(kind: type[Document], used: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """One object; those in it go to `used`."""
-    import ast
+def described(kind: type[Document]) -> tuple[str, dict[str, str]]:
+    """The first line of a docstring, and what its further lines say of fields."""
     import inspect
 
-    title, *rest = inspect.cleandoc(kind.__doc__ or "").splitlines()
-    texts = dict(line.split(": ", 1) for line in rest if ": " in line)
+    title, *lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
+    return title, dict(line.split(": ", 1) for line in lines if line)
+
+
+def _object(kind: type[Document], used: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One object; the definitions that it needs go to `used`."""
+    import ast
+
+    title, texts = described(kind)
     properties = {}
-    for name, written in kind._fields.items():
-        text = {"description": texts[name]} if name in texts else {}
-        shape = _shape(ast.parse(written, mode="eval").body, used)
-        properties[name.rstrip("_")] = shape | kind._more.get(name, {}) | text
+    for name, annotation in kind._fields.items():
+        key = name.rstrip("_")
+        shape = _shape(ast.parse(annotation, mode="eval").body, used)
+        properties[key] = shape | kind._more.get(name, {}) | ({"description": texts[key]} if key in texts else {})
     return {
         "type": "object",
         "description": title,
@@ -168,7 +182,7 @@ def _object(kind: type[Document], used: dict[str, dict[str, Any]]) -> dict[str, 
 
 
 def _shape(node: Any, used: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The schema of one annotation."""
+    """The schema of an annotation."""
     import ast
 
     match node:
@@ -182,13 +196,12 @@ def _shape(node: Any, used: dict[str, dict[str, Any]]) -> dict[str, Any]:
         case ast.Constant(value=None):
             return {"type": "null"}
     name: str = node.id
-    if name in Document._kinds:
-        if name not in used:
-            used[name] = {}
-            used[name] = _object(Document._kinds[name], used)
-        return {"$ref": f"#/$defs/{name}"}
-    return _bits(int(name[1:])) if name[1:].isdigit() else dict(SCALARS[name])
-
-
-def _bits(count: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 0, "maximum": (1 << count) - 1}
+    kind = Document._kinds.get(name)
+    if kind is None and name not in ("Hex", "Raw"):
+        bits = name[1:]
+        return {"type": "integer", "minimum": 0, "maximum": (1 << int(bits)) - 1} if bits.isdigit() else SCALARS[name]
+    short = name.removesuffix("Json")
+    if short not in used:
+        used[short] = {}  # while its own fields are looked at
+        used[short] = SCALARS[name] if kind is None else _object(kind, used)
+    return {"$ref": f"#/$defs/{short}"}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 
+from ..documents import Answer, Document, hexadecimal
 from ..errors import NotThere
 from ..tables.tss import STACKS
 from . import number
@@ -22,39 +23,76 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..config.compiled import CompiledTable, CompiledTables, Item, Lookup
+    from ..documents import Hex, Natural, Raw
 
 HEX = {"base", "offset", *STACKS}
 
 
+class ItemJson(Document, additionalProperties={"type": ["integer", "boolean", "string", "null"]}):
+    """An entry of a table, with the fields of its layout beside these.
+
+    number: its slot in a GDT, its vector in an IDT
+    addresses: fields that are an address, and of what
+    raw: null when one of these has no address yet
+    """
+
+    number: Natural
+    name: str
+    addresses: dict[str, str]
+    raw: Raw | None
+
+
+class EmittedTableJson(Document):
+    """A table; `base` is null when it has no address yet."""
+
+    kind: str
+    name: str
+    base: Hex | None
+    limit: Natural
+    entries: list[ItemJson]
+
+
+class TablesJson(Answer):
+    """The tables of a configuration.
+
+    constants: what the other languages call by these names; STAR is a hex string
+    """
+
+    config: str
+    constants: dict[str, Natural | Hex]
+    tables: list[EmittedTableJson]
+
+
 def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One document."""
-    document = {
-        "schema": 1,
-        "config": tables.source.path,
-        "constants": {name: hex(value) if name == "STAR" else value for name, value in tables.constants.items()},
-        "tables": [_table(table, find) for table in tables.all],
-    }
+    constants: dict[str, Any] = dict(tables.constants)
+    if "STAR" in constants:
+        constants["STAR"] = hexadecimal(constants["STAR"])
+    rows = [_table(table, find) for table in tables.all]
+    document = TablesJson(config=tables.source.path, constants=constants, tables=rows)
     return {"tables.json": json.dumps(document, indent=1) + "\n"}
 
 
-def _table(table: CompiledTable, find: Lookup) -> dict[str, Any]:
+def _table(table: CompiledTable, find: Lookup) -> EmittedTableJson:
     try:
-        base: str | None = hex(table.place.at(find))
+        base: int | None = table.place.at(find)
     except NotThere:
         base = None
     entries = [_entry(table, item, find) for item in table.items]
-    return {"kind": table.kind, "name": table.name, "base": base, "limit": table.size - 1, "entries": entries}
+    return EmittedTableJson.of(table, base=base, limit=table.size - 1, entries=entries)
 
 
-def _entry(table: CompiledTable, item: Item, find: Lookup) -> dict[str, Any]:
+def _entry(table: CompiledTable, item: Item, find: Lookup) -> ItemJson:
     try:
-        value, raw = item.at(find), bytes(item.at(find)).hex()
+        value, raw = item.at(find), bytes(item.at(find))
     except NotThere:
         value, raw = item.value, None
     # the stack pointers of a TSS are ist1, ist2; the field of a gate that is called ist is a number
     wide = {field.name for field in value.fields if field.width > 16 and field.name in HEX}
-    fields = {name: hex(number) if name in wide else number for name, number in value.asdict().items()}
+    fields: dict[str, Any] = {name: hex(part) if name in wide else part for name, part in value.asdict().items()}
     if raw is None:
         fields |= dict.fromkeys(item.addresses)
     addresses = {field: str(address) for field, address in item.addresses.items()}
-    return {"number": number(table, item), "name": item.name, "addresses": addresses, "raw": raw, **fields}
+    made = ItemJson(number=number(table, item), name=item.name, addresses=addresses, raw=raw)
+    made.update(fields)
+    return made

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from ...documents import SCHEMA, Document
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ...documents import Natural
-
-
-class Answer(Document, schema={"const": SCHEMA}):
-    """What a command prints."""
-
-    schema: Natural = SCHEMA
+from ...documents import Document
 
 
 class ImageJson(Document):

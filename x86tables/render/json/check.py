@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...delivery.scenarios import NOT_APPLICABLE
 from ...delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
-from ...documents import LEFT_OUT, Document, one_of
+from ...documents import LEFT_OUT, Answer, Document, one_of
 from ...tables.tss import STACKS
-from . import Answer, ImageJson
+from . import ImageJson
 from .trace import LoopJson, StepJson, loop, steps
 
 TYPE_CHECKING = False

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ...documents import LEFT_OUT, hexadecimal
+from ...documents import LEFT_OUT, Answer, hexadecimal
 from ..anomalies import oddities
 from ..describe import meaning
-from . import Answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

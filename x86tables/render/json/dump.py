@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ...documents import LEFT_OUT, Document, one_of
+from ...documents import LEFT_OUT, Answer, Document, one_of
 from ...errors import NotThere
 from ...tables.gdt import CallGate, SegmentDescriptor
 from ...tables.tss import STACKS, Tss
 from ..data import entries, stacks
-from . import Answer, ImageJson
+from . import ImageJson
 from .registers import RegistersJson
 from .tables import (
     AT_LEAST_ONE,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ...checks import PHASES, SEVERITIES
-from ...documents import Document, one_of
-from . import Answer
+from ...documents import Answer, Document, one_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ...documents import Document, one_of
+from ...documents import Answer, Document, one_of
 from ...qemulog.chains import CUT, ENTERED, EXCEPTION, GUEST, INT, INTERRUPT, OTHER, OUTCOMES, SHUTDOWN
 from .. import log as words
-from . import Answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

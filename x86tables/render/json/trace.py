@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...delivery.events import DELIVERED
-from ...documents import LEFT_OUT, Document, one_of
+from ...documents import LEFT_OUT, Answer, Document, one_of
 from ...tables.vectors import label
-from . import Answer, ImageJson
+from . import ImageJson
 from .registers import RegistersJson
 
 TYPE_CHECKING = False
