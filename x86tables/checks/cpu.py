@@ -211,7 +211,7 @@ class CheckedCpu(CheckedTables):
 
     @memoized
     def spans(self) -> list[tuple[int, int, str]]:
-        """Where the tables lie: first byte, end and name of each. Of a large GDT, the pages that somebody names."""
+        """Where the tables lie: first byte, end and name of each. Of a large GDT or LDT, the pages in use."""
         found = []
         for name in ("gdt", "idt", "tss", "ldt"):
             table = self.table(name)

@@ -187,8 +187,8 @@ class CheckedTables:
     def descriptors(self) -> dict[int, Code]:
         """The descriptors of the GDT by selector, as far as it can be read.
 
-        Of a large one the pages that somebody names: Xen's base lies 14 pages below its first descriptor, in a guest's
-        table or in memory that is none.
+        Of a large one only the pages in use: Xen's base lies 14 pages below its first descriptor, and the pages between
+        hold a guest's table, or no table at all.
         """
         table = self.table("gdt")
         if table is None or table.error:
@@ -203,7 +203,7 @@ class CheckedTables:
         }
 
     def named_pages(self, table: Table) -> set[int]:
-        """The pages of the GDT or LDT in which somebody has a descriptor."""
+        """The pages of the GDT or LDT that hold a descriptor in use."""
         ti = 4 if table.name == "ldt" else 0
         return {(table.base + (s & ~7)) % TOP & -PAGE for s in self.users if s & 4 == ti}
 
@@ -234,7 +234,7 @@ class CheckedTables:
 
     @memoized
     def present(self) -> dict[int, Gate]:
-        """The gates that lead somewhere: present interrupt and trap gates."""
+        """The present interrupt and trap gates."""
         return {v: gate for v, gate in self.gates.items() if gate.p and gate.type in (INTERRUPT, TRAP) and not gate.s}
 
     @memoized
