@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from x86tables.commands import main
+from x86tables.commands import BUG, main
 
 IMAGES = Path(__file__).parent / "images"
 SCHEMAS = Path(__file__).parent.parent / "x86tables/json_schemas"
@@ -19,6 +19,7 @@ def call(*argv: object) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main([str(word) for word in argv])
+    assert status != BUG, err.getvalue()
     return status, out.getvalue(), err.getvalue()
 
 

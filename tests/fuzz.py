@@ -7,6 +7,7 @@ long run is guided by coverage: a damaged file that leads to a new step from lin
 
 import gzip
 import lzma
+import os
 import random
 import sys
 import tempfile
@@ -31,6 +32,7 @@ LIES = [
     b"\0\0\0\x80",
     b"\1" + b"\0" * 7,
 ]
+os.environ["X86TABLES_DEBUG"] = "1"
 PACKAGE = str(Path(x86tables.__file__).parent)
 SECONDS = 5.0  # of the processor, for one file of these sizes
 

@@ -30,7 +30,9 @@ def replacing(paths: Sequence[str], mode: int | None = None) -> Iterator[list[st
                 os.chmod(name, os.stat(path, follow_symlinks=False).st_mode & 0o7777 if mode is None else mode)
         for path, name in zip(paths, complete, strict=True):
             os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # such as a full disk
+            error.filename = ", ".join(paths)
         for name in complete:
             with suppress(OSError):  # it has got its name already
                 os.unlink(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from ..errors import ImageError, UsageError
 from ..machine.files import load
 from . import RULES, Report
@@ -63,12 +61,14 @@ def read_baseline(path: str) -> Known:
     A finding is known by CPU, rule and place, not by its message, whose addresses change from boot to boot. Without
     `cpu` it is accepted on every CPU.
     """
+    import json
+
     try:
         document = json.loads(bytes(load(path)[:]))
         if "accepted" in document:
             return frozenset((row.get("cpu"), row["rule"], row["where"]) for row in document["accepted"])
         return frozenset((cpu["cpu"], row["rule"], row["where"]) for cpu in document["cpus"] for row in cpu["findings"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         what = 'the JSON of `check --format json`, or {"accepted": [{"rule": ..., "where": ...}]}'
         raise ImageError(f"{path}: not a baseline: {what} is expected") from None
 

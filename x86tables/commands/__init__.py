@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from typing import Any, NoReturn
+
+BUG = 70
+LONGEST = 540  # characters of a sentence
 
 
 def names() -> list[str]:
@@ -46,50 +50,108 @@ def parser(name: str) -> argparse.ArgumentParser:
     return made
 
 
+def summary(name: str) -> str:
+    """The first line of a command's docstring, read from its source: to import them all takes five times as long."""
+    with open(os.path.join(__path__[0], f"{name}.py"), encoding="utf-8") as source:
+        return source.readline().strip().strip('"')
+
+
 def _overview() -> str:
     lines = ["usage: x86tables COMMAND ...", "", "Make, show, judge and prove x86-64 descriptor tables.", ""]
-    lines += [f"  {name:<8} {module(name).__doc__.splitlines()[0]}" for name in names()]
+    lines += [f"  {name:<8} {summary(name)}" for name in names()]
     lines += ["", "x86tables COMMAND --help tells more; x86tables --version."]
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. An error for the person is one sentence on standard error and status 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and symbols are shown whatever is in them
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(_overview())
-            return 0 if arguments else 2
-        if arguments[0] == "--version":
-            from .. import __version__
+    """Run one command; its exit status. An error for the person is one sentence on standard error and status 2.
 
-            print(f"x86tables {__version__}")
-            return 0
-        if arguments[0] not in names():
-            raise UsageError(f"no command {arguments[0]!r}; one of {', '.join(names())}")
-        empty = next((option for option in arguments if option.startswith("--") and option.endswith("=--")), None)
-        if empty is not None:  # argparse would make a list of it
-            raise UsageError(f"{empty[:-3]}: a value is expected, not --")
-        args = parser(arguments[0]).parse_args(arguments[1:])
-        status = module(arguments[0]).run(args)
+    Status 70 (EX_SOFTWARE of sysexits.h) is an error of ours: X86TABLES_DEBUG=1 prints where it is.
+    """
+    try:
+        _require_output()
+        status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
-        return int(status)
+        return status
     except X86TablesError as error:
         return _complain(str(error))
     except BrokenPipeError:  # the reader (a pager, head) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 1
     except OSError as error:
-        return _complain(f"{error.filename or 'file'}: {error.strerror or error}")
+        what = error.filename
+        if what is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
+            what = "standard output"  # every other file is named by what reads or writes it
+            _drop_output()
+        return _complain(f"{what or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+    except MemoryError:
+        return _complain("not enough memory")
+    except Exception as error:
+        return _report(error)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from .. import __version__
+
+        print(f"x86tables {__version__}")
+        return 0
+    if arguments[0] not in names():
+        raise UsageError(f"no command {arguments[0]!r}; one of {', '.join(names())}")
+    empty = next((option for option in arguments if option.startswith("--") and option.endswith("=--")), None)
+    if empty is not None:  # argparse would make a list of it
+        raise UsageError(f"{empty[:-3]}: a value is expected, not --")
+    args = parser(arguments[0]).parse_args(arguments[1:])
+    return int(module(arguments[0]).run(args))
+
+
+def _require_output() -> None:
+    """UsageError where standard output is closed. No file that is opened later gets the number of a closed stream."""
+    streams = sys.stdin, sys.stdout, sys.stderr
+    for stream in streams:
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stdout is None:
+        raise UsageError("standard output is closed")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and symbols are shown whatever is in them
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _report(error: Exception) -> int:
+    """Ask for a report of an error that nobody foresaw; the exit status for that."""
+    if os.environ.get("X86TABLES_DEBUG", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}" if at is not None else "?"
+    _complain(
+        f"this is a bug in x86tables ({type(error).__name__} at {where}: {error}): please report it to its issue "
+        "tracker, with the command, the file if it may be shared, and what X86TABLES_DEBUG=1 prints"
+    )
+    return BUG
 
 
 def _complain(sentence: str) -> int:
     """Say on standard error, in one line whatever a file may be called, what is wrong; the exit status for that."""
     from ..machine.symbols import printable
 
-    print("x86tables:", printable(sentence), file=sys.stderr)
+    sentence = printable(sentence)
+    if len(sentence) > LONGEST:  # somebody's string is in it
+        begin, end = sentence[: LONGEST * 2 // 3], sentence[-LONGEST // 3 :]
+        sentence = f"{begin} [... {len(sentence) - len(begin) - len(end)} characters ...] {end}"
+    if sys.stderr is not None:  # closed
+        print("x86tables:", sentence, file=sys.stderr)
     return 2

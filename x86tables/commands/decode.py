@@ -21,10 +21,9 @@ with --address ADDR (what CR2 held): the entries of the walk to it.
 
 from __future__ import annotations
 
-import sys
-
 from ..decode import EXAMPLE, LONGEST, decode
 from ..errors import UsageError
+from ..machine.files import standard_input
 from ..tables.selector import PageFaultErrorCode, SelectorErrorCode
 from ._image import add_image_arguments, chosen, image_from
 
@@ -88,6 +87,6 @@ def look_up(args: argparse.Namespace, kind: str, value: Layout) -> tuple[Sequenc
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.read(LONGEST + 1)
+        return standard_input().read(LONGEST + 1)
     except UnicodeDecodeError:
         raise UsageError(f"standard input is not text: write {EXAMPLE}") from None

@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         if path and os.path.exists(path) and os.path.exists(args.output) and os.path.samefile(args.output, path):
             what = "the image itself" if path == args.image else "one of the files to read"
             raise UsageError(f"-o {args.output}: this is {what}")
+    from ..render.text import output
+
     image = image_from(args, record)
     if image.format == "elf":
         raise UsageError(f"{image.path}: a linked kernel is no memory of a machine: take a memory dump")
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         count = _write(args.output, recording, pages, _notes(image, args))
     except (OSError, ValueError) as error:
         raise UsageError(f"-o {args.output}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    print("\n".join(_report(args.output, recording, read, count, len(image.machines))))
+    output(_report(args.output, recording, read, count, len(image.machines)))
     return 0
 
 

@@ -44,7 +44,9 @@ def emit(name: str, tables: CompiledTables, find: Lookup) -> dict[str, bytes]:
         raise UsageError(f"--emit {name}: one of {', '.join(names())}")
     __import__(f"{__name__}.{name}")
     made: dict[str, Any] = sys.modules[f"{__name__}.{name}"].emit(tables, find)
-    return {file: text.encode() if isinstance(text, str) else text for file, text in made.items()}
+    return {
+        file: text.encode(errors="backslashreplace") if isinstance(text, str) else text for file, text in made.items()
+    }
 
 
 class Member(Record):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
-from ..errors import ImageError
+from ..errors import ImageError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import IO, Any, TypeAlias
+    from typing import IO, Any, TextIO, TypeAlias
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _STEP, _SMALL = 0x400, 0x20  # bytes unpacked at once, and where zstd makes very many of one: up to 32,768
@@ -19,6 +20,13 @@ _RATIO, _ALWAYS = 4096, 1 << 29
 _ZEROS = 0x1000  # bytes: pages of zeros become holes of the unpacked file
 _NO_SIZE = 1 << 28  # bytes of a file that does not say how many it has, as those in /proc
 _BLOCK, _BLOCKS = 0x1000, 0x1000  # bytes that are read at least; so many such blocks are kept
+
+
+def standard_input() -> TextIO:
+    """Standard input; UsageError when it is closed."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed")
+    return sys.stdin
 
 
 class File:

@@ -7,10 +7,9 @@ classes, the guest's own output) are passed over; nothing of them is kept.
 from __future__ import annotations
 
 import re
-import sys
 
 from ..errors import ImageError
-from ..machine.files import load
+from ..machine.files import load, standard_input
 from ..records import Record
 
 TYPE_CHECKING = False
@@ -166,4 +165,4 @@ def lines(source: IO[bytes] | Data) -> Iterator[bytes]:
 
 def read(path: str) -> Iterator[Entry]:
     """The entries of a log file, compressed or not; `-` is standard input."""
-    return entries(lines(sys.stdin.buffer if path == "-" else load(path)))
+    return entries(lines(standard_input().buffer if path == "-" else load(path)))

@@ -71,7 +71,7 @@ def relative(path: str) -> str:
     inside = os.path.relpath(path)
     if inside.startswith(os.pardir):
         inside = os.path.basename(path)
-    return quote(inside.replace(os.sep, "/"))
+    return quote(os.fsencode(inside.replace(os.sep, "/")))
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ..delivery.stacks import Extent
 from ..errors import NotThere
 from ..machine.memory import PAGE
 from ..machine.probe import Fault, FaultKind
+from ..machine.symbols import printable
 from ..tables import vectors
 from ..tables.gdt import Gdt, SegmentDescriptor
 from ..tables.legacy import Tss32
@@ -398,5 +399,14 @@ def _ports(machine: Machine, table: Table) -> str:
 
 
 def output(lines: Iterable[str]) -> None:
-    """Print lines in one go."""
-    sys.stdout.write("\n".join(lines) + "\n")
+    """Print lines in one go: of escapes only our colours, nothing that the name of a file may hold."""
+    sys.stdout.write("\n".join(map(_shown, lines)) + "\n")
+
+
+def _shown(line: str) -> str:
+    if line.isprintable():
+        return line
+    import re
+
+    parts = re.split(r"(\x1b\[(?:0|1;3[1-3])m)", line)  # what verdict.coloured writes
+    return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
