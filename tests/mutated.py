@@ -6,7 +6,7 @@ from cli import IMAGES
 
 from x86tables import Gate, Tss
 from x86tables.delivery.stacks import extent
-from x86tables.machine.image import Image
+from x86tables.machine.image import Snapshot
 from x86tables.machine.machine import Machine
 from x86tables.machine.probe import PageEntry
 from x86tables.readers import open_image
@@ -31,7 +31,7 @@ class Spoilt(Record):
     gone: tuple[str, ...] = ()
 
 
-def linux(name: str = "") -> Image:
+def linux(name: str = "") -> Snapshot:
     """The captured Linux, with one of CHANGES made to it."""
     image = open_image(str(IMAGES / "linux.core"))
     if not name:

@@ -17,9 +17,9 @@ from mutated import CHANGES, linux
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
 from x86tables.checks.selection import find, read_baseline, select, without
-from x86tables.delivery import scenarios
+from x86tables.delivery.scenarios import run_scenario
 from x86tables.errors import UsageError
-from x86tables.machine.image import Image, Options
+from x86tables.machine.image import OpenOptions, Snapshot
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import MCE, PAE, Registers, Segment, TableRegister
 from x86tables.machine.symbols import Symbols
@@ -97,7 +97,7 @@ class Kernel:
     def pointers(self, cpu: int = 0, **changes: Any) -> None:
         self.tss[cpu] = self.tss[cpu].replace(**changes)
 
-    def image(self) -> Image:
+    def image(self) -> Snapshot:
         for cpu in range(1, len(self.gdt)):
             for name, data in (("GDT1", self.gdt[cpu]), ("TSS1", self.tss[cpu]), ("IDT1", self.idt)):
                 if not self.mappings[name].data:
@@ -122,7 +122,7 @@ class Kernel:
             }
             registers = first.registers.replace(**own | self.registers[cpu])
             machines.append(Machine(registers, first.memory, cpu=cpu, vendor=self.vendor))
-        return Image("kernel", self.format, first.memory, tuple(machines), Symbols(self.symbols.items()))
+        return Snapshot("kernel", self.format, first.memory, tuple(machines), Symbols(self.symbols.items()))
 
 
 def found(reports: list[Report]) -> list[tuple[int, str, str, str]]:
@@ -691,7 +691,7 @@ def test_what_does_not_survive_has_an_error(seed: int) -> None:
     kernel.registers[0]["tr"] = tr()
     image = kernel.image()
     (report,) = judge(image)
-    assert report.failed or scenarios.judge(image.machines[0]).verdict == "survives"
+    assert report.failed or run_scenario("stack-overflow", image.machines[0]).verdict == "survives"
 
 
 # Selection
@@ -782,7 +782,7 @@ ARGUED = sorted(path.stem for path in IMAGES.glob("*.findings"))
 @pytest.mark.parametrize("name", ARGUED)
 def test_findings_on_real_systems_are_argued(name: str) -> None:
     """images/NAME.findings holds every finding, and why it is true."""
-    options = Options(symbols=str(IMAGES / f"{name}.map")) if (IMAGES / f"{name}.map").exists() else Options()
+    options = OpenOptions(symbols=str(IMAGES / f"{name}.map")) if (IMAGES / f"{name}.map").exists() else OpenOptions()
     expected = json.loads((IMAGES / f"{name}.findings").read_text())
     assert all(len(row["why it is true"]) > 40 for row in expected["findings"])
     wanted = [tuple(row[key] for key in ("cpu", "rule", "severity", "where")) for row in expected["findings"]]

@@ -10,8 +10,8 @@ import pytest
 from cli import call, output, refused
 
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
+from x86tables.api import assess
 from x86tables.config.lines import key_lines, shown, tokens
-from x86tables.delivery.scenarios import judge
 from x86tables.machine.symbols import Symbols
 from x86tables.machine.synthetic import Mapping
 
@@ -336,7 +336,7 @@ def test_the_examples_survive() -> None:
         tables = config.load(str(path))
         image = config.image(tables, config.lookup(tables))
         assert [machine.cpu for machine in image.machines] == list(range(len(tables.tss)))
-        assert {judge(machine).verdict for machine in image.machines} == {"survives"}, path
+        assert {assess(checks.Report(machine)).verdict for machine in image.machines} == {"survives"}, path
         assert not any(report.failed for report in checks.judge(image)), path
 
 

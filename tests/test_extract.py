@@ -9,7 +9,7 @@ import specimens
 from cli import IMAGES, dumped, output, refused
 from specimens import BASE, FRAME
 
-from x86tables.machine.image import Options
+from x86tables.machine.image import OpenOptions
 from x86tables.machine.memory import PAGE, Memory, Recording
 from x86tables.readers import elfcore, open_image
 
@@ -84,7 +84,7 @@ def test_everything_that_was_read_is_there(name: str) -> None:
         recordings.append(Recording(memory))
         return recordings[-1]
 
-    image = open_image(str(IMAGES / f"{name}.core"), Options(memory=record))
+    image = open_image(str(IMAGES / f"{name}.core"), OpenOptions(memory=record))
     for machine in image.machines:
         for table in ("gdt", "idt", "tss", "ldt"):
             found = machine.table(table)

@@ -14,7 +14,7 @@ import pytest
 from cli import IMAGES, dumped, output
 from declarations import whole
 
-from x86tables.machine.image import Image
+from x86tables.machine.image import Snapshot
 from x86tables.machine.machine import Machine
 from x86tables.machine.paging import Access, Page
 from x86tables.machine.probe import Fault, Ok
@@ -39,7 +39,7 @@ def shown(name: str) -> Any:
 
 
 @cache
-def tables(name: str) -> Image:
+def tables(name: str) -> Snapshot:
     """The image that has all page tables; without paging the small one."""
     path = IMAGES / f"{name}-tables.core.xz"
     return open_image(str(path if path.exists() else IMAGES / f"{name}.core"))

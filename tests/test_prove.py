@@ -11,7 +11,7 @@ from kernels import GUARD, IST, MAPPINGS, TOP, gate, kernel
 from mutated import CHANGES, linux
 
 from x86tables import Tss
-from x86tables.delivery.scenarios import Options, run_scenario
+from x86tables.delivery.scenarios import ScenarioOptions, run_scenario
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import LA57
 from x86tables.prove import bochs, workers
@@ -23,7 +23,7 @@ ENTRY = Observation("entered", 8, 0, 0x1000, 0x2000, 0x3000, 2, 8, 16, bytes(48)
 
 
 def proved(machine: Machine, scenario: str = "stack-overflow") -> Proof:
-    return prove(machine, [run_scenario(scenario, machine)], Options(), bochs.run)
+    return prove(machine, [run_scenario(scenario, machine)], ScenarioOptions(), bochs.run)
 
 
 # Comparing
@@ -168,7 +168,7 @@ def test_a_stack_in_the_page_of_the_local_apic_is_not_known() -> None:
 def test_what_a_foreign_cpu_needs_is_no_difference() -> None:
     """As far as it came all has to agree, and no further."""
     machine = kernel()
-    (trial, *_) = trials(machine, run_scenario("stack-overflow", machine), Options())
+    (trial, *_) = trials(machine, run_scenario("stack-overflow", machine), ScenarioOptions())
     seen = trial.event_log.observations
     cut = EventLog(seen[:1], "unknown", {}, needs="a page")
     result = compare(trial, cut, lambda trial: (trial.event_log, set()))

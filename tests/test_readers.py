@@ -15,7 +15,7 @@ from cli import dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
 from x86tables.errors import ImageError
-from x86tables.machine.image import Options
+from x86tables.machine.image import OpenOptions
 from x86tables.machine.memory import Memory
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore, monitor, open_image
@@ -260,7 +260,7 @@ def test_a_file_that_is_a_table(table: str, part: slice, tmp_path: Path) -> None
 def test_the_format_can_be_said(core: Path) -> None:
     assert open_image(str(core)).format == "elfcore"
     place = core.read_bytes().index(specimens.tables())
-    options = Options(format="raw", gdt=f"{place},0x37")
+    options = OpenOptions(format="raw", gdt=f"{place},0x37")
     image = open_image(str(core), options)
     assert image.format == "raw" and image.machines[0].gdt[8].kind == "code64"
 

@@ -4,8 +4,10 @@ import pytest
 from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
 
 from x86tables import Tss
+from x86tables.api import assess
+from x86tables.checks import Report
 from x86tables.delivery.rings import in_ring0
-from x86tables.delivery.scenarios import SCENARIOS, Options, Scenario, judge, run_scenario
+from x86tables.delivery.scenarios import SCENARIOS, Scenario, ScenarioOptions, run_scenario
 from x86tables.delivery.stacks import guard_below, interrupt_stacks, stack_in_use
 from x86tables.errors import UsageError
 from x86tables.machine.machine import Machine
@@ -17,7 +19,7 @@ GONE = CODE + 0x9000
 
 
 def overflow(machine: Machine, **options: int) -> Scenario:
-    return run_scenario("stack-overflow", machine, Options(**options))
+    return run_scenario("stack-overflow", machine, ScenarioOptions(**options))
 
 
 def mappings(name: str, permissions: str) -> tuple[Mapping, ...]:
@@ -149,7 +151,7 @@ def test_in_user_mode_rsp0s_stack_is_judged() -> None:
     registers, remark = in_ring0(machine)
     assert (registers.cpl, registers.rsp) == (0, TOP)
     assert remark.startswith("caught in ring 3")
-    judgement = judge(machine)
+    judgement = assess(Report(machine))
     assert (judgement.verdict, judgement.stack.verdict, judgement.stack.distance) == ("survives", "guarded", 0x4000)
     assert judgement.overflow.remarks == (remark,)
 

@@ -11,7 +11,7 @@ from specimens import BASE
 
 from x86tables.errors import ImageError, NotThere
 from x86tables.machine import symbols as module
-from x86tables.machine.image import Options
+from x86tables.machine.image import OpenOptions
 from x86tables.machine.symbols import Symbols, parse_map, printable
 from x86tables.readers import address, open_image, read_symbols
 
@@ -163,14 +163,14 @@ MOVED = FOREIGN.replace("no offset of these symbols fits", "these symbols moved 
 def test_symbols_of_another_kernel_are_remarked(
     image: str, symbols: str, offset: int | None, remarks: list[str]
 ) -> None:
-    options = Options(symbols=str(IMAGES / symbols), kaslr_offset=offset)
+    options = OpenOptions(symbols=str(IMAGES / symbols), kaslr_offset=offset)
     assert list(open_image(str(IMAGES / image), options).remarks) == remarks
 
 
 def test_one_handler_with_a_name_is_enough(tmp_path: Path) -> None:
     (tmp_path / "core").write_bytes(specimens.core())
     (tmp_path / "map").write_bytes(specimens.SYSTEM_MAP.splitlines(keepends=True)[0])
-    assert open_image(str(tmp_path / "core"), Options(symbols=str(tmp_path / "map"))).remarks == ()
+    assert open_image(str(tmp_path / "core"), OpenOptions(symbols=str(tmp_path / "map"))).remarks == ()
 
 
 def test_an_elf_file_without_symbols() -> None:
@@ -181,7 +181,7 @@ def test_an_elf_file_without_symbols() -> None:
 def test_symbols_name_tables_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "core").write_bytes(specimens.core())
     (tmp_path / "map").write_bytes(specimens.SYSTEM_MAP)
-    image = open_image(str(tmp_path / "core"), Options(symbols=str(tmp_path / "map"), gdt="gdt,0x17"))
+    image = open_image(str(tmp_path / "core"), OpenOptions(symbols=str(tmp_path / "map"), gdt="gdt,0x17"))
     (machine,) = image.machines
     assert machine.registers.gdtr is not None
     assert (machine.registers.gdtr.base, machine.registers.gdtr.limit) == (BASE, 0x17)

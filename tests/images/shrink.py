@@ -50,7 +50,7 @@ def x86tables(*argv: str | Path) -> str:
 def page_tables(core: Path) -> bytes:
     """A core with every page table that a CPU's CR3 leads to; empty when paging is off."""
     sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
-    from x86tables.machine.image import Options
+    from x86tables.machine.image import OpenOptions
     from x86tables.machine.memory import Memory, Recording
     from x86tables.readers import elfcore, open_image
 
@@ -60,7 +60,7 @@ def page_tables(core: Path) -> bytes:
         recordings.append(Recording(memory))
         return recordings[-1]
 
-    image = open_image(str(core), Options(memory=record))
+    image = open_image(str(core), OpenOptions(memory=record))
     mappings = sum(len(list(machine.space.mappings())) for machine in image.machines)
     with tempfile.NamedTemporaryFile() as file:
         elfcore.write(file.name, recordings[0], recordings[0].pages, image.notes)

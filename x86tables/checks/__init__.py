@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine
 
 __all__ = ["PHASES", "RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
@@ -39,7 +39,10 @@ class Report(Record):
 
 
 def judge(
-    image: Image, machines: Iterable[Machine] | None = None, rules: Iterable[Rule] = RULES, declared: bool | None = None
+    image: Snapshot,
+    machines: Iterable[Machine] | None = None,
+    rules: Iterable[Rule] = RULES,
+    declared: bool | None = None,
 ) -> list[Report]:
     """Run rules over some machines of an image (default: all), each compared with the image's other machines.
 

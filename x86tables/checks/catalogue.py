@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu
 
-    Check: TypeAlias = "Callable[[Image, CheckedCpu], Iterator[Finding]]"
+    Check: TypeAlias = "Callable[[Snapshot, CheckedCpu], Iterator[Finding]]"
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)

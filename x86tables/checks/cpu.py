@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine, Table
 
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
@@ -92,7 +92,7 @@ class Below(Record):
 class CheckedCpu(CheckedTables):
     """What the rules ask of a machine. `cpus` are those of the whole image, this one among them."""
 
-    def __init__(self, image: Image, machine: Machine, declared: bool, cpus: list[CheckedCpu]) -> None:
+    def __init__(self, image: Snapshot, machine: Machine, declared: bool, cpus: list[CheckedCpu]) -> None:
         super().__init__(image, machine)
         self.declared, self.cpus = declared, cpus
         self.number = machine.cpu

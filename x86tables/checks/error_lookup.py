@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..delivery.events import Step
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine
     from ..machine.paging import Page
     from ..machine.probe import PageEntry
@@ -107,14 +107,14 @@ class NamedPage(Record):
 
 
 def selector_error(
-    image: Image, machines: Iterable[Machine], code: SelectorErrorCode
+    image: Snapshot, machines: Iterable[Machine], code: SelectorErrorCode
 ) -> list[NamedGate | NamedDescriptor]:
     """For each CPU the entry that a selector error code names."""
     look_up = named_gate if code.idt else named_descriptor
     return [look_up(image, machine, code) for machine in machines]
 
 
-def named_gate(image: Image, machine: Machine, code: SelectorErrorCode) -> NamedGate:
+def named_gate(image: Snapshot, machine: Machine, code: SelectorErrorCode) -> NamedGate:
     """The gate that an error code with IDT=1 names on a CPU."""
     vector = code.index
     real = machine.mode == "real"
@@ -161,7 +161,7 @@ def _delivered(found: NamedGate, machine: Machine) -> NamedGate:
     return found.replace(needs=delivery.needs) if len(delivery.attempts) == 1 else found
 
 
-def named_descriptor(image: Image, machine: Machine, code: SelectorErrorCode) -> NamedDescriptor:
+def named_descriptor(image: Snapshot, machine: Machine, code: SelectorErrorCode) -> NamedDescriptor:
     """The descriptor that an error code with IDT=0 names on a CPU."""
     table = "ldt" if code.ti else "gdt"
     selector = int(Selector(index=code.index, ti=code.ti))
@@ -230,7 +230,7 @@ def _code_of(machine: Machine, code: SelectorErrorCode) -> list[int]:
     return [vector for vector, gate in gates if gate.kind in ("interrupt", "trap")]
 
 
-def _findings(image: Image, machine: Machine, table: str, index: int) -> tuple[Finding, ...]:
+def _findings(image: Snapshot, machine: Machine, table: str, index: int) -> tuple[Finding, ...]:
     """What the rules say of this entry."""
     if not machine.long_mode:
         return ()

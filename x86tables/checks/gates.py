@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu
 
 FETCH = Access(fetch=True)
@@ -30,7 +30,7 @@ NO_IRQ = re.compile(r"exc|(?<!de)fault|trap", re.IGNORECASE)
 
 
 @rule("IDT005", ERROR, "a gate's selector does not name a 64-bit code segment of ring 0 in this GDT")
-def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def wrong_selector(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the selector in a gate is looked up in the current GDT. A null selector, one beyond the limit, or one of data,
         a TSS or 32-bit code raises #GP; so does a DPL above the interrupted CPL (SDM Vol. 3A, "64-Bit Mode IDT", and
@@ -61,7 +61,7 @@ def wrong_selector(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT006", ERROR, "a handler's address is not canonical")
-def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def not_canonical(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the upper bits must repeat bit 47 (56 with CR4.LA57), or delivery raises #GP before anything is pushed; after a
         contributory fault or #PF that is a double fault (SDM Vol. 2A, INT n: if the instruction pointer is not
@@ -76,7 +76,7 @@ def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT007", ERROR, "a handler cannot be fetched")
-def not_executable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def not_executable(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: delivery succeeds, and then the first instruction of the handler raises #PF because its page is not mapped or
         not executable. If that is the #PF handler itself, the fault repeats indefinitely and pushes one frame after
@@ -113,7 +113,7 @@ def _handlers(cpu: CheckedCpu, found: list[int]) -> str:
 
 
 @rule("IDT008", WARNING, "an exception's gate can be called from ring 3")
-def exception_for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def exception_for_users(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with DPL 3 a program can enter the handler with INT n, which pushes no error code: for exceptions that push
         one, such as #PF and #GP, the frame is off by eight bytes, and the handler takes the return address for the
@@ -130,7 +130,7 @@ def exception_for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT009", WARNING, "the breakpoint gate cannot be called from ring 3")
-def breakpoint_for_kernel_only(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def breakpoint_for_kernel_only(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: INT3 is checked against the gate's DPL like INT n. With DPL 0, a breakpoint that a debugger sets in a program
         raises #GP (error code 0x1a) instead of #BP (SDM Vol. 3A, "Protection of Exception- and Interrupt-Handler
@@ -145,7 +145,7 @@ def breakpoint_for_kernel_only(image: Image, cpu: CheckedCpu) -> Iterator[Findin
 
 
 @rule("IDT014", WARNING, "NMI, #MC or #DB runs on the interrupted stack although SYSCALL is in use")
-def no_ist_with_syscall(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def no_ist_with_syscall(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL enters ring 0 with RSP unchanged. NMI and #MC cannot be masked and may arrive before the kernel has
         switched stacks; a #DB can be delayed until then by a MOV SS or POP SS before SYSCALL. Without IST the frame is
@@ -168,7 +168,7 @@ def no_ist_with_syscall(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT015", WARNING, "a trap gate shares an IST stack with an interrupt")
-def trap_on_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def trap_on_ist(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a trap gate leaves RFLAGS.IF unchanged, so an interrupt may arrive while the handler runs. If that interrupt
         uses the same IST stack, its frame is pushed at the same address and overwrites that of the handler, which then
@@ -193,7 +193,7 @@ def trap_stacks(cpu: CheckedCpu) -> Iterator[tuple[str, list[int], list[int]]]:
 
 
 @rule("IDT016", WARNING, "one handler for vectors with and without an error code")
-def mixed_handler(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def mixed_handler(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor pushes an error code for some exceptions only. For a handler of both kinds the frame is off by
         eight bytes for one of them: it prints a wrong RIP, or returns to the wrong address (SDM Vol. 3A, table
@@ -222,7 +222,7 @@ def pushes_code(cpu: CheckedCpu, vector: int) -> bool:
 
 
 @rule("IDT017", WARNING, "IRQ handler on an exception vector")
-def irq_on_exception(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def irq_on_exception(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: after reset the PIC raises IRQ 0 as vector 8: the timer looks like a double fault, the keyboard like vector 9.
         The handler is also entered for the real exception, which has a different frame (SDM Vol. 3A, table

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu
 
 
@@ -29,7 +29,7 @@ def pages_in_use(cpu: CheckedCpu) -> dict[int, list[str]]:
 
 
 @rule("GDT001", ERROR, "a page of the GDT that is in use cannot be read")
-def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def unmapped(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: every interrupt reads the descriptor of its handler's code segment from the GDT, as a supervisor, through the
         page tables. If that page is not mapped, the read raises #PF, whose own delivery reads the same page: #DF, then
@@ -50,7 +50,7 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT002", ERROR, "the GDT is accessible from ring 3")
-def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def for_users(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a ring 3 program that can write the GDT can give itself a ring 0 segment. With CR4.SMAP, the processor's own
         reads of a user page fault as well, and no interrupt can be delivered (SDM Vol. 3A, "Determination of Access
@@ -67,7 +67,7 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT003", ERROR, "a descriptor in use is not marked accessed, and the GDT is read-only")
-def not_accessed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def not_accessed(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: when the processor loads a descriptor, it sets the accessed bit (type bit 0) with a supervisor-mode write. In a
         read-only page with CR0.WP=1 that write raises #PF, on an interrupt, an IRETQ or a MOV to a segment register
@@ -90,7 +90,7 @@ def not_accessed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT004", ERROR, "LTR cannot mark the TSS busy: the GDT is read-only", DECLARED)
-def read_only_at_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def read_only_at_ltr(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR sets the busy bit in the TSS descriptor. If the GDT is in a read-only page with CR0.WP=1, LTR raises #PF,
         usually before exceptions can be handled: the boot ends in a reset (SDM Vol. 2A, LTR: marks the TSS descriptor
@@ -107,7 +107,7 @@ def read_only_at_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT005", WARNING, "the GDT limit is not a multiple of 8 minus 1")
-def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def odd_limit(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the limit is the offset of the last valid byte. With the size instead of size-1, the byte after the table
         counts as part of it; with the size of a pointer (7 or 8), the table is cut off (SDM Vol. 3A, "Segment
@@ -123,7 +123,7 @@ def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT006", NOTE, "the GDT limit is 0xffff")
-def full_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def full_limit(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with 0xffff every selector is within the limit, and whatever follows the table counts as descriptors. This is
         rarely intended, but a VM exit leaves the limits of GDTR and IDTR at 0xffff (SDM Vol. 3C, "Loading Host Segment
@@ -143,7 +143,7 @@ def full_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT007", ERROR, "the GDT limit leaves out descriptors in use")
-def cut_off(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def cut_off(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a selector beyond the limit raises #GP with that selector as error code, even if a valid descriptor is there in
         memory. For a handler's code segment this happens during delivery, including that of #GP itself: shutdown (SDM
@@ -160,7 +160,7 @@ def cut_off(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT008", ERROR, "a code descriptor has both L and D set")
-def both_l_and_d(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def both_l_and_d(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with L=1, D must be 0; the combination is reserved, and loading such a segment into CS raises #GP (SDM Vol. 3A,
         "Code-Segment Descriptor in 64-bit mode" and figure "Segment Descriptor"). Some emulators accept it, so the
@@ -177,7 +177,7 @@ def both_l_and_d(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT009", ERROR, "the code segment of the gates is not a present 64-bit code segment of ring 0")
-def no_kernel_code(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def no_kernel_code(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a handler's segment must be present (else #NP), code, with L=1 and D=0, and its DPL not above the CPL (else
         #GP). The nested fault needs the same segment, so the very first interrupt ends in shutdown (SDM Vol. 3A,
@@ -205,7 +205,7 @@ def no_kernel_code(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT010", WARNING, "a descriptor in use differs between CPUs")
-def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a thread that migrates from one CPU to another finds a different segment under the same selector. It works
         until the scheduler moves the thread, and then fails on one CPU only (each processor has its own GDTR: SDM Vol.
@@ -230,7 +230,7 @@ def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("GDT011", ERROR, "GDTR points to a table that has none of the descriptors in use")
-def lost(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def lost(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor continues with the cached copies in its segment registers until an interrupt, an IRETQ or a load
         of a segment register reads the table: #GP during delivery, then shutdown (SDM Vol. 3A, figure "Memory

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu
 
 NMI, DF, GP, PF = 2, 8, 13, 14
@@ -23,7 +23,7 @@ def covers(cpu: CheckedCpu, vector: int) -> bool:
 
 
 @rule("IDT001", ERROR, "there is no gate for #DF")
-def no_double_fault_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def no_double_fault_gate(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: when the kernel's stack overflows, the #PF frame goes to the same bad stack and becomes #DF. If gate 8 is not
         present, delivering #DF raises #NP, and a fault while delivering #DF shuts the processor down: the machine
@@ -48,7 +48,7 @@ def no_double_fault_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT002", WARNING, "there is no gate for #GP or #PF: the fault becomes #DF")
-def no_fault_gates(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def no_fault_gates(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a fault whose gate is not present raises #NP or #GP, which after #GP or #PF is a double fault: every bad
         pointer is reported as #DF with error code 0, not as the fault it is (SDM Vol. 3A, table "Conditions for
@@ -66,7 +66,7 @@ def no_fault_gates(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT003", ERROR, "a present gate has a type that is invalid in 64-bit mode")
-def refused_type(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def refused_type(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: in 64-bit mode a gate must be an interrupt gate (type 0xe) or a trap gate (0xf) with S=0; anything else, task
         gates included, raises #GP with the vector in its error code (SDM Vol. 3A, "64-Bit Mode IDT", and table
@@ -84,7 +84,7 @@ def refused_type(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT004", ERROR, "the #DF gate has no IST stack")
-def double_fault_without_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def double_fault_without_ist(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: on a kernel stack overflow the #PF frame goes to the bad stack, and so does the #DF frame, unless gate 8 has an
         IST stack. The third fault is a shutdown: the machine resets (SDM Vol. 3A, "Interrupt Stack Table": IST gives a
@@ -102,7 +102,7 @@ def double_fault_without_ist(image: Image, cpu: CheckedCpu) -> Iterator[Finding]
 
 
 @rule("IDT010", WARNING, "the IDT limit is not a multiple of 16 minus 1")
-def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def odd_limit(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the limit is the offset of the last valid byte, and a gate has 16 bytes; a gate that is only partly covered is
         beyond the limit. The size instead of size-1, or 8 bytes per gate, is a mistake that may go unnoticed until the
@@ -120,7 +120,7 @@ def odd_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT011", ERROR, "the IDT limit leaves out #DF, #GP or #PF")
-def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def short_limit(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a vector beyond the limit raises #GP; if the #GP gate is beyond the limit too, #DF follows, then shutdown,
         whatever is in memory beyond the limit (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": a reference beyond the
@@ -140,7 +140,7 @@ def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT012", ERROR, "a page of the IDT cannot be read")
-def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def unmapped(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor reads a gate as a supervisor, through the page tables, whatever the CPL. Reading a gate from an
         unmapped page raises #PF; if gates 8 and 14 are in it, shutdown follows (SDM Vol. 3A, figure "Relationship of
@@ -161,7 +161,7 @@ def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT013", ERROR, "the IDT is accessible from ring 3")
-def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def for_users(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a ring 3 program that can write the IDT can enter ring 0 at any address. With CR4.SMAP, the processor's own
         reads of a user page fault, and nothing can be delivered (SDM Vol. 3A, "Determination of Access Rights":
@@ -179,7 +179,7 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT018", WARNING, "gates differ between CPUs")
-def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the same exception is handled differently, or not at all, depending on the CPU. Usually the table was changed
         after the other CPUs had copied it, or one CPU still uses the table of its start-up code (each processor has its
@@ -208,7 +208,7 @@ def differs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("IDT019", NOTE, "there is no gate for NMI")
-def no_nmi_gate(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def no_nmi_gate(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: an NMI cannot be masked by RFLAGS.IF: a watchdog, a hardware error or another CPU's panic can raise it at any
         time. If gate 2 is not present, delivering it raises #NP with error code 0x13, so the report names the wrong

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu
 
 SYSCALL, SYSRET = "star[47:32]", "star[63:48]"  # the halves of STAR that hold selectors
@@ -27,7 +27,7 @@ def mismatch(cpu: CheckedCpu, selector: int, fits: bool) -> str:
 
 
 @rule("REG001", ERROR, "CS does not name a matching code segment in this GDT")
-def stale_cs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def stale_cs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: CS keeps its cached copy of the old descriptor, so nothing happens until the selector is saved in an interrupt
         frame and IRETQ reloads it: #GP, far from the LGDT that caused it (SDM Vol. 3A, figure "Segment Registers":
@@ -52,7 +52,7 @@ def stale_cs(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("REG002", ERROR, "SS does not name a writable data segment in this GDT")
-def stale_ss(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def stale_ss(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: an interrupt in ring 0 saves SS, and IRETQ reloads it: a selector of code, of a TSS or of no descriptor raises
         #GP there, in a handler that did nothing wrong (SDM Vol. 2A, IRET: the stack segment must be writable data with
@@ -76,7 +76,7 @@ def stale_ss(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("REG003", WARNING, "DS, ES, FS or GS does not name a data segment in this GDT")
-def stale_data(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def stale_data(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: in 64-bit mode these selectors have no effect until one is saved and reloaded, by a context switch, a call to
         32-bit code or firmware: MOV to the register then raises #GP (SDM Vol. 2B, MOV: a data or readable code segment
@@ -109,7 +109,7 @@ def star(cpu: CheckedCpu) -> int | None:
 
 
 @rule("SYS001", ERROR, "SYSCALL loads selectors that do not fit the GDT")
-def syscall_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def syscall_segments(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL does not read the GDT: CS becomes STAR[47:32] and SS that plus 8, with fixed attributes. The first
         interrupt during the system call saves these selectors, and its IRETQ looks them up: #GP (SDM Vol. 2B, SYSCALL:
@@ -128,7 +128,7 @@ def syscall_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("SYS002", ERROR, "SYSRET loads selectors that do not fit the GDT")
-def sysret_segments(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def sysret_segments(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSRET to 64-bit code loads SS with STAR[63:48]+8 and CS with STAR[63:48]+16 without reading the GDT: user data
         must come *before* user code. With user code first, the program runs until an interrupt saves the selectors and
@@ -161,7 +161,7 @@ def _pair(cpu: CheckedCpu, name: str, selectors: str, cs: int, ss: int, ring: in
 
 
 @rule("SYS003", ERROR, "a selector in STAR has the wrong RPL")
-def star_rpl(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def star_rpl(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: SYSCALL clears the RPL of CS, but SS is STAR[47:32]+8 unchanged: with RPL 3 the kernel runs with an SS that
         IRETQ rejects. SYSRET sets RPL 3 in both on Intel; on AMD SS is STAR[63:48]+8 unchanged, so with RPL 0 in STAR a

@@ -14,14 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu, UsedStack
 
 DF, UNMASKABLE = 8, {1, 2, 18}
 
 
 @rule("STK001", ERROR, "a stack in use cannot be pushed to")
-def not_writable(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def not_writable(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the first push of the frame faults: the exception becomes #PF or #DF, and #DF becomes a shutdown (SDM Vol. 3A,
         "Interrupt Stack Table"; "Determination of Access Rights": supervisor-mode writes). Usual causes: the pointer is
@@ -49,7 +49,7 @@ def _severity(cpu: CheckedCpu, stack: UsedStack) -> str:
 
 
 @rule("STK002", WARNING, "a stack has no guard page below it")
-def no_guard(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def no_guard(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a handler that needs more stack than there is overwrites whatever is below: another stack, the tables, other
         data. With a guard page there, it ends in a page fault where the overflow happens (SDM Vol. 3A, "Interrupt Stack
@@ -74,7 +74,7 @@ def no_guard(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("STK003", WARNING, "a stack is too small for a frame and a handler")
-def too_small(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def too_small(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor pushes up to 48 bytes, and a handler then saves the 15 general registers and makes a call: in a
         smaller stack its first pushes fault, or overwrite the stack just below (SDM Vol. 3A, figure "IA-32e Mode Stack
@@ -97,7 +97,7 @@ def too_small(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("STK004", WARNING, "the end of a stack is not 16-byte aligned")
-def misaligned(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def misaligned(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: delivery aligns the new RSP down to 16 bytes, so up to 15 bytes are lost. That alone does no harm, but a
         pointer like top-1 or top-8 shows that the last byte or quadword of the stack was taken for its end, and entry
@@ -116,7 +116,7 @@ def misaligned(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("STK005", ERROR, "one stack for vectors that can nest")
-def nested(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def nested(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: IST switches to the same address every time. When a second event with the same stack interrupts the handler of
         the first, its frame overwrites that of the first, whose handler then returns to a wrong address (SDM Vol. 3A,
@@ -147,7 +147,7 @@ def nested(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("STK006", ERROR, "two CPUs share a stack")
-def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def shared(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: when both CPUs take such an exception at the same time, as with the NMIs that a panic sends to all CPUs, each
         overwrites the other's frame, and both handlers fail (each processor switches stacks through its own TSS: SDM
@@ -180,7 +180,7 @@ def _place(cpu: CheckedCpu, stack: UsedStack) -> int | None:
 
 
 @rule("STK007", ERROR, "a ring 0 stack is accessible from ring 3")
-def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def for_users(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: another thread of the program can rewrite the frame while the handler runs: IRETQ then returns to ring 0 at an
         address of the program's choice (SDM Vol. 3A, "Determination of Access Rights": without SMAP, supervisor-mode

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from functools import cached_property
     from typing import Any, TypeAlias
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine, Table
     from ..machine.paging import Access
     from ..machine.registers import Segment
@@ -49,7 +49,7 @@ UNKNOWN_TR = 0xFFF8  # what stands for TR's selector when only the address of a 
 class CheckedTables:
     """What the rules ask of a machine's memory, its GDT and its IDT."""
 
-    def __init__(self, image: Image, machine: Machine) -> None:
+    def __init__(self, image: Snapshot, machine: Machine) -> None:
         self.image, self.machine, self.registers = image, machine, machine.registers
         self.missing_inputs: dict[str, None] = {}  # in order, each once
         self._memoized: dict[object, tuple[Any, dict[str, None]]] = {}

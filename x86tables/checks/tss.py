@@ -13,14 +13,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .cpu import CheckedCpu, Slot
 
 RING3_STACK = "interrupts from ring 3"
 
 
 @rule("TSS001", ERROR, "a TSS is needed, but none is loaded")
-def never_loaded(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def never_loaded(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: IST stacks and the stack for interrupts from ring 3 are read through TR. Before LTR its base is 0 and its limit
         0xffff, so the processor takes whatever is at linear address 0x24 for IST1, or faults on it: a gate with an IST
@@ -41,7 +41,7 @@ def never_loaded(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS002", ERROR, "TR does not name a 64-bit TSS in this GDT")
-def stale_tr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def stale_tr(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor keeps a cached copy of the TSS descriptor, so nothing happens until the next LTR, a VM exit or a
         resume from suspend reads the slot again and finds something else: #GP, or a different TSS. It shows that GDTR
@@ -70,7 +70,7 @@ def stale_tr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS003", ERROR, "TR's cached base or limit differs from the descriptor's", LOADED)
-def changed_descriptor(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def changed_descriptor(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: only LTR reads base and limit. If the descriptor is changed afterwards, or another GDT with a TSS at the same
         selector is loaded, the processor continues to use the old TSS: the stacks that the kernel writes into the new
@@ -97,7 +97,7 @@ def changed_descriptor(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS004", ERROR, "the TSS is marked busy before LTR", DECLARED)
-def busy_before_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def busy_before_ltr(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR accepts only an available TSS (type 9) and marks it busy itself; type 0xb raises #GP (SDM Vol. 2A, LTR;
         Vol. 3A, table "System-Segment and Gate-Descriptor Types"). A descriptor copied from a running system has type
@@ -112,7 +112,7 @@ def busy_before_ltr(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS005", NOTE, "TR is loaded, but its descriptor is not marked busy", LOADED)
-def not_busy(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def not_busy(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: LTR changes type 9 to 0xb in memory. Type 9 while TR is loaded means that the descriptor was rewritten after
         LTR, or that this GDT is a copy: harmless, but a hint that the table is built twice (SDM Vol. 3A, "TSS
@@ -128,7 +128,7 @@ def not_busy(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS006", ERROR, "the TSS limit is too small")
-def short_limit(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def short_limit(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a stack pointer beyond the TSS limit raises #TS while an exception is delivered; for gate 8 that is a shutdown
         (SDM Vol. 3A, figure "64-Bit TSS Format": IST1 ends at offset 0x2b, IST7 at 0x5b). The whole structure has 104
@@ -159,7 +159,7 @@ def _cut_off(cpu: CheckedCpu) -> list[tuple[str, tuple[int, ...]]]:
 
 
 @rule("TSS007", ERROR, "G=1 in the TSS descriptor")
-def granular(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def granular(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: with G=1 the limit counts pages: 0x67 means 416 KiB. The memory after the TSS is then read as its I/O
         permission bitmap, in which each zero bit opens a port to ring 3 (SDM Vol. 3A, figure "Format of TSS and LDT
@@ -181,7 +181,7 @@ def unused(cpu: CheckedCpu) -> bool:
 
 
 @rule("TSS008", ERROR, "the TSS cannot be read")
-def unmapped(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def unmapped(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the processor reads stack pointers from the TSS as a supervisor, through the page tables, at the time of the
         exception. A page fault there turns #PF into #DF, and #DF into a shutdown (SDM Vol. 3A, "Interrupt Stack
@@ -213,7 +213,7 @@ def _half(cpu: CheckedCpu, base: int) -> str:
 
 
 @rule("TSS009", ERROR, "the TSS is accessible from ring 3")
-def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def for_users(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a program that can write the TSS chooses the stack on which ring 0 handles its next interrupt. With CR4.SMAP
         the processor's own read of it faults (SDM Vol. 3A, "Determination of Access Rights": accesses to a TSS are
@@ -231,7 +231,7 @@ def for_users(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS010", ERROR, "the I/O permission bitmap begins inside the TSS")
-def bitmap_by_accident(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def bitmap_by_accident(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the base of the bitmap is an offset into the TSS. With 0, or any offset below 0x68, the stack pointers are read
         as part of the bitmap, and their zero bits open ports to ring 3 (SDM Vol. 3A, figure "64-Bit TSS Format", I/O
@@ -247,7 +247,7 @@ def bitmap_by_accident(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 @rule("TSS011", WARNING, "the I/O permission bitmap does not end with 0xff")
-def bitmap_not_closed(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def bitmap_not_closed(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: for each port the processor reads two bytes of the bitmap, both of which must be within the limit; the manual
         asks for a final byte of all ones (SDM Vol. 1, figure "I/O Permission Bit Map"). Without it the last ports of
@@ -277,7 +277,7 @@ def _bitmap(cpu: CheckedCpu) -> int | None:
 
 
 @rule("TSS012", ERROR, "two CPUs share one TSS")
-def shared(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def shared(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: both CPUs get their stacks from it. When both take an exception on the same IST stack, or from ring 3, one
         overwrites the other's frame. LTR rejects a busy TSS, but not the same TSS through another descriptor or GDT
@@ -304,7 +304,7 @@ def same_tss(cpu: CheckedCpu, other: CheckedCpu) -> bool:
 
 
 @rule("TSS013", ERROR, "a stack pointer in use is zero")
-def zero_pointer(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def zero_pointer(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: to the processor zero is a pointer like any other: the frame is pushed at 0xfffffffffffffff8 and below, which
         is not mapped, and the page fault becomes #DF, then shutdown (SDM Vol. 3A, "Interrupt Stack Table", and figure
@@ -348,7 +348,7 @@ def _neighbour(cpu: CheckedCpu, slot: Slot) -> str:
 
 
 @rule("TSS014", ERROR, "a reserved field of the TSS is not zero: the pointers may be misplaced")
-def reserved_fields(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def reserved_fields(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: the 64-bit TSS has four reserved bytes before RSP0, eight between RSP2 and IST1, and ten after IST7. A
         structure that leaves one out, or that a compiler has padded, puts every pointer after it in the wrong place:
@@ -389,7 +389,7 @@ def shifted(cpu: CheckedCpu) -> bool:
 
 
 @rule("TSS015", ERROR, "a stack pointer in use is not canonical")
-def not_canonical(image: Image, cpu: CheckedCpu) -> Iterator[Finding]:
+def not_canonical(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: loading a non-canonical pointer from the TSS raises #SS during delivery, which turns a fault into #DF and #DF
         into a shutdown (SDM Vol. 2A, INT n: if the new stack pointer is not canonical, #SS; with CR4.LA57 bits 63:57

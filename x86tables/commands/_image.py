@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from .. import api
 from ..errors import UsageError
-from ..machine.image import Image, Options
-from ..readers import FORMATS, number, open_image
+from ..readers import FORMATS, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from ..api import Image
     from ..machine.machine import Machine
     from ..machine.memory import Memory
-    from ..machine.registers import Registers
-
-MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None) -> None:
@@ -49,78 +47,44 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
 
 def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None = None) -> Image:
     """The image that the arguments name; `wrap` stands between it and its memory."""
-    if args.image.endswith(".toml"):
-        return _configured(args, wrap is not None)
-    registers: tuple[Registers, ...] = ()
-    if args.registers is not None:
-        from ..machine.files import load
-        from ..readers import monitor
-
-        content = load(args.registers)
-        if len(content) > MOST_TEXT:
-            raise UsageError(
-                f"--registers {args.registers}: more than {MOST_TEXT:#x} bytes: cut out the block that counts"
-            )
-        text = content[:].decode("utf-8", "replace")
-        registers = monitor.parse(text, args.registers)
-    changes = {}
+    reg, maps = {}, []
     for item in args.reg:
         name, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"--reg {item}: NAME=VALUE expected")
-        changes[name.lower()] = number(value, f"--reg {name}"[:40])
-    if args.cr3 is not None:
-        changes["cr3"] = number(args.cr3, "--cr3")
-    maps = []
+        reg[name.lower()] = number(value, f"--reg {name}"[:40])
     for item in args.map:
         file, at, place = item.rpartition("@")
         if not at:
             raise UsageError(f"--map {item}: FILE@PHYS expected")
         maps.append((file, number(place, "--map")))
-    bits = None if args.maxphyaddr is None else number(args.maxphyaddr, "--maxphyaddr")
+    bits = optional(args.maxphyaddr, "--maxphyaddr")
     if bits is not None and not 32 <= bits <= 52:
         raise UsageError(f"--maxphyaddr {bits}: 32..52")
-    return open_image(
+    return api.open(
         args.image,
-        Options(
-            format=args.image_format,
-            base=None if args.base is None else number(args.base, "--base"),
-            gdt=args.gdt,
-            idt=args.idt,
-            tss=args.tss,
-            registers=registers,
-            changes=changes,
-            maps=tuple(maps),
-            vendor=args.vendor,
-            maxphyaddr=bits,
-            symbols=args.symbols,
-            kaslr_offset=None if args.kaslr_offset is None else number(args.kaslr_offset, "--kaslr-offset"),
-            memory=wrap,
-        ),
+        symbols=args.symbols,
+        registers=args.registers,
+        reg=reg,
+        gdt=args.gdt,
+        idt=args.idt,
+        tss=args.tss,
+        cr3=optional(args.cr3, "--cr3"),
+        base=optional(args.base, "--base"),
+        map=maps,
+        format=args.image_format,
+        vendor=args.vendor,
+        maxphyaddr=bits,
+        kaslr_offset=optional(args.kaslr_offset, "--kaslr-offset"),
+        wrap=wrap,
     )
 
 
-def _configured(args: argparse.Namespace, wrapped: bool) -> Image:
-    """A configuration as an image; its own choice of rules stands where the command line makes none."""
-    if wrapped:
-        raise UsageError(f"{args.image}: a configuration has no pages of a machine: an image is expected")
-    for name in ("gdt", "idt", "tss", "base", "map", "image_format", "registers", "cr3", "kaslr_offset"):
-        if getattr(args, name):
-            raise UsageError(f"--{name.replace('_', '-')} is for images: {args.image} says it itself")
-    from ..config.kernel import open_config
-
-    tables, image = open_config(args.image, args.symbols)
-    for name in ("select", "ignore"):
-        if getattr(args, name, None) == []:
-            setattr(args, name, list(getattr(tables.config.check, name)))
-    return image
+def optional(text: str | None, where: str) -> int | None:
+    """The number of an option that need not be given."""
+    return None if text is None else number(text, where)
 
 
 def chosen(image: Image, args: argparse.Namespace) -> list[Machine]:
     """The machines that `--cpu` asks for: one, or all."""
-    if args.cpu is None:
-        return list(image.machines)
-    wanted = number(args.cpu, "--cpu")
-    if not 0 <= wanted < len(image.machines):
-        raise UsageError(f"--cpu {wanted}: {image.path} has CPUs 0..{len(image.machines) - 1}")
-    return [image.machines[wanted]]
+    return list(image.machines) if args.cpu is None else [image.cpu(number(args.cpu, "--cpu"))]

@@ -53,7 +53,9 @@ def _configuration(args: argparse.Namespace, seconds: float, version: str) -> in
     from ..render import prove
     from ..render.json import prove as document
 
-    _print(args, prove.overflow(image, found, version), lambda: document.overflow(image, found, version))
+    _print(
+        args, prove.overflow(image.snapshot, found, version), lambda: document.overflow(image.snapshot, found, version)
+    )
     return 0 if found and all(one.verdict == args.expect and not one.differs for one in found) else 1
 
 

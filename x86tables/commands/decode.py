@@ -81,7 +81,7 @@ def look_up(args: argparse.Namespace, kind: str, value: Layout) -> tuple[Sequenc
     image = image_from(args)
     machines = chosen(image, args)
     if isinstance(value, SelectorErrorCode):
-        return error_lookup.selector_error(image, machines, value), image.symbols
+        return error_lookup.selector_error(image.snapshot, machines, value), image.symbols
     return error_lookup.page_fault(machines, value, address(args.address, image.symbols)), image.symbols
 
 

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..machine.image import Image
+    from ..api import Image
     from ..machine.machine import Machine
 
 TABLES = ("gdt", "idt", "tss", "ldt")
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         from ..render.json import dump
 
-        for piece in dump.dump(image, machines, tables):
+        for piece in dump.dump(image.snapshot, machines, tables):
             sys.stdout.write(piece)
     else:
         from ..render import text
 
-        text.output(text.dump(image, machines, tables, args.all))
+        text.output(text.dump(image.snapshot, machines, tables, args.all))
     _require_something(image, machines, tables)
     return 0
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from ..machine.image import Image
+    from ..api import Image
     from ..machine.memory import Memory
 
 
@@ -87,20 +87,19 @@ def _write(path: str, memory: Memory, pages: set[int], notes: bytes) -> int:
 
 def touch(image: Image) -> None:
     """Read all that the commands on images read."""
-    from ..delivery.scenarios import SCENARIOS, judge
     from ..render.json import dump
 
     decoded: dump.Decoded = {}
     for machine in image.machines:
         dump.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), decoded)
-        judge(machine, tuple(SCENARIOS))
+    image.check(["all"])
 
 
 def _notes(image: Image, args: argparse.Namespace) -> bytes:
     """The image's own notes when they say it all, else notes made from the registers as they are known here."""
     told = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
-    if image.notes and not told:
-        return image.notes
+    if image.snapshot.notes and not told:
+        return image.snapshot.notes
     more = {name: str(getattr(args, name)) for name in ("vendor", "maxphyaddr") if getattr(args, name)}
     notes = b""
     for machine in image.machines:

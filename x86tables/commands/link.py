@@ -61,14 +61,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _refused(plan: Plan) -> list[str]:
     """Why the checks refuse what is about to be written; printed is what they say."""
+    from ..api import Image
     from ..config import image
     from ..link import assumptions, problems
     from ..render.text import output
     from .build import judged
 
     shown = image(plan.tables, plan.find, plan.kernel.segments)
+    shown = shown.replace(remarks=(*shown.remarks, *plan.remarks, *assumptions(plan)))
     lines: list[str] = []
-    reason = judged(plan.tables, shown.replace(remarks=(*shown.remarks, *plan.remarks, *assumptions(plan))), lines)
+    reason = judged(Image(shown, plan.tables, plan.find), lines)
     output(lines)
     return [*problems(plan), *([reason] if reason else [])]
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..qemulog.chains import Log
 
 
@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(path: str, log: Log) -> Image:
+def opened(path: str, log: Log) -> Snapshot:
     """The image, with the registers that the log has where it matters first."""
-    from ..machine.image import Options
+    from ..machine.image import OpenOptions
     from ..readers import open_image
 
     events = [chain.first for chain in log.chains] + ([log.last.event] if log.last is not None else [])
     found = next((registers for event in events if (registers := event.registers) is not None), None)
-    return open_image(path, Options(registers=() if found is None else (found,)))
+    return open_image(path, OpenOptions(registers=() if found is None else (found,)))

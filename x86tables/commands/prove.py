@@ -12,7 +12,7 @@ QEMU refuses an ELF64 kernel with a multiboot1 header: `objcopy -O elf32-i386 KE
 
 from __future__ import annotations
 
-from ..delivery.scenarios import NOT_APPLICABLE, run_scenario
+from ..delivery.scenarios import NOT_APPLICABLE
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..errors import UsageError
 from ._image import add_image_arguments, chosen, image_from
@@ -50,26 +50,23 @@ def run(args: argparse.Namespace) -> int:
     image = image_from(args)
     names, options = options_from(args, image)
     from ..prove import bochs
-    from ..prove.run import OURS, prove
+    from ..prove.run import OURS
 
     for name in names:
         if name in OURS and "all" not in args.scenario:
             raise UsageError(f"--scenario {name}: {OURS[name]}")
-    proofs = []
-    for machine in chosen(image, args):
-        scenarios = [run_scenario(name, machine, options) for name in names]
-        proofs.append(prove(machine, scenarios, options, bochs.run))
+    proofs = image.prove(args.on, names, chosen(image, args), options)
     if args.format == "json":
         import json
 
         from ..render.json import prove as document
 
-        print(json.dumps(document.prove(image, proofs, bochs.CPU), indent=1))
+        print(json.dumps(document.prove(image.snapshot, proofs, bochs.CPU), indent=1))
     else:
         from ..render import prove as lines
         from ..render import text
 
-        text.output(lines.prove(image, proofs, bochs.CPU, args.events))
+        text.output(lines.prove(image.snapshot, proofs, bochs.CPU, args.events))
     return status(proofs, args.expect)
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from ..delivery.events import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
 from ..delivery.rings import in_ring0, in_ring3
-from ..delivery.simulate import HANDLER_STACK, simulate
-from ..delivery.state import CpuState
+from ..delivery.simulate import HANDLER_STACK
 from ..errors import UsageError
 from ..readers import number
 from ..tables import vectors
@@ -19,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..machine.image import Image
+    from ..api import Image
     from ..machine.machine import Machine
     from ..machine.registers import Registers
 
@@ -53,17 +52,17 @@ def run(args: argparse.Namespace) -> int:
     told = []
     for machine in machines:
         registers = _registers(machine, args, image)
-        told.append((machine, registers, simulate(CpuState(machine, registers), event, used)))
+        told.append((machine, registers, image.simulate(event, machine.cpu, registers, used)))
     if args.format == "json":
         import json
 
         from ..render.json import trace as document
 
-        print(json.dumps(document.trace(image, event, told), indent=1))
+        print(json.dumps(document.trace(image.snapshot, event, told), indent=1))
     else:
         from ..render import text, trace
 
-        text.output(trace.trace(image, event, told, args.steps))
+        text.output(trace.trace(image.snapshot, event, told, args.steps))
     return 0
 
 

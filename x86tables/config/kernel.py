@@ -13,7 +13,7 @@ from .read import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from .compiled import CompiledTables, Lookup
 
 
@@ -36,7 +36,7 @@ def resolve(tables: CompiledTables, kernel: str | None) -> tuple[Lookup, list[Ma
     return lookup(tables, read_symbols(kernel), kernel), segments(kernel)
 
 
-def open_config(path: str, kernel: str | None = None) -> tuple[CompiledTables, Image]:
+def open_config(path: str, kernel: str | None = None) -> tuple[CompiledTables, Snapshot]:
     """A TOML file as an Image to check, trace or prove."""
     tables = compile_config(*read(path))
     return tables, image(tables, *resolve(tables, kernel))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UsageError
-from ..machine.image import Image
+from ..machine.image import Snapshot
 from ..machine.machine import Machine
 from ..machine.paging import canonical
 from ..machine.registers import LA57, LMA, LME, NXE, PAE, SCE, SMAP, SMEP, TableRegister
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .compiled import CompiledTables, Lookup
 
 
-def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()) -> Image:
+def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()) -> Snapshot:
     """The declaration as an Image of one Machine per CPU, before LGDT and LTR: all in one physical memory.
 
     `segments` are what a linked kernel maps. Symbols that have no address get a placeholder, and a remark says so.
@@ -55,7 +55,7 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
     )
     remarks = tuple(_remarks(tables, known, placed))
     symbols = Symbols((address, name) for name, address in names.items())
-    return Image(tables.source.path, "config", memory, machines, symbols, remarks)
+    return Snapshot(tables.source.path, "config", memory, machines, symbols, remarks)
 
 
 def _registers(tables: CompiledTables, cpu: int, find: Lookup) -> Registers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from ..errors import NotThere, UsageError
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
@@ -17,6 +19,7 @@ from .stacks import (
     FAR,
     NEAR,
     NOT_JUDGED,
+    Guard,
     InterruptStack,
     StackInUse,
     guard_below,
@@ -28,15 +31,19 @@ from .state import TOP, CpuState
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from ..machine.registers import Registers
+
+    Played: TypeAlias = "tuple[list[Variant], tuple[str, ...]]"
     from ..tables.idt import Gate
 
+DEFAULT = ("stack-overflow",)  # what is asked when nothing is said
 NOT_APPLICABLE = "not-applicable"
 ORDER = (NOT_APPLICABLE, SURVIVES, UNKNOWN, LOOPS, TRIPLE_FAULT)  # the better first
 
 
-class Options(Record):
+class ScenarioOptions(Record):
     """What a person may say of a scenario: bytes of stack that a handler takes, a stack pointer, a function's frame."""
 
     handler_stack: int = HANDLER_STACK
@@ -82,60 +89,86 @@ class Scenario(Record):
         return simulation.vector, simulation.stack or "current"
 
 
-class Judgement(Record):
-    """What there is to say of one CPU: the verdict of `stack-overflow`, the stack in use, and every scenario asked for.
+class Situation:
+    """One CPU, and what every scenario on it asks: worked out once."""
 
-    `interrupt_stacks` have their extent: that a handler is entered does not mean that it has the stack it needs.
-    """
+    def __init__(self, machine: Machine, options: ScenarioOptions = ScenarioOptions()) -> None:  # noqa: B008
+        self.machine, self.options = machine, options
+        self._run: dict[str, Scenario] = {}
 
-    machine: Machine
-    overflow: Scenario
-    stack: StackInUse
-    scenarios: tuple[Scenario, ...]
-    interrupt_stacks: tuple[InterruptStack, ...]
+    def run(self, name: str) -> Scenario:
+        """A scenario; UsageError for a name that is none."""
+        if name not in SCENARIOS:
+            raise UsageError(f"scenario {name!r}: one of {', '.join(SCENARIOS)}")
+        if name not in self._run:
+            self._run[name] = self._scenario(name)
+        return self._run[name]
+
+    def _scenario(self, name: str) -> Scenario:
+        if not self.machine.wide:
+            return Scenario(name, NOT_APPLICABLE, f"the CPU is in {self.machine.mode} mode")
+        try:
+            _, remark = self.kernel
+            if self.registers.rsp is None:
+                raise NotThere("RSP is not known")
+            if self.machine.space.paging.mode not in ("4-level", "5-level"):
+                raise NotThere("CR3 is not known")
+            variants, remarks = SCENARIOS[name](self)
+        except NotThere as error:
+            variant = Variant("any", UNKNOWN, str(error), str(error))
+            return Scenario(name, UNKNOWN, variant.reason, (variant,), variant)
+        remarks = ((remark,) if remark else ()) + remarks
+        if not variants:
+            return Scenario(name, NOT_APPLICABLE, remarks[-1] if remarks else "nothing to try", (), None, remarks)
+        worst = max(variants, key=lambda variant: ORDER.index(variant.verdict))
+        mixed = len({variant.verdict for variant in variants}) > 1
+        reason = f"{worst.name}: {worst.reason}" if mixed else worst.reason
+        scenario = Scenario(name, worst.verdict, reason, tuple(variants), worst, remarks)
+        if name == "current-stack" and worst.verdict == SURVIVES:
+            return scenario.replace(verdict=self.stack.verdict, reason=self.stack.reason)
+        return scenario
+
+    @cached_property
+    def kernel(self) -> tuple[Registers, str]:
+        """The registers of the kernel on this CPU, and a sentence that says so where it was caught elsewhere."""
+        return in_ring0(self.machine, self.options.stack)
 
     @property
-    def verdict(self) -> str:
-        """The answer to: the stack has run into a page that cannot be pushed to, what happens?"""
-        return str(self.overflow.verdict)
+    def registers(self) -> Registers:
+        """Those of the kernel."""
+        return self.kernel[0]
+
+    @cached_property
+    def guard(self) -> Guard | None:
+        """The page within 1 MiB below RSP that refuses a push."""
+        return guard_below(self.machine, self.registers)
+
+    @cached_property
+    def far_guard(self) -> Guard | None:
+        """The nearest such page within 4 GiB."""
+        return self.guard or guard_below(self.machine, self.registers, FAR)
+
+    @cached_property
+    def stack(self) -> StackInUse:
+        """The answer about the stack in use."""
+        if not self.machine.wide:
+            return StackInUse(NOT_JUDGED, f"the CPU is in {self.machine.mode} mode")
+        return stack_in_use(self.machine, self.options.stack, self.options.frame)
+
+    @cached_property
+    def interrupt_stacks(self) -> tuple[InterruptStack, ...]:
+        """Every interrupt stack and its extent; none outside of long mode."""
+        return interrupt_stacks(self.machine) if self.machine.wide else ()
+
+    def simulate(self, name: str, event: Event, registers: Registers | None = None) -> Variant:
+        """One variant: an event, from the kernel's registers or from others."""
+        start = CpuState(self.machine, registers or self.registers)
+        return _variant(name, simulate(start, event, self.options.handler_stack))
 
 
-def judge(machine: Machine, names: tuple[str, ...] = ("stack-overflow",), options: Options = Options()) -> Judgement:  # noqa: B008
-    """Judge a CPU by the scenarios in `names`; `stack-overflow` is always among them."""
-    overflow = run_scenario("stack-overflow", machine, options)
-    others = [overflow if name == "stack-overflow" else run_scenario(name, machine, options) for name in names]
-    if not machine.wide:
-        return Judgement(machine, overflow, StackInUse(NOT_JUDGED, overflow.reason), tuple(others), ())
-    stack = stack_in_use(machine, options.stack, options.frame)
-    return Judgement(machine, overflow, stack, tuple(others), interrupt_stacks(machine))
-
-
-def run_scenario(name: str, machine: Machine, options: Options = Options()) -> Scenario:  # noqa: B008 - an immutable value
+def run_scenario(name: str, machine: Machine, options: ScenarioOptions = ScenarioOptions()) -> Scenario:  # noqa: B008
     """One scenario on one CPU; UsageError for a name that is none."""
-    if name not in SCENARIOS:
-        raise UsageError(f"scenario {name!r}: one of {', '.join(SCENARIOS)}")
-    if not machine.wide:
-        return Scenario(name, NOT_APPLICABLE, f"the CPU is in {machine.mode} mode")
-    try:
-        registers, remark = in_ring0(machine, options.stack)
-        if registers.rsp is None:
-            raise NotThere("RSP is not known")
-        if machine.space.paging.mode not in ("4-level", "5-level"):
-            raise NotThere("CR3 is not known")
-        variants, remarks = SCENARIOS[name](machine, registers, options)
-    except NotThere as error:
-        variant = Variant("any", UNKNOWN, str(error), str(error))
-        return Scenario(name, UNKNOWN, variant.reason, (variant,), variant)
-    remarks = ((remark,) if remark else ()) + remarks
-    if not variants:
-        return Scenario(name, NOT_APPLICABLE, remarks[-1] if remarks else "nothing to try", (), None, remarks)
-    worst = max(variants, key=lambda variant: ORDER.index(variant.verdict))
-    reason = worst.reason if len({variant.verdict for variant in variants}) == 1 else f"{worst.name}: {worst.reason}"
-    scenario = Scenario(name, worst.verdict, reason, tuple(variants), worst, remarks)
-    if name == "current-stack" and worst.verdict == SURVIVES:
-        stack = stack_in_use(machine, options.stack, options.frame)
-        return scenario.replace(verdict=stack.verdict, reason=stack.reason)
-    return scenario
+    return Situation(machine, options).run(name)
 
 
 def _variant(name: str, simulation: Simulation) -> Variant:
@@ -161,33 +194,32 @@ def push_fault(state: CpuState) -> Event:
 # Stack overflow
 
 
-def stack_overflow(machine: Machine, registers: Registers, options: Options) -> tuple[list[Variant], tuple[str, ...]]:
-    """The ways in which kernels run off a stack into the page below it, all from ring 0."""
-    guard = guard_below(machine, registers)
-    remarks: tuple[str, ...] = ()
+def stack_overflow(on: Situation) -> Played:
+    """The variants in which kernels run off a stack into the page below it, all from ring 0."""
+    guard, remarks = on.guard, tuple[str, ...]()
     if guard is None:
-        guard = guard_below(machine, registers, FAR)
+        guard = on.far_guard
         if guard is None:
             raise NotThere("a page below RSP that cannot be pushed to: none was found within 4 GiB")
         nearest = f"the nearest is below {guard.top:#x}" if guard.top else "there is none down to address 0"
         remarks = (f"no page within {NEAR >> 20} MiB below RSP refuses a push: {nearest}",)
     edge = guard.top
 
-    def at(rsp: int, event: Event | None = None) -> Simulation:
-        state = CpuState(machine, registers.replace(rsp=rsp % TOP))
-        return simulate(state, event or push_fault(state), options.handler_stack)
+    def at(name: str, rsp: int, event: Event | None = None) -> Variant:
+        registers = on.registers.replace(rsp=rsp % TOP)
+        return on.simulate(name, event or push_fault(CpuState(on.machine, registers)), registers)
 
-    push = at(edge)
-    variants = [_variant("push at the guard's edge", push), _variant("call at the guard's edge", push)]
+    push = at("push at the guard's edge", edge)
+    variants = [push, push.replace(name="call at the guard's edge")]
     events = [Event.nmi(), Event.exception("#UD")]
-    vector = _interrupt(machine)
+    vector = _interrupt(on.machine)
     if vector is not None:
         events.insert(0, Event.interrupt(vector))
     for event in events:
         for above in (8, 16, 24, 32, 40):
-            variants.append(_variant(f"{event.label}, {above} bytes above the guard", at(edge + above, event)))
+            variants.append(at(f"{event.label}, {above} bytes above the guard", edge + above, event))
     for inside in (8, PAGE // 2, PAGE - 8):
-        variants.append(_variant(f"push {inside} bytes inside of the guard", at(edge - inside)))
+        variants.append(at(f"push {inside} bytes inside of the guard", edge - inside))
     return variants, remarks
 
 
@@ -205,47 +237,45 @@ def _interrupt(machine: Machine) -> int | None:
     return next((v for v in range(32, len(gates)) if gates[v].p and gates[v].ist == 0), None)
 
 
-def current_stack(machine: Machine, registers: Registers, options: Options) -> tuple[list[Variant], tuple[str, ...]]:
+def current_stack(on: Situation) -> Played:
     """An exception, an NMI and an interrupt on the stack as it is. When they fare well, the scenario's verdict is the
     stack's: whether it has a guard page, and what an overflow runs over when it has none."""
     events = [Event.exception("#UD"), Event.nmi()]
-    vector = _interrupt(machine)
+    vector = _interrupt(on.machine)
     if vector is not None:
         events.append(Event.interrupt(vector))
-    stack = stack_in_use(machine, options.stack, options.frame)
-    remarks = (stack.beyond,) if stack.beyond else ()
-    variants = [
-        _variant(event.label, simulate(CpuState(machine, registers), event, options.handler_stack)) for event in events
-    ]
-    return variants, remarks
+    remarks = (on.stack.beyond,) if on.stack.beyond else ()
+    return [on.simulate(event.label, event) for event in events], remarks
 
 
 # The four questions that texts on double faults ask
 
 
-def double_fault_questions(
-    machine: Machine, registers: Registers, options: Options
-) -> tuple[list[Variant], tuple[str, ...]]:
-    """A handler is swapped out when it is needed: what comes of it? And the guard page once more."""
+def double_fault_questions(on: Situation) -> Played:
+    """A handler is swapped out when it is needed: what follows? And the guard page once more."""
 
-    def after(missing: str, *events: Event) -> Simulation:
-        number, gates = {"#BP": 3, "#PF": 14}[missing], _gates(machine)
+    def after(name: str, missing: str, *events: Event) -> Variant:
+        number, gates = {"#BP": 3, "#PF": 14}[missing], _gates(on.machine)
         gone = frozenset({gates[number].offset}) if number < len(gates) else frozenset()
-        state = CpuState(machine, registers, gone)
-        simulation = simulate(state, events[0], options.handler_stack)
+        state = CpuState(on.machine, on.registers, gone)
+        simulation = simulate(state, events[0], on.options.handler_stack)
         for event in events[1:]:
             if simulation.outcome == SURVIVES:
-                simulation = simulate(state, event, options.handler_stack)
-        return simulation
+                simulation = simulate(state, event, on.options.handler_stack)
+        return _variant(name, simulation)
 
     page_fault = Event.exception("#PF", 0, 0)
-    overflow = stack_overflow(machine, registers, options)[0][0]
+    overflow = on.run("stack-overflow").variants[0]
+    if overflow.simulation is None:
+        raise NotThere(overflow.reason)
     return [
-        _variant("a breakpoint, its handler swapped out", after("#BP", Event.int3())),
-        _variant("a page fault, its handler swapped out", after("#PF", page_fault)),
-        _variant(
+        after("a breakpoint, its handler swapped out", "#BP", Event.int3()),
+        after("a page fault, its handler swapped out", "#PF", page_fault),
+        after(
             "the divide error handler hits a breakpoint, whose handler is swapped out",
-            after("#BP", Event.exception("#DE"), Event.int3()),
+            "#BP",
+            Event.exception("#DE"),
+            Event.int3(),
         ),
         overflow.replace(name="the stack overflows, and the guard page is hit"),
     ], ()
@@ -254,27 +284,26 @@ def double_fault_questions(
 # The gap after SYSCALL
 
 
-def syscall_gap(machine: Machine, registers: Registers, options: Options) -> tuple[list[Variant], tuple[str, ...]]:
+def syscall_gap(on: Situation) -> Played:
     """NMI and #MC right after SYSCALL: ring 0 code runs on whatever RSP the program has left there."""
-    r = machine.registers
+    r = on.machine.registers
     if r.efer is not None and not r.efer & SCE:
         return [], ("SYSCALL is off (EFER.SCE)",)
-    kernel = registers.replace(rflags=2)
+    kernel = on.registers.replace(rflags=2)
     if r.star is not None:
         kernel = kernel.replace(cs=_syscall_cs(r.star), ss=Segment(((r.star >> 32) & 0xFFFC) + 8))
-    outside = (1 << machine.space.levels * 9 + 11) + PAGE  # above the lower canonical half
+    outside = (1 << on.machine.space.levels * 9 + 11) + PAGE  # above the lower canonical half
     pointers = [("a pointer that is not canonical", outside)]
     if r.cpl == 3 and r.rsp is not None:
         pointers.insert(0, ("the program's stack", r.rsp))
     variants = []
     for event in (Event.nmi(), Event.exception("#MC")):
         for name, rsp in pointers:
-            simulation = simulate(CpuState(machine, kernel.replace(rsp=rsp)), event, options.handler_stack)
-            variant = _variant(f"{event.label} on {name}", simulation)
-            if simulation.outcome == SURVIVES and simulation.stack == "current":
-                variant = variant.replace(
-                    reason=f"{variant.reason}, which user code chose: it can make ring 0 write anywhere"
-                )
+            variant = on.simulate(f"{event.label} on {name}", event, kernel.replace(rsp=rsp))
+            simulation = variant.simulation
+            if simulation and simulation.outcome == SURVIVES and simulation.stack == "current":
+                reason = f"{variant.reason}, which user code chose: it can make ring 0 write anywhere"
+                variant = variant.replace(reason=reason)
             variants.append(variant)
     return variants, ()
 
@@ -288,20 +317,13 @@ def _syscall_cs(star: int) -> Segment:
 # Every vector
 
 
-def survival_matrix(machine: Machine, registers: Registers, options: Options) -> tuple[list[Variant], tuple[str, ...]]:
+def survival_matrix(on: Situation) -> Played:
     """Every vector, from ring 0 on a good stack, from ring 0 with RSP at the guard, and from ring 3."""
-    guard = guard_below(machine, registers) or guard_below(machine, registers, FAR)
-    starts = [("ring 0", registers), ("ring 3", in_ring3(machine))]
-    if guard is not None:
-        starts.insert(1, ("ring 0 at the guard", registers.replace(rsp=guard.top)))
-    variants = []
-    for vector in range(256):
-        event = _natural(vector)
-        for name, start in starts:
-            variants.append(
-                _variant(f"{event.label} from {name}", simulate(CpuState(machine, start), event, options.handler_stack))
-            )
-    return variants, ()
+    starts = [("ring 0", on.registers), ("ring 3", in_ring3(on.machine))]
+    if on.far_guard is not None:
+        starts.insert(1, ("ring 0 at the guard", on.registers.replace(rsp=on.far_guard.top)))
+    events = map(_natural, range(256))
+    return [on.simulate(f"{event.label} from {name}", event, start) for event in events for name, start in starts], ()
 
 
 def _natural(vector: int) -> Event:
@@ -311,7 +333,7 @@ def _natural(vector: int) -> Event:
     return Event.int3() if vector == 3 else Event.exception(vector) if vector < 32 else Event.interrupt(vector)
 
 
-SCENARIOS: dict[str, Callable[[Machine, Registers, Options], tuple[list[Variant], tuple[str, ...]]]] = {
+SCENARIOS: dict[str, Callable[[Situation], Played]] = {
     "stack-overflow": stack_overflow,
     "current-stack": current_stack,
     "double-fault-questions": double_fault_questions,

@@ -1,4 +1,4 @@
-"""Image: what every reader returns: path, format, machines and symbols."""
+"""Snapshot: what every reader returns: path, format, machines and symbols."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Image(Record):
+class Snapshot(Record):
     """A file that holds one or several CPUs' tables.
 
     `notes` are what an ELF core says of the registers, kept byte by byte for `extract`. `remarks` are sentences for the
@@ -29,7 +29,7 @@ class Image(Record):
     notes: bytes = b""
 
 
-class Options(Record):
+class OpenOptions(Record):
     """What the command line says of an image that the image does not say itself; None where it says nothing.
 
     `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`, ADDR a number, a symbol, or `phys:` and one of them. `registers` stand

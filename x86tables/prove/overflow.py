@@ -12,7 +12,7 @@ import struct
 import tempfile
 
 from ..delivery.rings import in_ring0
-from ..delivery.scenarios import Options, run_scenario
+from ..delivery.scenarios import ScenarioOptions, run_scenario
 from ..delivery.simulate import SURVIVES, UNKNOWN
 from ..delivery.stacks import guard_below
 from ..errors import NotThere
@@ -58,7 +58,7 @@ class Overflow(Record):
     differs: str = ""
 
 
-def overflow(machine: Machine, options: Options = Options(), seconds: float = SECONDS) -> Overflow:  # noqa: B008
+def overflow(machine: Machine, options: ScenarioOptions = ScenarioOptions(), seconds: float = SECONDS) -> Overflow:  # noqa: B008
     """Run a machine's stack overflow in QEMU. NotThere when QEMU is not installed."""
     guest.program()
     scenario = run_scenario("stack-overflow", machine, options)

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ..delivery.scenarios import Options, Scenario, Variant
+    from ..delivery.scenarios import Scenario, ScenarioOptions, Variant
     from ..machine.registers import Registers
 
 MAXPHYADDR = 40  # of every CPU model that Bochs has
@@ -86,7 +86,7 @@ class Proof(Record):
 def prove(
     machine: Machine,
     scenarios: Iterable[Scenario],
-    options: Options,
+    options: ScenarioOptions,
     run: Callable[[list[Trial]], Iterable[TrialResult]],
 ) -> Proof:
     """Take simulated scenarios of a machine to the CPU behind `run`; the first that can be run gives the verdict."""
@@ -110,7 +110,7 @@ def prove(
     return Proof(machine, results, first.verdict, verdict, (*reasons, *dict.fromkeys(needs)), not_run)
 
 
-def trials(machine: Machine, scenario: Scenario, options: Options) -> Iterator[Trial]:
+def trials(machine: Machine, scenario: Scenario, options: ScenarioOptions) -> Iterator[Trial]:
     """The variants of a scenario, each ready to run."""
     harness = Harness(machine)
     for variant in scenario.variants:

@@ -10,13 +10,13 @@ from .chains import CUT, EXCEPTION, INT, INTERRUPT, SHUTDOWN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..delivery.events import Delivery
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine
     from .chains import Chain
     from .entries import Delivering
 
 
-def machine_at(image: Image, event: Delivering) -> Machine | None:
+def machine_at(image: Snapshot, event: Delivering) -> Machine | None:
     """A CPU with the image's memory and the registers that the log has at an event; None when it has none there."""
     registers = event.registers
     if registers is None or not image.machines:
@@ -26,7 +26,7 @@ def machine_at(image: Image, event: Delivering) -> Machine | None:
     return image.machines[0].replace(registers)
 
 
-def replay(image: Image, chain: Chain) -> Delivery | None:
+def replay(image: Snapshot, chain: Chain) -> Delivery | None:
     """A chain's first event delivered with the image's memory; None when that cannot be done.
 
     It shows more than the log where it goes the same way: see `agrees`.

@@ -12,7 +12,7 @@ from .replay import agrees, machine_at, replay
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..delivery.events import Delivery, Step
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..tables.idt import Gate
     from .chains import Chain, Log, LoggedAttempt
 
@@ -80,12 +80,12 @@ def _weight(one: ReportedChain) -> tuple[bool, bool, int]:
     return one.chain.outcome == ENTERED, one.chain.deliberate, one.chain.first.line
 
 
-def report(log: Log, image: Image | None = None) -> LogReport:
+def report(log: Log, image: Snapshot | None = None) -> LogReport:
     """What a log comes to; with an image its chains are delivered again, and gates are read."""
     return LogReport(log, tuple(_chain(chain, image) for chain in log.chains))
 
 
-def _chain(chain: Chain, image: Image | None) -> ReportedChain:
+def _chain(chain: Chain, image: Snapshot | None) -> ReportedChain:
     found = None if image is None else replay(image, chain)
     if found is not None and not agrees(chain, found):
         found = None
@@ -93,7 +93,7 @@ def _chain(chain: Chain, image: Image | None) -> ReportedChain:
     return ReportedChain(chain, _cause(chain), _rule(chain, events), found is not None, events)
 
 
-def _event(chain: Chain, number: int, image: Image | None, found: Delivery | None) -> ReportedEvent:
+def _event(chain: Chain, number: int, image: Snapshot | None, found: Delivery | None) -> ReportedEvent:
     attempt = chain.attempts[number]
     event = attempt.event
     gate, error = _gate(attempt, image)
@@ -110,7 +110,7 @@ def _event(chain: Chain, number: int, image: Image | None, found: Delivery | Non
     return ReportedEvent(attempt, gate, error, step, own_stack, named, below)
 
 
-def _gate(attempt: LoggedAttempt, image: Image | None) -> tuple[Gate | None, str | None]:
+def _gate(attempt: LoggedAttempt, image: Snapshot | None) -> tuple[Gate | None, str | None]:
     """The gate of an event in the image; else why it cannot be read, which a linked kernel without it need not say."""
     machine = None if image is None else machine_at(image, attempt.event)
     if image is None or machine is None or not machine.wide:

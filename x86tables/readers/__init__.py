@@ -11,7 +11,7 @@ import sys
 from ..elf import is_elf
 from ..errors import ImageError, NotThere, UsageError
 from ..machine.files import load
-from ..machine.image import Image, Options
+from ..machine.image import OpenOptions, Snapshot
 from ..machine.machine import Machine
 from ..machine.memory import Memory
 from ..machine.registers import Registers, Segment, TableRegister
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMATS = ("elfcore", "elf", "raw")
+MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
 
 class Contents(Record):
@@ -44,7 +45,7 @@ def _reader(name: str) -> Any:
     return sys.modules[f"{__name__}.{name}"]
 
 
-def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 - an immutable value
+def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # noqa: B008 - an immutable value
     """Read an image of any format. ImageError says in one sentence what cannot be read, and why."""
     data = load(path)
     if options.format is not None and options.format not in FORMATS:
@@ -76,10 +77,10 @@ def open_image(path: str, options: Options = Options()) -> Image:  # noqa: B008 
     if options.symbols is not None:
         symbols, moved = _placed(symbols, machines) if options.kaslr_offset is None else (symbols, [])
         remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
-    return Image(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
+    return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
 
 
-def _variant(registers: Registers, options: Options, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
+def _variant(registers: Registers, options: OpenOptions, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
     """The registers with what the command line says of them, and the tables whose addresses are physical."""
     changes: dict[str, Any] = {}
     for name, value in options.changes.items():
@@ -134,6 +135,16 @@ def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
     if value > most:
         raise UsageError(f"{told}{shown} is too large: at most {most:#x}")
     return value
+
+
+def read_registers(path: str) -> tuple[Registers, ...]:
+    """The registers of each CPU in the text of QEMU's `info registers -a`, or of a `-d cpu_reset` block."""
+    from . import monitor
+
+    content = load(path)
+    if len(content) > MOST_TEXT:
+        raise UsageError(f"--registers {path}: more than {MOST_TEXT:#x} bytes: cut out the block that counts")
+    return monitor.parse(content[:].decode("utf-8", "replace"), path)
 
 
 def read_symbols(path: str) -> Symbols:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..machine.files import Data
-    from ..machine.image import Options
+    from ..machine.image import OpenOptions
 
 # Names that kernels give their tables, the likeliest first; compared without case and leading underscores or dots.
 NAMES = {
@@ -56,7 +56,7 @@ def symbol_table(path: str, data: Data) -> Symbols:
     return Symbols(((row[1], row[0]) for row in Elf(path, data).symbols()), lines=Lines(data))
 
 
-def read(path: str, data: Data, options: Options) -> Contents:
+def read(path: str, data: Data, options: OpenOptions) -> Contents:
     """The segments by virtual address, the symbols, and the tables that symbols or sections name."""
     elf = Elf(path, data)
     pieces, reserved = [], []

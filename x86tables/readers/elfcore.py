@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..machine.files import Data
-    from ..machine.image import Options
+    from ..machine.image import OpenOptions
     from ..machine.memory import Piece
 
 NT_PRSTATUS = 1
@@ -36,7 +36,7 @@ def matches(data: Data) -> bool:
     return is_elf(data) and data[16:18] == CORE.to_bytes(2, "little")
 
 
-def read(path: str, data: Data, options: Options) -> Contents:
+def read(path: str, data: Data, options: OpenOptions) -> Contents:
     """Memory by physical address (p_paddr, whatever p_vaddr says) and the registers of QEMU's notes."""
     remarks: list[str] = []
     pieces, notes = _segments(path, data, remarks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ImageError, UsageError
-from ..machine.image import Options
+from ..machine.image import OpenOptions
 from ..machine.memory import Memory
 from ..machine.paging import canonical
 from ..machine.registers import Registers, Segment, TableRegister
@@ -22,7 +22,7 @@ def matches(data: Data) -> bool:
     return True
 
 
-def read(path: str, data: Data, options: Options) -> Contents:
+def read(path: str, data: Data, options: OpenOptions) -> Contents:
     """The file as memory at `--base`; a file that is a table as a whole is taken as that when no option says more."""
     base = options.base or 0
     if base + len(data) > 1 << 64:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ..checks import RULES
-from .lines import width, wrap
-from .verdict import coloured
+from .lines import coloured, width, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..api import Assessment
     from ..checks import Report
 
 
-def lines(report: Report) -> Iterator[str]:
+def lines(report: Report | Assessment) -> Iterator[str]:
     """The lines that `check` prints of one CPU: what was found, what was not checked, and where to read on."""
     if not report.machine.long_mode:
         return

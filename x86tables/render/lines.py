@@ -22,3 +22,13 @@ def wrap(line: str, indent: str) -> Iterator[str]:
         yield line[:cut].rstrip()
         line = indent + line[cut + 1 :]
     yield line.rstrip()
+
+
+COLOURS = {"survives": "32", "triple-fault": "31", "loops": "31", "unknown": "33", "error": "31", "warning": "33"}
+
+
+def coloured(word: str) -> str:
+    """The word, in its colour where standard output is a terminal."""
+    if word in COLOURS and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        return f"\x1b[1;{COLOURS[word]}m{word}\x1b[0m"
+    return word

@@ -8,14 +8,13 @@ from ..machine.symbols import printable
 from ..qemulog.report import report
 from ..tables.vectors import label
 from . import log
-from .lines import wrap
-from .verdict import coloured
+from .lines import coloured, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.symbols import Symbols
     from ..prove.overflow import Overflow
     from ..prove.qemu import Ending
@@ -25,7 +24,7 @@ OBSERVATIONS = 12  # of a variant that are shown, the first ones
 OUTPUT = 12  # lines of a guest's own output that are shown, the last ones
 
 
-def prove(image: Image, proofs: Sequence[Proof], cpu: str, events: bool) -> Iterator[str]:
+def prove(image: Snapshot, proofs: Sequence[Proof], cpu: str, events: bool) -> Iterator[str]:
     """An image's CPUs on Bochs; with `events` those of every variant, else only of one that has the verdict."""
     yield f"{image.path}: {image.format}, on {cpu}"
     for one in proofs:
@@ -83,7 +82,7 @@ def _variant_lines(result: TrialResult, symbols: Symbols) -> Iterator[str]:
         yield f"      differs: {result.differs}"
 
 
-def overflow(image: Image, found: Sequence[Overflow], cpu: str) -> Iterator[str]:
+def overflow(image: Snapshot, found: Sequence[Overflow], cpu: str) -> Iterator[str]:
     """A stack overflow on each CPU of a configuration."""
     yield f"{image.path}: {image.format}, a stack overflow on {cpu} (TCG)"
     for remark in image.remarks:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from ..checks import Report, Rule
-    from ..delivery.scenarios import Judgement
-    from ..machine.image import Image
+    from ..api import Assessment
+    from ..checks import Rule
+    from ..machine.image import Snapshot
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {"error": "error", "warning": "warning", "note": "note"}
@@ -34,12 +34,12 @@ SCENARIOS = {
 }
 
 
-def log(image: Image, judgements: Sequence[Judgement], reports: Sequence[Report]) -> dict[str, Any]:
+def log(image: Snapshot, assessments: Sequence[Assessment]) -> dict[str, Any]:
     """The SARIF log of one `check`: one run, its rules, and a result for each finding and each bad verdict."""
     uri = relative(image.path)
     rules = [_rule(rule) for rule in RULES] + [_scenario(name, title) for name, title in SCENARIOS.items()]
     index = {rule["id"]: number for number, rule in enumerate(rules)}
-    results = [*_verdicts(judgements), *_findings(reports)]
+    results = [*_verdicts(assessments), *_findings(assessments)]
     for result in results:
         result["ruleIndex"] = index[result["ruleId"]]
         result["locations"] = [_location(uri, result.pop("where"))]
@@ -56,10 +56,10 @@ def log(image: Image, judgements: Sequence[Judgement], reports: Sequence[Report]
         # a run for each image: uploads of several images stand beside each other
         "automationDetails": {"id": f"x86tables/{uri}/"},
         "artifacts": [{"location": _place(uri), "roles": ["analysisTarget"]}],
-        "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": list(_gaps(reports, index))}],
+        "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": list(_gaps(assessments, index))}],
         "results": results,
         "columnKind": "unicodeCodePoints",
-        "properties": {"verdicts": {f"CPU {j.machine.cpu}": j.verdict for j in judgements}},
+        "properties": {"verdicts": {f"CPU {each.cpu}": each.verdict for each in assessments}},
     }
     return {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}
 
@@ -104,26 +104,26 @@ def _descriptor(name: str, title: str, severity: str, text: str, markdown: str, 
     }
 
 
-def _verdicts(judgements: Iterable[Judgement]) -> Iterator[dict[str, Any]]:
+def _verdicts(assessments: Iterable[Assessment]) -> Iterator[dict[str, Any]]:
     """Scenarios that do not end well; what is not known is a warning, as the command's exit status counts it too."""
     told: dict[tuple[str, str, str], list[int]] = {}
-    for judgement in judgements:
-        for scenario in {one.name: one for one in (judgement.overflow, *judgement.scenarios)}.values():
+    for assessment in assessments:
+        for scenario in {one.name: one for one in (assessment.overflow, *assessment.scenarios)}.values():
             if scenario.verdict not in (SURVIVES, NOT_APPLICABLE):
                 key = scenario.name, scenario.verdict, scenario.reason
-                told.setdefault(key, []).append(judgement.machine.cpu)
+                told.setdefault(key, []).append(assessment.cpu)
     for (name, verdict, reason), cpus in told.items():
         level = "warning" if verdict == UNKNOWN else "error"
         yield _result(name, level, f"{verdict}: {reason}", name, cpus)
 
 
-def _findings(reports: Iterable[Report]) -> Iterator[dict[str, Any]]:
+def _findings(assessments: Iterable[Assessment]) -> Iterator[dict[str, Any]]:
     """Findings, each once with the CPUs that have it."""
     told: dict[tuple[str, str, str, str], list[int]] = {}
-    for report in reports:
-        for finding in report.findings:
+    for assessment in assessments:
+        for finding in assessment.findings:
             key = finding.rule, LEVELS[finding.severity], finding.message, finding.where
-            told.setdefault(key, []).append(report.machine.cpu)
+            told.setdefault(key, []).append(assessment.cpu)
     for (rule, level, message, where), cpus in told.items():
         yield _result(rule, level, message, where, cpus)
 
@@ -151,12 +151,12 @@ def _place(uri: str) -> dict[str, Any]:
     return {"uri": uri, "uriBaseId": "%SRCROOT%"}
 
 
-def _gaps(reports: Iterable[Report], index: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _gaps(assessments: Iterable[Assessment], index: dict[str, int]) -> Iterator[dict[str, Any]]:
     """The rules that could not be decided, and what they lack."""
     told: dict[tuple[str, str], list[int]] = {}
-    for report in reports:
-        for gap in report.not_checked:
-            told.setdefault((gap.rule, gap.needs), []).append(report.machine.cpu)
+    for assessment in assessments:
+        for gap in assessment.not_checked:
+            told.setdefault((gap.rule, gap.needs), []).append(assessment.cpu)
     for (rule, needs), cpus in told.items():
         yield {
             "level": "note",

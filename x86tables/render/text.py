@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine, Table
     from ..tables.gdt import Entry
     from ..tables.idt import Gate
@@ -40,7 +40,7 @@ MODES = {
 RUN = 4  # so many gates in a row that differ by a constant stride alone are shown as one line
 
 
-def dump(image: Image, machines: Sequence[Machine], tables: Sequence[str], everything: bool) -> Iterator[str]:
+def dump(image: Snapshot, machines: Sequence[Machine], tables: Sequence[str], everything: bool) -> Iterator[str]:
     """The lines that `dump` prints."""
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
@@ -65,7 +65,7 @@ def dump(image: Image, machines: Sequence[Machine], tables: Sequence[str], every
             yield from _table(machine, image, name, table, everything)
 
 
-def heading(machine: Machine, image: Image) -> Iterator[str]:
+def heading(machine: Machine, image: Snapshot) -> Iterator[str]:
     """What the CPU was doing, and what was taken for granted."""
     r = machine.registers
     line = f"CPU {machine.cpu}  {MODES[machine.mode]}"
@@ -104,7 +104,7 @@ def _far(machine: Machine, rip: int) -> str:
     return f"{cs.selector:#x}:{rip:#x}" if cs is not None else f"{rip:#x}"
 
 
-def _named(image: Image, address: int) -> str:
+def _named(image: Snapshot, address: int) -> str:
     name = image.symbols.place(address)
     return f" <{name}>" if name else ""
 
@@ -113,7 +113,7 @@ def _title(machine: Machine, name: str) -> str:
     return "IVT" if machine.mode == "real" and name == "idt" else name.upper()
 
 
-def _table(machine: Machine, image: Image, name: str, table: Table | None, everything: bool) -> Iterator[str]:
+def _table(machine: Machine, image: Snapshot, name: str, table: Table | None, everything: bool) -> Iterator[str]:
     title = _title(machine, name)
     if table is None:
         try:
@@ -211,7 +211,7 @@ def _descriptor(entry: Entry) -> str:
     return text + ("; truncated: its second half is beyond the limit" if entry.truncated else "")
 
 
-def _gates(machine: Machine, image: Image, table: Table, everything: bool) -> Iterator[str]:
+def _gates(machine: Machine, image: Snapshot, table: Table, everything: bool) -> Iterator[str]:
     known = [(v, g) for v, g in enumerate(machine.gates) if table.known(v * g.size, v * g.size + g.size)]
     shown = known if everything else [(v, g) for v, g in known if g.p or g.kind != "absent"]
     if shown:
@@ -245,7 +245,7 @@ def _follows(one: tuple[int, Gate | LegacyGate], other: tuple[int, Gate | Legacy
     return near and other[1] == one[1].replace(offset=other[1].offset)
 
 
-def _gate_lines(machine: Machine, image: Image, run: list[tuple[int, Gate | LegacyGate]]) -> Iterator[str]:
+def _gate_lines(machine: Machine, image: Snapshot, run: list[tuple[int, Gate | LegacyGate]]) -> Iterator[str]:
     """One line, and more where a long name leaves no room for the rest."""
     (vector, gate), last = run[0], run[-1][0]
     if len(run) > 1:
@@ -318,7 +318,7 @@ def _vectors(machine: Machine, table: Table) -> Iterator[str]:
         start = stop
 
 
-def _tss(machine: Machine, image: Image, table: Table) -> Iterator[str]:
+def _tss(machine: Machine, image: Snapshot, table: Table) -> Iterator[str]:
     if not machine.wide:
         yield from _task(table, machine.tss16 or machine.tss32)
     else:
@@ -357,7 +357,7 @@ def _task(table: Table, tss: Tss32 | Tss16) -> Iterator[str]:
     yield f"  task         {', '.join(f'{name} {value(name)}' for name in names)}"
 
 
-def _stack(name: str, stack: Extent, image: Image) -> Iterator[str]:
+def _stack(name: str, stack: Extent, image: Snapshot) -> Iterator[str]:
     """`IST1 0x...: 8 KiB down to 0x..., then PTE not present; above: ...`, in one or two lines."""
     title = f"  {name:<5} {stack.top:#x}{_named(image, stack.top)}"
     if stack.size == 0:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..delivery.events import Attempt, Delivery, Event, Step
     from ..delivery.simulate import Handler, Loop, Simulation
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.machine import Machine
     from ..machine.registers import Registers
     from ..machine.symbols import Symbols
@@ -40,7 +40,7 @@ def simulation(told: Simulation, symbols: Symbols, all_steps: bool = False) -> I
 
 
 def trace(
-    image: Image, event: Event, told: Sequence[tuple[Machine, Registers, Simulation]], all_steps: bool
+    image: Snapshot, event: Event, told: Sequence[tuple[Machine, Registers, Simulation]], all_steps: bool
 ) -> Iterator[str]:
     """The lines that `trace` prints: for each CPU where it happened, the steps, and the frame of the last delivery."""
     for number, (machine, before, one) in enumerate(told):

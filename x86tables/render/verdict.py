@@ -2,85 +2,69 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from ..delivery.simulate import HANDLER_STACK, SURVIVES
 from ..machine.probe import Fault, FaultKind
 from ..tables.vectors import label
-from .lines import wrap
+from . import findings
+from .lines import coloured, wrap
 from .trace import loop, simulation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from ..delivery.scenarios import Judgement, Scenario
+    from ..api import Assessment
+    from ..delivery.scenarios import Scenario
     from ..delivery.stacks import InterruptStack, StackInUse
-    from ..machine.image import Image
+    from ..machine.image import Snapshot
     from ..machine.symbols import Symbols
 
-COLOURS = {"survives": "32", "triple-fault": "31", "loops": "31", "unknown": "33", "error": "31", "warning": "33"}
 
-
-def coloured(word: str) -> str:
-    """The word, in its colour where standard output is a terminal."""
-    if word in COLOURS and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        return f"\x1b[1;{COLOURS[word]}m{word}\x1b[0m"
-    return word
-
-
-def check(
-    image: Image,
-    judgements: Sequence[Judgement],
-    all_steps: bool = False,
-    below: Sequence[Iterable[str]] | None = None,
-) -> Iterator[str]:
-    """The lines that `check` prints: per CPU the two answers, why, the trace, the room on each stack, and what stands
-    `below` it (findings)."""
+def check(image: Snapshot, assessments: Sequence[Assessment], all_steps: bool = False) -> Iterator[str]:
+    """The lines that `check` prints: per CPU the two answers, why, the trace, the interrupt stacks, the findings."""
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
         yield from wrap(f"  note: {remark}", "    ")
-    for judgement, lines in zip(judgements, below or [()] * len(judgements), strict=True):
+    for assessment in assessments:
         yield ""
-        yield from _judgement(judgement, image.symbols, all_steps)
-        yield from lines
+        yield from _assessment(assessment, image.symbols, all_steps)
+        yield from findings.lines(assessment)
 
 
-def _judgement(judgement: Judgement, symbols: Symbols, all_steps: bool) -> Iterator[str]:
-    machine, overflow = judgement.machine, judgement.overflow
-    yield from wrap(f"CPU {machine.cpu}  {coloured(judgement.verdict)}{_answer(judgement)}", "       ")
+def _assessment(assessment: Assessment, symbols: Symbols, all_steps: bool) -> Iterator[str]:
+    machine, overflow = assessment.machine, assessment.overflow
+    yield from wrap(f"CPU {machine.cpu}  {coloured(assessment.verdict)}{_answer(assessment)}", "       ")
     yield from wrap(f"  {overflow.reason}{_handler_name(overflow, symbols)}", "  ")
     if not machine.wide:
         return
-    yield from wrap(f"  stack  {_stack(judgement.stack)}", "         ")
+    yield from wrap(f"  stack  {_stack(assessment.stack)}", "         ")
     for remark in overflow.remarks:
         yield from wrap(f"  note   {remark}", "         ")
     if machine.assumed:
         yield from wrap(f"  assumed: {'; '.join(machine.assumed)}", "         ")
     yield from _scenario(overflow, symbols, all_steps)
-    for scenario in judgement.scenarios:
+    for scenario in assessment.scenarios:
         if scenario is not overflow:
             yield ""
             yield from wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
             yield from _ways(scenario)
             if scenario.worst is not None and scenario.worst.verdict != SURVIVES:
                 yield from _scenario(scenario, symbols, all_steps)
-    if judgement.interrupt_stacks:
+    if assessment.interrupt_stacks:
         yield ""
         yield from wrap(
             f"  room on the interrupt stacks ({HANDLER_STACK} bytes prove entry, not that a panic printer fits)", "    "
         )
-        yield from (f"    {line}" for line in map(_interrupt_stack, judgement.interrupt_stacks))
+        yield from (f"    {line}" for line in map(_interrupt_stack, assessment.interrupt_stacks))
 
 
-def _answer(judgement: Judgement) -> str:
+def _answer(assessment: Assessment) -> str:
     """What follows the verdict in the first line: the answer about the stack in use."""
-    stack = judgement.stack
-    if not judgement.machine.wide:
+    stack = assessment.stack
+    if not assessment.machine.wide:
         return ""
-    condition = " if a guard page is hit" if judgement.verdict != "unknown" else ""
+    condition = " if a guard page is hit" if assessment.verdict != "unknown" else ""
     answers = {
         "guarded": "the stack in use is guarded",
         "silent-corruption": "the stack in use has none: an overflow corrupts memory in silence",

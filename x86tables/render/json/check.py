@@ -13,11 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...checks import Report
-    from ...delivery.scenarios import Judgement, Scenario
+    from ...api import Assessment
+    from ...delivery.scenarios import Scenario
     from ...delivery.stacks import InterruptStack, StackInUse
     from ...documents import U8, Hex, Natural
-    from ...machine.image import Image
+    from ...machine.image import Snapshot
     from ...machine.symbols import Symbols
 
 VERDICTS = (SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN, NOT_APPLICABLE)
@@ -139,26 +139,21 @@ class CheckJson(Answer):
     cpus: list[CheckedJson]
 
 
-def check(image: Image, judgements: Sequence[Judgement], reports: Sequence[Report]) -> CheckJson:
+def check(image: Snapshot, assessments: Sequence[Assessment]) -> CheckJson:
     """What `check --format json` prints."""
-    pairs = zip(judgements, reports, strict=True)
-    return CheckJson(image=ImageJson.of(image), cpus=[_cpu(*pair, image.symbols) for pair in pairs])
+    return CheckJson(image=ImageJson.of(image), cpus=[_cpu(each, image.symbols) for each in assessments])
 
 
-def _cpu(judgement: Judgement, report: Report, symbols: Symbols) -> CheckedJson:
-    overflow = judgement.overflow
+def _cpu(assessment: Assessment, symbols: Symbols) -> CheckedJson:
+    overflow = assessment.overflow
     return CheckedJson.of(
-        judgement,
-        cpu=judgement.machine.cpu,
-        reason=overflow.reason,
+        assessment,
         handled_by=_handled_by(overflow, symbols),
-        assumed=list(judgement.machine.assumed),
+        assumed=list(assessment.assumed),
         remarks=list(overflow.remarks),
-        stack=_stack(judgement.stack),
-        rooms=list(map(_room, judgement.interrupt_stacks)),
-        scenarios=[_scenario(scenario, symbols) for scenario in judgement.scenarios],
-        findings=report.findings,
-        not_checked=report.not_checked,
+        stack=_stack(assessment.stack),
+        rooms=list(map(_room, assessment.interrupt_stacks)),
+        scenarios=[_scenario(scenario, symbols) for scenario in assessment.scenarios],
     )
 
 

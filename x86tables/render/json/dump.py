@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from ...documents import Natural
-    from ...machine.image import Image
+    from ...machine.image import Snapshot
     from ...machine.machine import Machine, Table
     from ...machine.symbols import Symbols
     from ...tables.gdt import Entry
@@ -69,7 +69,7 @@ class DumpJson(Answer, cpus=AT_LEAST_ONE):
     cpus: list[CpuJson]
 
 
-def dump(image: Image, machines: Iterable[Machine], tables: Iterable[str]) -> Iterator[str]:
+def dump(image: Snapshot, machines: Iterable[Machine], tables: Iterable[str]) -> Iterator[str]:
     """What `dump --format json` prints, CPU by CPU: there may be hundreds, each with a table of 8192 entries."""
     import json
 

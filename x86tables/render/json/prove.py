@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...documents import U8, U16, Hex, Natural, Raw
-    from ...machine.image import Image
+    from ...machine.image import Snapshot
     from ...machine.symbols import Symbols
     from ...prove.event_log import Observation
     from ...prove.overflow import Overflow
@@ -141,7 +141,7 @@ class ProveGuestJson(Answer):
     log: LogJson
 
 
-def prove(image: Image, proofs: Sequence[Proof], cpu: str) -> ProveJson:
+def prove(image: Snapshot, proofs: Sequence[Proof], cpu: str) -> ProveJson:
     """What `prove --on bochs --format json` prints."""
     return ProveJson(image=ImageJson.of(image), on=cpu, cpus=[_proof(one) for one in proofs])
 
@@ -174,7 +174,7 @@ def _observation(one: Observation) -> ObservationJson:
     return ObservationJson.of(one, **{name: one[name] for name in shown.get(one.what, ())})
 
 
-def overflow(image: Image, found: Sequence[Overflow], cpu: str) -> ProveOverflowJson:
+def overflow(image: Snapshot, found: Sequence[Overflow], cpu: str) -> ProveOverflowJson:
     """What `prove CONFIG --on qemu --format json` prints."""
     return ProveOverflowJson(image=ImageJson.of(image), on=cpu, cpus=[_overflow(one) for one in found])
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...delivery.events import Delivery, Event, Step
     from ...delivery.simulate import Simulation
     from ...documents import U8, Hex, Natural, Raw
-    from ...machine.image import Image
+    from ...machine.image import Snapshot
     from ...machine.machine import Machine
     from ...machine.registers import Registers
     from ...machine.symbols import Symbols
@@ -107,7 +107,7 @@ class TraceJson(Answer, cpus={"minItems": 1}):
     cpus: list[TracedJson]
 
 
-def trace(image: Image, event: Event, traced: Iterable[tuple[Machine, Registers, Simulation]]) -> TraceJson:
+def trace(image: Snapshot, event: Event, traced: Iterable[tuple[Machine, Registers, Simulation]]) -> TraceJson:
     """What `trace --format json` prints."""
     return TraceJson(
         image=ImageJson.of(image),

@@ -1,0 +1,331 @@
+"""The way in for programs and for every command: `open(path, ...)` gives an Image, `Image.check()` its Assessments.
+
+image = x86tables.open("kernel.core", symbols="kernel.elf")  # a core, an ELF kernel, flat memory, or a TOML file
+for cpu in image.check():
+    print(cpu.cpu, cpu.verdict, cpu.reason, [finding.rule for finding in cpu.findings])
+"""
+
+from __future__ import annotations
+
+from .errors import UsageError
+from .machine.image import OpenOptions, Snapshot
+from .records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .checks import Finding, NotChecked, Report
+    from .config import CompiledTables
+    from .config.compiled import Lookup
+    from .delivery.events import Delivery, Event
+    from .delivery.scenarios import Scenario, ScenarioOptions
+    from .delivery.simulate import Simulation
+    from .delivery.stacks import InterruptStack, StackInUse
+    from .machine.machine import Machine
+    from .machine.memory import Memory
+    from .machine.registers import Registers
+    from .machine.symbols import Symbols
+    from .prove.run import Proof
+
+
+class Assessment(Record):
+    """What there is to say of one CPU: its verdict, the stack in use, every scenario asked for, and what rules find.
+
+    `interrupt_stacks` have their extent: that a handler is entered does not mean that it has the stack it needs.
+    `accepted` counts findings that were left out because a baseline has them.
+    """
+
+    machine: Machine
+    overflow: Scenario
+    stack: StackInUse
+    scenarios: tuple[Scenario, ...]
+    interrupt_stacks: tuple[InterruptStack, ...]
+    findings: tuple[Finding, ...] = ()
+    not_checked: tuple[NotChecked, ...] = ()
+    accepted: int = 0
+
+    @property
+    def cpu(self) -> int:
+        """The number of the CPU."""
+        return self.machine.cpu
+
+    @property
+    def verdict(self) -> str:
+        """The answer to: the stack has run into a page that cannot be pushed to, what happens?"""
+        return str(self.overflow.verdict)
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence."""
+        return str(self.overflow.reason)
+
+    @property
+    def handled_by(self) -> tuple[int, str] | None:
+        """(vector, stack) of the handler that runs in the end; None when none does."""
+        return self.overflow.handled_by
+
+    @property
+    def trace(self) -> Simulation | None:
+        """The simulation that decided the verdict; None when nothing could be simulated."""
+        return None if self.overflow.worst is None else self.overflow.worst.simulation
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the image does not say and was inferred."""
+        return self.machine.assumed
+
+    @property
+    def failed(self) -> bool:
+        """Whether a finding is an error."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+class Image:
+    """A file opened: one Machine per CPU, names for addresses, and what can be asked of them.
+
+    `tables` are those that a configuration declares, with `find` where its symbols are; None for any other file.
+    """
+
+    def __init__(self, snapshot: Snapshot, tables: CompiledTables | None = None, find: Lookup | None = None) -> None:
+        self.snapshot, self.tables, self.find = snapshot, tables, find
+
+    @property
+    def path(self) -> str:
+        """The file's name."""
+        return self.snapshot.path
+
+    @property
+    def format(self) -> str:
+        """`elfcore`, `elf`, `raw` or `config`."""
+        return self.snapshot.format
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        """One for each CPU."""
+        return self.snapshot.machines
+
+    @property
+    def symbols(self) -> Symbols:
+        """Names for addresses; false when there are none."""
+        return self.snapshot.symbols
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for granted, or what the image cannot tell."""
+        return self.snapshot.remarks
+
+    def cpu(self, number: int) -> Machine:
+        """The Machine of a CPU; UsageError when there is none of this number."""
+        if not 0 <= number < len(self.machines):
+            raise UsageError(f"--cpu {number}: {self.path} has CPUs 0..{len(self.machines) - 1}")
+        return self.machines[number]
+
+    def check(
+        self,
+        scenarios: Iterable[str] = (),
+        *,
+        rules: Iterable[str] | None = None,
+        ignore: Iterable[str] | None = None,
+        baseline: str | None = None,
+        cpus: Sequence[Machine] | None = None,
+        options: ScenarioOptions | None = None,
+    ) -> list[Assessment]:
+        """The assessment of each CPU, or of those in `cpus`.
+
+        `scenarios` are names (`current-stack`, ...) or `all`; `stack-overflow` is always one of them. `rules` and
+        `ignore` choose rules by prefix (`IDT`, `STK002`); without them a configuration's own choice counts, else every
+        rule is run. `baseline` is the JSON of an earlier check, whose findings are accepted. UsageError for a name that
+        is none.
+        """
+        from . import checks
+        from .checks import selection
+
+        machines = list(self.machines if cpus is None else cpus)
+        own = None if self.tables is None else self.tables.config.check
+        if rules is None:
+            rules = own.select if own is not None else ()
+        if ignore is None:
+            ignore = own.ignore if own is not None else ()
+        reports = checks.judge(self.snapshot, machines, selection.select(rules, ignore))
+        if baseline is not None:
+            reports = selection.without(reports, selection.read_baseline(baseline))
+        names = scenario_names(scenarios)
+        return [assess(report, names, options) for report in reports]
+
+    def deliver(self, event: Event, cpu: int = 0, registers: Registers | None = None) -> Delivery:
+        """One delivery on a CPU, from its registers or from others; the first of a simulation."""
+        from .delivery.deliver import deliver
+        from .delivery.state import CpuState
+
+        return deliver(CpuState(self.cpu(cpu), registers), event)
+
+    def simulate(
+        self, event: Event, cpu: int = 0, registers: Registers | None = None, handler_stack: int | None = None
+    ) -> Simulation:
+        """A delivery and what follows, until a handler runs, the CPU shuts down, or it loops.
+
+        A handler runs when it can push `handler_stack` bytes, 128 if none are given.
+        """
+        from .delivery.simulate import HANDLER_STACK, simulate
+        from .delivery.state import CpuState
+
+        return simulate(
+            CpuState(self.cpu(cpu), registers), event, HANDLER_STACK if handler_stack is None else handler_stack
+        )
+
+    def emit(self, language: str) -> dict[str, bytes]:
+        """File name -> contents of a configuration's tables as `bin`, `c`, `gas`, ...; NotThere for an address that is
+        not known, UsageError for a language that is none or an image that is no configuration."""
+        if self.tables is None or self.find is None:
+            raise UsageError(f"{self.path}: not a configuration: there is nothing to emit")
+        from .emit import emit
+
+        return emit(language, self.tables, self.find)
+
+    def prove(
+        self,
+        on: str = "bochs",
+        scenarios: Iterable[str] = (),
+        cpus: Sequence[Machine] | None = None,
+        options: ScenarioOptions | None = None,
+    ) -> list[Proof]:
+        """Run each CPU's scenarios on an independent CPU model, and compare with the prediction.
+
+        UsageError for a model other than `bochs`, which needs the extra of that name; `x86tables prove` runs QEMU.
+        """
+        if on != "bochs":
+            raise UsageError(f"{on!r}: bochs is the model that runs a machine as it was captured")
+        from .delivery.scenarios import ScenarioOptions, Situation
+        from .prove import bochs
+        from .prove.run import prove
+
+        options, proofs = options or ScenarioOptions(), []
+        for machine in self.machines if cpus is None else cpus:
+            situation = Situation(machine, options)
+            run = [situation.run(name) for name in scenario_names(scenarios)]
+            proofs.append(prove(machine, run, options, bochs.run))
+        return proofs
+
+
+def scenario_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The scenarios asked for, `all` being every one; UsageError for a name that is none."""
+    from .delivery.scenarios import DEFAULT, SCENARIOS
+
+    wanted = tuple(names) or DEFAULT
+    for name in wanted:
+        if name != "all" and name not in SCENARIOS:
+            raise UsageError(f"--scenario {name}: one of {', '.join(SCENARIOS)}, all")
+    return tuple(SCENARIOS) if "all" in wanted else wanted
+
+
+def assess(report: Report, names: Iterable[str] = (), options: ScenarioOptions | None = None) -> Assessment:
+    """A CPU's verdict by the scenarios in `names`, beside what the rules have found; `stack-overflow` is among them."""
+    from .delivery.scenarios import ScenarioOptions, Situation
+
+    situation = Situation(report.machine, options or ScenarioOptions())
+    return Assessment(
+        report.machine,
+        situation.run("stack-overflow"),
+        situation.stack,
+        tuple(map(situation.run, scenario_names(names))),
+        situation.interrupt_stacks,
+        report.findings,
+        report.not_checked,
+        report.accepted,
+    )
+
+
+def exit_status(assessments: Iterable[Assessment]) -> int:
+    """0 when all survive and no finding is an error; CPUs that it does not apply to count only by themselves."""
+    from .delivery.scenarios import NOT_APPLICABLE
+    from .delivery.simulate import SURVIVES
+
+    assessments = list(assessments)
+    verdicts = {assessment.verdict for assessment in assessments}
+    failed = any(assessment.failed for assessment in assessments)
+    return 0 if not failed and verdicts - {NOT_APPLICABLE} == {SURVIVES} else 1
+
+
+def refusals(assessments: Iterable[Assessment]) -> list[str]:
+    """Why tables are not written: a verdict or a finding each. A verdict that is not known refuses nothing: it depends
+    on memory that was not declared."""
+    from .delivery.simulate import LOOPS, TRIPLE_FAULT
+
+    reasons = []
+    for assessment in assessments:
+        if assessment.verdict in (TRIPLE_FAULT, LOOPS):
+            reasons.append(f"CPU {assessment.cpu} does not survive a stack overflow ({assessment.verdict})")
+        reasons += [f"{finding.rule} is an error" for finding in assessment.findings if finding.severity == "error"]
+    return list(dict.fromkeys(reasons))
+
+
+def open(
+    path: str,
+    *,
+    symbols: str | None = None,
+    registers: str | None = None,
+    reg: Mapping[str, int] | None = None,
+    gdt: str | None = None,
+    idt: str | None = None,
+    tss: str | None = None,
+    cr3: int | None = None,
+    base: int | None = None,
+    map: Iterable[tuple[str, int]] = (),
+    format: str | None = None,
+    vendor: str | None = None,
+    maxphyaddr: int | None = None,
+    kaslr_offset: int | None = None,
+    wrap: Callable[[Memory], Memory] | None = None,
+) -> Image:
+    """Open an ELF core, a linked ELF kernel, flat memory, or a configuration (`*.toml`).
+
+    `symbols` is an ELF file or a System.map, `registers` a file with the text of QEMU's `info registers -a`, `reg`
+    single registers by name. `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`: 0x..., decimal, a symbol, or `phys:` and one of
+    these. `map` lays files over physical memory, `base` is where flat memory begins, `wrap` stands between the image
+    and its memory. ImageError says in a sentence what cannot be read, UsageError which option is wrong.
+    """
+    if path.endswith(".toml"):
+        if wrap is not None:
+            raise UsageError(f"{path}: a configuration has no pages of a machine: an image is expected")
+        given = {"gdt": gdt, "idt": idt, "tss": tss, "base": base, "map": tuple(map), "image_format": format}
+        given |= {"registers": registers, "cr3": cr3, "kaslr_offset": kaslr_offset}
+        for name, value in given.items():
+            if value:
+                raise UsageError(f"--{name.replace('_', '-')} is for images: {path} says it itself")
+        return open_config(path, symbols)
+    from .readers import open_image, read_registers
+
+    changes = dict(reg or {}) | ({} if cr3 is None else {"cr3": cr3})
+    return Image(
+        open_image(
+            path,
+            OpenOptions(
+                format=format,
+                base=base,
+                gdt=gdt,
+                idt=idt,
+                tss=tss,
+                registers=() if registers is None else read_registers(registers),
+                changes=changes,
+                maps=tuple(map),
+                vendor=vendor,
+                maxphyaddr=maxphyaddr,
+                symbols=symbols,
+                kaslr_offset=kaslr_offset,
+                memory=wrap,
+            ),
+        )
+    )
+
+
+def open_config(path: str, kernel: str | None = None) -> Image:
+    """A configuration, whatever its name, as the machines that it declares.
+
+    Addresses are those of `kernel` (a linked ELF file, whose segments count too, or a System.map), else its own.
+    """
+    from .config import image, load, resolve
+
+    tables = load(path)
+    find, segments = resolve(tables, kernel)
+    return Image(image(tables, find, segments), tables, find)
