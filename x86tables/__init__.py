@@ -1,5 +1,6 @@
 """x86-64 descriptor tables: made, shown, judged and proved."""
 
+from .api import Assessment, Image, open, open_config
 from .errors import ImageError, NotThere, UsageError, X86TablesError
 from .machine.probe import Absent
 from .tables.gdt import CallGate, Gdt, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
@@ -16,12 +17,14 @@ __version__ = "0.1.0"
 __all__ = [
     "EXCEPTIONS",
     "Absent",
+    "Assessment",
     "CallGate",
     "ErrorFrame",
     "Frame",
     "Gate",
     "Gdt",
     "Idt",
+    "Image",
     "ImageError",
     "IoMap",
     "Layout",
@@ -43,4 +46,6 @@ __all__ = [
     "VectorTable",
     "X86TablesError",
     "bits",
+    "open",
+    "open_config",
 ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from .checks import Finding, NotChecked, Report
-    from .config import CompiledTables
+    from .config import CompiledTables, Config
     from .config.compiled import Lookup
     from .delivery.events import Delivery, Event
     from .delivery.scenarios import Scenario, ScenarioOptions
@@ -319,13 +319,13 @@ def open(
     )
 
 
-def open_config(path: str, kernel: str | None = None) -> Image:
-    """A configuration, whatever its name, as the machines that it declares.
+def open_config(source: str | Config, kernel: str | None = None) -> Image:
+    """A configuration, in a file of any name or written in Python, as the machines that it declares.
 
     Addresses are those of `kernel` (a linked ELF file, whose segments count too, or a System.map), else its own.
     """
-    from .config import image, load, resolve
+    from .config import compile, image, load, resolve
 
-    tables = load(path)
+    tables = load(source) if isinstance(source, str) else compile(source)
     find, segments = resolve(tables, kernel)
     return Image(image(tables, find, segments), tables, find)
