@@ -9,6 +9,7 @@ import gzip
 import lzma
 import os
 import random
+import runpy
 import sys
 import tempfile
 import time
@@ -36,7 +37,10 @@ os.environ["X86TABLES_DEBUG"] = "1"
 PACKAGE = str(Path(x86tables.__file__).parent)
 SECONDS = 5.0  # of the processor, for one file of these sizes
 
-# A good file, and the command that reads it ({} is the file, {core} an undamaged core beside it)
+HOSTILE = Path(__file__).parent / "hostile"
+ELF_FILES = runpy.run_path(str(HOSTILE / "elf_files.py"))["FILES"]
+
+# A good file, and the command that reads it ({} is the file, {core} an undamaged core beside it, {hostile} a folder)
 SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "elfcore": (specimens.core, "dump {}"),
     "elfcore, judged": (specimens.core, "check {} --scenario all"),
@@ -46,6 +50,8 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "registers": (specimens.MONITOR.encode, "dump {core} --registers {}"),
     "symbols": (lambda: specimens.SYSTEM_MAP, "dump {core} --symbols {}"),
     "symbols of an ELF": (specimens.kernel, "dump {core} --symbols {}"),
+    "source lines": (ELF_FILES["sound-lines.elf"], "dump {hostile}/idt.bin --base 0 --idt 0,0x7f --symbols {}"),
+    "link": (ELF_FILES["kernel.elf"], "link {} {hostile}/kernel.toml -o {}.out"),
     "gzip": (lambda: gzip.compress(specimens.core(), 1), "dump {}"),
     "xz": (lambda: lzma.compress(specimens.core(), preset=0), "dump {}"),
 }
@@ -95,7 +101,7 @@ class Fuzz:
         """Run the command of a specimen on these bytes; what was wrong with how it went."""
         path = self.folder / "damaged"
         path.write_bytes(data)
-        words = [word.format(path, core=self.core) for word in SPECIMENS[name][1].split()]
+        words = [word.format(path, core=self.core, hostile=HOSTILE) for word in SPECIMENS[name][1].split()]
         start = time.process_time()
         try:
             status, out, err = call(*words)
@@ -105,8 +111,9 @@ class Fuzz:
         if taken > self.limit:
             return f"{name}: {taken:.1f} s"
         if status == 2:
-            told = err.startswith("x86tables: ") and err.count("\n") == 1 and str(self.folder) in err
-            told = told and (not out or "no table can be read" in err)
+            told = err.startswith("x86tables: ") and err.count("\n") == 1
+            told = told and (str(self.folder) in err or str(HOSTILE) in err)
+            told = told and (not out or "no table can be read" in err or name == "link")
             return "" if told else f"{name}: exit 2 with {out[:80]!r} and {err!r}"
         return "" if status in (0, 1) and out and not err else f"{name}: exit {status} with {err!r}"
 

@@ -290,8 +290,8 @@ class Elf:
                 tags.setdefault(tag, value)
             jumps = RELA if tags.get(20) == 7 else RELOCATIONS  # DT_PLTREL is DT_RELA
             for kind, place, size in ((RELA, 7, 8), (RELOCATIONS, 17, 18), (RELR, 36, 35), (jumps, 23, 2)):
-                if place in tags:
-                    yield kind, self.file_offset(tags[place]), tags.get(size, 0)
+                if place in tags and tags.get(size):
+                    yield kind, self.file_offset(tags[place]), tags[size]
 
     def file_offset(self, address: int) -> int:
         """Where the file has the byte that is loaded at an address."""
