@@ -76,7 +76,7 @@ def exceptions_from_signals() -> Iterator[None]:
         return
 
     def leave(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # the second one does not interrupt what the first one begun
+        signal.signal(number, signal.SIG_IGN)  # the second one does not interrupt what the first one has begun
         raise _Signalled(number)
 
     caught = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) == signal.SIG_DFL]

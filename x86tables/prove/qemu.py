@@ -1,7 +1,6 @@
 """A guest in QEMU, whose CPU is TCG's: started, watched until it ends, and judged by the log of its events.
 
-The log comes through a pipe and is read as it is written: a guest that loops is stopped, whatever it
-would have written.
+The log comes through a pipe and is read as it is written: a guest that loops is stopped, however much it would write.
 """
 
 from __future__ import annotations
@@ -114,10 +113,10 @@ def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
 
     A triple fault ends it. UsageError when QEMU itself refuses to run, with what it says.
     """
-    reader, writer = os.pipe()
     command = [program(), *arguments]
     if DISPLAYS.isdisjoint(argument.replace("--", "-", 1) for argument in arguments):
         command += ["-display", "none"]  # where there is no screen, QEMU's own choice fails
+    reader, writer = os.pipe()
     command += ["-accel", "tcg", "-no-reboot", "-d", "int,cpu_reset", "-D", f"/dev/fd/{writer}"]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, os.fdopen(reader, "rb", 0) as pipe:
         with (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..machine.registers import Registers
 
 MAXPHYADDR = 40  # of every CPU model that Bochs has
-# Exceptions that Bochs delivers like any other when it is told to; the rest it knows as something else.
+# Exceptions that Bochs can be made to deliver like any other; the rest it knows as something else.
 INJECTED = frozenset(range(20)) - {2, 3} | frozenset(range(22, 28)) | {31}
 # Scenarios that a foreign CPU cannot run, and why.
 OURS = {"double-fault-questions": "it takes handlers away, which cannot be done on a foreign CPU"}
@@ -133,7 +133,7 @@ def _trial(harness: Harness, variant: Variant, handler_stack: int) -> Trial:
     except NotThere as error:
         if event.vector not in INJECTED:
             return nothing.replace(why=str(error))
-        # out of nowhere then, with what its instruction would have left
+        # injected then, with what its instruction would have left
         stimulus = Stimulus("exception", event.vector, event.error_code or 0)
         cr2 = simulation.start.cr2 if event.cr2 is None else event.cr2
         ready = harness.ready(simulation.start.replace(cr2=cr2), stimulus)
@@ -167,7 +167,7 @@ def _stimulus(event: Event, name: str) -> Stimulus | None:
 
 
 class Harness:
-    """A machine's memory, copied, in which every handler pushes for ever; and where an instruction may be laid."""
+    """A machine's memory, copied, in which every handler pushes endlessly; and where an instruction may be put."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine, self.memory = machine, machine.memory.copy()

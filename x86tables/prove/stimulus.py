@@ -1,4 +1,4 @@
-"""How the first event comes about on a CPU: an instruction at RIP, a pin, or an exception out of nowhere."""
+"""How the first event comes about on a CPU: an instruction at RIP, a pin, or an injected exception."""
 
 from __future__ import annotations
 
