@@ -147,8 +147,8 @@ def schema(title: str, *kinds: type[Document]) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
-        "$comment": NOTE,
         **(tops[0] if len(tops) == 1 else {"anyOf": tops}),
+        "description": NOTE,
         "$defs": {name: used[name] for name in sorted(used)},
     }
 

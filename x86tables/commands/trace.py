@@ -49,20 +49,20 @@ def run(args: argparse.Namespace) -> int:
     machines = [machine for machine in chosen(image, args) if machine.wide]
     if not machines:
         raise UsageError(f"{image.path}: no CPU is in 64-bit mode, which is what can be traced")
-    told = []
+    traced = []
     for machine in machines:
         registers = _registers(machine, args, image)
-        told.append((machine, registers, image.simulate(event, machine.cpu, registers, used)))
+        traced.append((machine, registers, image.simulate(event, machine.cpu, registers, used)))
     if args.format == "json":
         import json
 
         from ..render.json import trace as document
 
-        print(json.dumps(document.trace(image.snapshot, event, told), indent=1))
+        print(json.dumps(document.trace(image.snapshot, event, traced), indent=1))
     else:
         from ..render import text, trace
 
-        text.output(trace.trace(image.snapshot, event, told, args.steps))
+        text.output(trace.trace(image.snapshot, event, traced, args.steps))
     return 0
 
 

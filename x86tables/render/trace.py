@@ -1,4 +1,4 @@
-"""One story as text: each event, what the CPU read, what it found, and what that led to."""
+"""A simulation as text: each event, what the CPU read, what it found, and what that led to."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ QUIET = ("read", "written", "can be pushed to", "delivered", "the first instruct
 _FAR = re.compile(r"(0x[0-9a-f]+):(0x[0-9a-f]+)")
 
 
-def simulation(told: Simulation, symbols: Symbols, all_steps: bool = False) -> Iterator[str]:
+def simulation(one: Simulation, symbols: Symbols, all_steps: bool = False) -> Iterator[str]:
     """The lines of a trace: each event, what the CPU read, what it found, what that led to."""
-    for number, delivery in enumerate(told.deliveries):
-        if told.loop is not None and number == told.loop.at:
-            yield f"    ... {loop(told.loop)}"
-        handler = told.handlers[number] if number < len(told.handlers) else None
+    for number, delivery in enumerate(one.deliveries):
+        if one.loop is not None and number == one.loop.at:
+            yield f"    ... {loop(one.loop)}"
+        handler = one.handlers[number] if number < len(one.handlers) else None
         yield from _delivery(delivery, handler, symbols, all_steps)
-    if told.loop is not None and told.loop.at >= len(told.deliveries):
-        yield f"    ... {loop(told.loop)}"
+    if one.loop is not None and one.loop.at >= len(one.deliveries):
+        yield f"    ... {loop(one.loop)}"
     ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "goes round", "unknown": "not known"}
-    yield from wrap(f"    => {ending[told.outcome]}: {told.reason}", "       ")
+    yield from wrap(f"    => {ending[one.outcome]}: {one.reason}", "       ")
 
 
 def trace(
-    image: Snapshot, event: Event, told: Sequence[tuple[Machine, Registers, Simulation]], all_steps: bool
+    image: Snapshot, event: Event, traced: Sequence[tuple[Machine, Registers, Simulation]], all_steps: bool
 ) -> Iterator[str]:
     """The lines that `trace` prints: for each CPU where it happened, the steps, and the frame of the last delivery."""
-    for number, (machine, before, one) in enumerate(told):
+    for number, (machine, before, one) in enumerate(traced):
         if number:
             yield ""
         rip, rsp = hexadecimal(before.rip), hexadecimal(before.rsp)
@@ -98,9 +98,9 @@ def _event(event: Event) -> str:
     where = "" if event.cr2 is None else f", CR2 {event.cr2:#x}"
     kind = ""
     if event.vector == 14 and event.error_code is not None and event.kind == "exception":
-        told = PageFaultErrorCode.from_int(event.error_code & 0xFFFF_FFFF)
-        doing = "fetch" if told.id else "write" if told.wr else "read"
-        kind = f" {'user' if told.us else 'supervisor'} {doing}, {'refused' if told.p else 'not present'}"
+        code_bits = PageFaultErrorCode.from_int(event.error_code & 0xFFFF_FFFF)
+        doing = "fetch" if code_bits.id else "write" if code_bits.wr else "read"
+        kind = f" {'user' if code_bits.us else 'supervisor'} {doing}, {'refused' if code_bits.p else 'not present'}"
     return f"{event.label}{code}{kind}{where}"
 
 
