@@ -19,6 +19,7 @@ from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
 from x86tables.checks.selection import find, read_baseline, select, without
 from x86tables.delivery.scenarios import run_scenario
 from x86tables.errors import UsageError
+from x86tables.machine.coverage import Coverage
 from x86tables.machine.image import OpenOptions, Snapshot
 from x86tables.machine.machine import Machine
 from x86tables.machine.registers import MCE, PAE, Registers, Segment, TableRegister
@@ -605,8 +606,8 @@ def test_undeclared_memory_below_a_stack() -> None:
     kernel = Kernel()
     del kernel.mappings["guard1"]
     image = kernel.image()
-    ranges = [range(mapping.address, mapping.address + mapping.size) for mapping in kernel.mappings.values()]
-    (report,) = judge(image.replace(machines=(image.machines[0].replace(declared=ranges),)))
+    known = Coverage(range(mapping.address, mapping.address + mapping.size) for mapping in kernel.mappings.values())
+    (report,) = judge(image.replace(machines=(image.machines[0].replace(declared=known),)))
     assert report.findings == ()
     assert {gap.rule for gap in report.not_checked} == {"STK002", "STK003"}
     assert "the configuration says nothing of" in report.not_checked[0].needs

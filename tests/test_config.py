@@ -12,6 +12,7 @@ from cli import call, output, refused
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
 from x86tables.api import assess
 from x86tables.config.lines import key_lines, shown, tokens
+from x86tables.config.validate import problems
 from x86tables.machine.symbols import Symbols
 from x86tables.machine.synthetic import Mapping
 
@@ -476,6 +477,60 @@ def test_cpus_share_one_memory_with_all_their_tables() -> None:
     assert [machine.tss.ist2 for machine in image.machines] == [
         image.symbols.address(f"nmi_stack_{n}") + 0x2000 for n in (0, 1)
     ]
+
+
+NEIGHBOURS = """
+[[cpu]]
+stack = { bottom = 0x10000, size = 0x4000, guard = 4096 }
+ist1 = { bottom = 0x20000, size = 0x1000, guard = 4096 }
+[[cpu]]
+rsp0 = { bottom = 0x14000, size = 0x4000 }
+ist1 = { bottom = 0x2100c, size = 0x1000 }
+ist2 = { bottom = 0x30000, size = 0x1000 }
+[tables]
+gdt = 0x40000
+[symbols]
+"""
+
+
+def test_a_stack_without_a_guard_and_its_neighbour(tmp_path: Path) -> None:
+    """An overflow of it goes unseen into the stack or the table right below; what is further away is not its own."""
+    tables = loaded(tmp_path, NEIGHBOURS)
+    overwritten = ", which an overflow overwrites: leave a page between them, and declare guard = 4096"
+    first = "the stack rsp0 of CPU 1 has no guard, and right below it lies the stack of CPU 0" + overwritten
+    second = "the stack ist1 of CPU 1 has no guard, and right below it lies the stack ist1 of CPU 0" + overwritten
+    assert problems(tables, config.lookup(tables)) == [first, second]
+    path = tmp_path / "kernel.toml"
+    path.write_text(NEIGHBOURS + "idt = 0x2f000\n")
+    tables = config.load(str(path))
+    third = "the stack ist2 of CPU 1 has no guard, and right below it lies the table idt" + overwritten
+    assert problems(tables, config.lookup(tables)) == [first, second, third]
+    status, out, _ = call("build", path, "-o", tmp_path / "out", "--emit", "ld")
+    assert status == 1
+    assert f"nothing was written: {first}; {second}; {third}" in " ".join(out.split())
+    path.write_text(NEIGHBOURS.replace("size = 0x4000 }", "size = 0x4000, guard = 4096 }"))
+    tables = config.load(str(path))
+    assert problems(tables, config.lookup(tables)) == [second]
+
+
+def test_placeholders_are_named_not_shown(tmp_path: Path) -> None:
+    """What nobody wrote and no kernel has tells nobody anything; a declared address is shown."""
+    text = (
+        '[cpu]\nstack = { bottom = "boot_stack", size = "16 KiB" }\nist1 = { name = "df", top = 0x8000 }\n'
+        '[idt]\n"#DF" = { handler = "df", ist = "df" }\n'
+    )
+    tables = loaded(tmp_path, text)
+    machine = config.image(tables, config.lookup(tables)).machines[0]
+    assert machine.tss.ist1 == 0x8000 and machine.registers.rsp
+    with pytest.raises(NotThere, match=r"^the configuration says nothing of the memory below the stack$"):
+        machine.space.page(machine.registers.rsp - 0x4008)
+    with pytest.raises(NotThere, match=r"^the configuration says nothing of the memory above the table tss$"):
+        machine.space.page(machine.registers.tr.base + 0x1000 if machine.registers.tr else 0)
+    with pytest.raises(NotThere, match=r"^the configuration says nothing of 0x8000$"):
+        machine.space.page(0x8000)
+    assert (
+        "the configuration says nothing of the memory below the stack\n" in call("check", tmp_path / "kernel.toml")[1]
+    )
 
 
 # The schema

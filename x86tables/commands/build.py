@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     files = _files(image, args.emit.split(","))
     told: list[str] = []
     if not args.no_check:
-        refused = judged(image, told)
-        if refused:
+        reasons = [*_neighbours(image), judged(image, told)]
+        if refused := "; ".join(filter(None, reasons)):
             output([*told, f"nothing was written: {refused}; --no-check writes it all the same"])
             return 1
     write_all(args.output, files)
@@ -56,6 +56,12 @@ def _files(image: Image, languages: list[str]) -> dict[str, bytes]:
         except NotThere as error:
             raise UsageError(f"--emit {language}: {error}") from None
     return files
+
+
+def _neighbours(image: Image) -> list[str]:
+    from ..config.validate import problems
+
+    return [] if image.tables is None or image.find is None else problems(image.tables, image.find)
 
 
 def judged(image: Image, lines: list[str]) -> str:

@@ -93,6 +93,11 @@ class CompiledStack(Record):
     guard: int
     path: tuple[str | int, ...]
 
+    @property
+    def label(self) -> str:
+        """What a sentence calls it."""
+        return "the stack" if self.name == "stack" else f"the stack {self.name}"
+
 
 class MemoryRange(Record):
     """Linear memory from `start` to before `stop`; no permissions make it a guard."""

@@ -41,12 +41,12 @@ def layout(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = (
 
 def _ranked(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping]) -> Iterator[Ranked]:
     for table in tables.all:
-        yield IMPLIED, Mapping(table.name, table.place.at(find), table.size)
+        yield IMPLIED, Mapping(f"the table {table.name}", table.place.at(find), table.size)
     for handler in tables.handlers:
-        yield IMPLIED, Mapping("handlers", handler.address.at(find), 1, "rx")
+        yield IMPLIED, Mapping("the handlers", handler.address.at(find), 1, "rx")
     for stack in tables.stacks:
         size = stack.size or PAGE
-        yield IMPLIED, Mapping(stack.name, stack.top.at(find) - size, size)
+        yield IMPLIED, Mapping(stack.label, stack.top.at(find) - size, size)
         if stack.guard and stack.bottom is not None:
             yield GUARD, _guard(tables, stack, stack.bottom.at(find))
     for memory in tables.memory:
@@ -59,7 +59,7 @@ def _guard(tables: CompiledTables, stack: CompiledStack, bottom: int) -> Mapping
     if bottom % PAGE:
         message = f"a guard is whole pages, and the stack begins {bottom % PAGE:#x} bytes into one: align it to {PAGE}"
         raise tables.source.mistake((*stack.path, "guard"), message)
-    return Mapping(f"guard of {stack.name}", bottom - stack.guard, stack.guard, "")
+    return Mapping(f"the guard of {stack.label}", bottom - stack.guard, stack.guard, "")
 
 
 def _memory(tables: CompiledTables, memory: MemoryRange, find: Lookup) -> Mapping:
@@ -68,7 +68,7 @@ def _memory(tables: CompiledTables, memory: MemoryRange, find: Lookup) -> Mappin
         raise tables.source.mistake(memory.path, f"the end {stop:#x} is not behind the start {start:#x}")
     if not memory.permissions and (start | stop) % PAGE:
         raise tables.source.mistake(memory.path, f"a guard is whole pages: [{start:#x}, {stop:#x}) is not")
-    return Mapping(memory.name, start, stop - start, memory.permissions)
+    return Mapping(f"the memory {memory.name}", start, stop - start, memory.permissions)
 
 
 def _whole_pages(mapping: Mapping) -> Mapping:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from functools import partial
+
 from ..errors import UsageError
+from ..machine.coverage import Coverage
 from ..machine.image import Snapshot
 from ..machine.machine import Machine
 from ..machine.paging import canonical
@@ -10,7 +14,7 @@ from ..machine.registers import LA57, LMA, LME, NXE, PAE, SCE, SMAP, SMEP, Table
 from ..machine.symbols import Symbols
 from ..machine.synthetic import LONG_MODE, lay_out, load
 from ..tables.gdt import SegmentDescriptor, SystemDescriptor
-from .addresses import placeholders
+from .addresses import PLACEHOLDERS, placeholders
 from .layout import layout
 
 TYPE_CHECKING = False
@@ -41,7 +45,9 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
                 f"{tables.source.path}: {table.name} at {table.place.at(known):#x}: not a canonical address"
             )
     memory, cr3 = lay_out(mappings, [(table.place.at(known), table.build(known)) for table in tables.all], levels)
-    declared = [range(mapping.address, mapping.address + mapping.size) for mapping in mappings]
+    coverage = Coverage(
+        (range(m.address, m.address + m.size) for m in mappings), partial(_name, mappings, bool(placed))
+    )
     machines = tuple(
         Machine(
             _registers(tables, cpu, known).replace(cr3=cr3),
@@ -49,13 +55,23 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
             cpu=cpu,
             vendor=tables.config.machine.vendor,
             maxphyaddr=52,
-            declared=declared,
+            declared=coverage,
         )
         for cpu in range(len(tables.tss))
     )
     remarks = tuple(_remarks(tables, known, placed))
     symbols = Symbols((address, name) for name, address in names.items())
     return Snapshot(tables.source.path, "config", memory, machines, symbols, remarks)
+
+
+def _name(mappings: list[Mapping], placed: bool, linear: int) -> str:
+    """How an address that is not declared is called: a placeholder would tell nobody anything."""
+    if not placed or linear >> 40 != PLACEHOLDERS >> 40:
+        return hex(linear)
+    number = bisect_right([mapping.address for mapping in mappings], linear)
+    near = [(mapping.address - linear, f"below {mapping.name}") for mapping in mappings[number : number + 1]]
+    near += [(linear - m.address - m.size + 1, f"above {m.name}") for m in mappings[max(0, number - 1) : number]]
+    return f"the memory {min(near)[1]}"
 
 
 def _registers(tables: CompiledTables, cpu: int, find: Lookup) -> Registers:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..tables.layout import Field
+    from .coverage import Coverage
     from .memory import Memory
     from .paging import Access
     from .probe import PageEntry, Probe
@@ -72,7 +73,7 @@ class Machine:
         cpu: int = 0,
         vendor: str | None = None,
         maxphyaddr: int | None = None,
-        declared: list[range] | None = None,
+        declared: Coverage | None = None,
         physical: frozenset[str] = frozenset(),
         assumed: tuple[str, ...] = (),
     ) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn, TypeAlias
 
+    from .coverage import Coverage
     from .probe import Probe
 
     Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
@@ -104,10 +105,10 @@ def root(cr3: int, mode: str) -> int:
 class AddressSpace:
     """Linear memory as one set of page tables shows it. Nothing is written: accessed and dirty bits stay as they are.
 
-    `declared` holds the linear ranges that a declared configuration describes; outside of them nothing is known.
+    `declared` is the linear memory that a configuration describes; outside of it nothing is known.
     """
 
-    def __init__(self, memory: Memory, paging: Paging, declared: list[range] | None = None) -> None:
+    def __init__(self, memory: Memory, paging: Paging, declared: Coverage | None = None) -> None:
         self.memory, self.paging, self.declared = memory, paging, declared
         self.levels = 5 if paging.mode == "5-level" else 4
         self._wide = paging.mode in ("4-level", "5-level")
@@ -162,8 +163,8 @@ class AddressSpace:
         linear &= self._all
         if not self._steps:
             return linear & -PAGE, 12, RW | NX
-        if self.declared is not None and not any(linear in known for known in self.declared):
-            raise Inaccessible(Unknown(f"the configuration says nothing of {linear:#x}"))
+        if self.declared is not None and linear not in self.declared:
+            raise Inaccessible(Unknown(f"the configuration says nothing of {self.declared.name(linear)}"))
         return self._walk(linear, self._steps, self.paging.root, -1, note)
 
     def _walk(

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from ..errors import UsageError
 from ..records import Record
 from ..tables.gdt import SegmentDescriptor, SystemDescriptor
+from .coverage import Coverage
 from .machine import Machine
 from .memory import PAGE, Memory
 from .paging import Region, build
@@ -80,9 +81,9 @@ def synthetic_machine(
     memory, cr3 = lay_out(known, [(base, data) for _, base, data in placed], levels)
     chosen = _registers(gdt, idt, tss, ldt).replace(cr3=cr3)
     given = {name: value for name, value in registers.asdict().items() if value is not None and value != {}}
-    ranges = None if complete else [range(mapping.address, mapping.address + mapping.size) for mapping in known]
+    coverage = None if complete else Coverage(range(m.address, m.address + m.size) for m in known)
     chosen = chosen.replace(**given)
-    return Machine(chosen, memory, cpu=cpu, vendor=vendor, maxphyaddr=maxphyaddr, declared=ranges)
+    return Machine(chosen, memory, cpu=cpu, vendor=vendor, maxphyaddr=maxphyaddr, declared=coverage)
 
 
 def lay_out(mappings: Sequence[Mapping], contents: Iterable[tuple[int, bytes]], levels: int = 4) -> tuple[Memory, int]:

@@ -1,0 +1,37 @@
+"""What a declaration itself says against its stacks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from .addresses import placeholders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .compiled import CompiledTables, Lookup
+
+ALIGNMENT = 16  # bytes at most between two neighbours: that to which the ABI aligns a stack
+
+
+def problems(tables: CompiledTables, find: Lookup) -> list[str]:
+    """Stacks without a guard right above something that an overflow would overwrite, a sentence each."""
+    placed = placeholders(tables, find)
+
+    def known(name: str) -> int:
+        return placed[name] if name in placed else find(name)
+
+    ends = [(table.place.at(known) + table.size, f"the table {table.name}") for table in tables.all]
+    ends += [(stack.top.at(known), f"{stack.label} of CPU {stack.cpu}") for stack in tables.stacks]
+    ends.sort()
+    found = []
+    for stack in tables.stacks:
+        if stack.bottom is None or stack.guard:
+            continue
+        bottom = stack.bottom.at(known)
+        first, last = (bisect_left(ends, (end, "")) for end in (bottom - ALIGNMENT + 1, bottom + 1))
+        found += [
+            f"{stack.label} of CPU {stack.cpu} has no guard, and right below it lies {name}, which an overflow "
+            "overwrites: leave a page between them, and declare guard = 4096"
+            for _, name in ends[first:last]
+        ]
+    return found
