@@ -191,6 +191,29 @@ def test_a_log_that_ends_in_a_delivery(
         assert simulation["replayed"] is True
 
 
+def test_a_delivery_that_cannot_begin_again(tmp_path: Path) -> None:
+    """Without CR3 in the log not even the first check is made with the memory: the log stands alone."""
+    text = RESET + raised(None, 8) + event(8) + raised(8, 14) + event(0x30)
+    (tmp_path / "log").write_text("".join(line for line in text.splitlines(True) if not line.startswith("CR0=")))
+    assert "rule         STK001" in output("log", tmp_path / "log", "--in", LOGS / "triple.core.xz")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"CPU Reset (CPU %b)" % (b"9" * 5000),
+        b"Servicing hardware INT=0x%b" % (b"2" * 5000),
+        b"check_exception old: 0xe new 0x%b" % (b"d" * 5000),
+        event(14).encode().replace(b"SP=0010:", b"SP=0010:" + b"8" * 5000),
+    ],
+    ids=lambda line: line[:20].decode(),
+)
+def test_numbers_that_qemu_does_not_print(line: bytes) -> None:
+    """Such lines are somebody else's."""
+    found = read(line + b"\n" + event(0x20).encode())
+    assert (found.resets, found.chains, [count.vector for count in found.counts]) == (0, (), [0x20])
+
+
 def test_interrupt_before_a_fault_of_its_instruction_was_delivered() -> None:
     """The handler returned, and then the instruction faulted by itself: two events, no story."""
     text = "Servicing hardware INT=0x30\n" + event(0x30) + raised(None, 14) + event(14, code=2, cr2=0x123000)

@@ -28,12 +28,12 @@ BLOCK = 40  # lines of a register block, at most
 STARTS = {bytes([letter]) for letter in b" cSTC0123456789"}  # what an entry may begin with
 
 _DELIVERING = re.compile(
-    rb"^ *(\d+): v=([0-9a-f]{2}) e=([0-9a-f]{4,8}) i=([01]) cpl=([0-3]) IP=([0-9a-f]{4}):([0-9a-f]+) pc=[0-9a-f]+ "
-    rb"SP=([0-9a-f]{4}):([0-9a-f]+)(?: CR2=([0-9a-f]+))?"
+    rb"^ *(\d+): v=([0-9a-f]{2}) e=([0-9a-f]{4,8}) i=([01]) cpl=([0-3]) IP=([0-9a-f]{4}):([0-9a-f]{1,16}) pc=[0-9a-f]+ "
+    rb"SP=([0-9a-f]{4}):([0-9a-f]{1,16})\b(?: CR2=([0-9a-f]{1,16})\b)?"
 )
-_RAISED = re.compile(rb"^check_exception old: 0x([0-9a-f]+) new 0x([0-9a-f]+)")
-_SERVICED = re.compile(rb"^Servicing (virtual )?hardware INT=0x([0-9a-f]+)")
-_RESET = re.compile(rb"^CPU Reset \(CPU (\d+)\)")
+_RAISED = re.compile(rb"^check_exception old: 0x([0-9a-f]{1,8}) new 0x([0-9a-f]{1,8})\b")
+_SERVICED = re.compile(rb"^Servicing (virtual )?hardware INT=0x([0-9a-f]{1,2})\b")
+_RESET = re.compile(rb"^CPU Reset \(CPU (\d{1,9})\)")
 _REGISTERS = re.compile(rb"^(?:[A-Z][A-Z0-9]{1,4} *=|CC[SDO]=)")
 
 

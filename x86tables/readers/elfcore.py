@@ -8,7 +8,7 @@ from ..elf import CORE, LOAD, NOTE, Elf, ProgramHeader, header, is_elf, section_
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
 from ..machine.registers import Registers, Segment, TableRegister
-from . import Contents
+from . import MOST_CPUS, Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..machine.memory import Piece
 
 NT_PRSTATUS = 1
-MOST_PIECES, MOST_NOTES, MOST_CPUS = 1 << 18, 1 << 22, 1 << 12  # segments apart, bytes, registers: what is read
+MOST_PIECES, MOST_NOTES = 1 << 18, 1 << 22  # segments apart, bytes: what is read
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 _NOTE = struct.Struct("<III")
 # QEMU's note: version, size, 16 general registers, rip, rflags, ten segments, cr0-4, and from QEMU 3 on kernel_gs_base

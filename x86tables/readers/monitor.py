@@ -6,6 +6,7 @@ import re
 
 from ..errors import ImageError
 from ..machine.registers import Registers, Segment, TableRegister
+from . import MOST_CPUS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def parse(text: str, path: str) -> tuple[Registers, ...]:
     for start, following in zip(starts, [*starts[1:], None], strict=False):  # a text of one CPU may have no heading
         number = int(start[1] or start[2])
         blocks[number] = text[start.end() : following.start() if following else len(text)]
+        if len(blocks) > MOST_CPUS:
+            raise ImageError(f"{path}: registers of more than {MOST_CPUS} CPUs are not read")
     found = [_block(blocks[number], path) for number in sorted(blocks)] if blocks else [_block(text, path)]
     return tuple(found)
 
