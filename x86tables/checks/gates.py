@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 FETCH = Access(fetch=True)
 # raised by optional features only, or never: a missing handler does no harm for now
 UNLIKELY = {9, 15, *range(20, 32)}
-IRQ = re.compile(
-    r"(?:^|[^a-z])(?:irq|timer|pit|rtc|hpet|keyboard|kbd|mouse|ps2|serial|uart|floppy|ata|ide|lapic|ioapic)(?:[^a-z]|$)",
-    re.IGNORECASE,
+# compiled when a name is there to be searched
+IRQ = (
+    r"(?i)(?:^|[^a-z])(?:irq|timer|pit|rtc|hpet|keyboard|kbd|mouse|ps2|serial|uart|floppy|ata|ide|lapic|ioapic)"
+    r"(?:[^a-z]|$)"
 )
-HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-NO_IRQ = re.compile(r"exc|(?<!de)fault|trap", re.IGNORECASE)
+HUMP = r"(?<=[a-z])(?=[A-Z])"
+NO_IRQ = r"(?i)exc|(?<!de)fault|trap"
 
 
 @rule("IDT005", ERROR, "a gate's selector does not name a 64-bit code segment of ring 0 in this GDT")
@@ -238,6 +239,6 @@ def irq_on_exception(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None
-        if name and "+" not in name and IRQ.search(HUMP.sub("_", name)) and not NO_IRQ.search(name):
+        if name and "+" not in name and re.search(IRQ, re.sub(HUMP, "_", name)) and not re.search(NO_IRQ, name):
             message = f"{name} looks like an IRQ handler on {labels([vector])}: is the PIC remapped?"
             yield Finding("idt", vector, "offset", message)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..machine.symbols import Symbols
 
 QUIET = ("read", "written", "can be pushed to", "delivered", "the first instruction")  # rules that need no words
-_FAR = re.compile(r"(0x[0-9a-f]+):(0x[0-9a-f]+)")
+_FAR = r"(0x[0-9a-f]+):(0x[0-9a-f]+)"  # compiled when it is used
 
 
 def simulation(one: Simulation, symbols: Symbols, all_steps: bool = False) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _step(step: Step, symbols: Symbols) -> Iterator[str]:
     address = "" if step.address is None else f"{step.address:#x}"
     found = step.found if step.rule in QUIET else f"{step.found}: {step.rule}"
     if step.step.startswith("IDT entry"):
-        found = _FAR.sub(lambda far: f"{far[1]}:{symbols.place(int(far[2], 16)) or far[2]}", found)
+        found = re.sub(_FAR, lambda far: f"{far[1]}:{symbols.place(int(far[2], 16)) or far[2]}", found)
     elif step.step in ("handler", "fetch") and step.address is not None and (name := symbols.place(step.address)):
         found = f"{name}: {found}"
     yield from wrap(f"      {step.step:<16}{address:<19} {found}", " " * 44)
