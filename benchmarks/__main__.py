@@ -91,7 +91,18 @@ def process() -> None:
 
         dump = [str(python.with_name("x86tables")), "dump", image.name, "--base", "0x1000", "--idt", "0x1000,0xfff"]
         turn = duel(ROUNDS // 2, lambda: run(*dump), lambda: run(str(python), "-c", "pass"), clock=perf_counter)
-        line("process", "dump of an IDT", "python -c pass", turn, 4, at_most=True)
+        line("process", "dump of an IDT", "python -c pass", turn, 3.5, at_most=True)
+        linux = str(ROOT / "tests/images/linux.core")
+        short = (
+            (["decode", "0x00af9b000000ffff"], 3.5),
+            (["explain", "IDT004"], 5),
+            (["--help"], 5),
+            (["check", linux], 5),
+        )
+        for argv, most in short:
+            command = [str(python.with_name("x86tables")), *argv]
+            turn = duel(ROUNDS // 2, partial(run, *command), lambda: run(str(python), "-c", "pass"), clock=perf_counter)
+            line("process", argv[0], "python -c pass", turn, most, at_most=True)
         readers.make(big := scratch / "big.core")
         for core, what in ((ROOT / "tests/images/linux.core", "dump of a Linux"), (big, "dump of 4 GiB")):
             dump = [str(python.with_name("x86tables")), "dump", str(core)]

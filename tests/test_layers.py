@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "x86tables"
-HEAVY = ["construct", "numpy", "dataclasses", "typing", "inspect", "importlib.metadata"]
 
 
 def house() -> dict[str, bool]:
@@ -114,17 +113,40 @@ def test_only_schemas_imports_construct() -> None:
     assert set(importers) <= {"schemas.py"}
 
 
-DUMP = ["dump", str(ROOT / "tests/images/ovmf-idt.bin"), "--base", "0x7456000", "--idt", "0x7456018,0xfff"]
+# What a command may import: modules of ours, as many as it has now and two more
+LINUX = str(ROOT / "tests/images/linux.core")
+BUDGETS = {
+    "--help": (24, []),
+    "explain": (44, ["IDT004"]),
+    "decode": (35, ["0x00af9b000000ffff"]),
+    "dump": (44, [LINUX]),
+    "check": (58, [LINUX]),
+    "trace": (44, [LINUX, "--vector", "14"]),
+}
+# Modules that cost a short command more than they give it; the last four are for --format json and compressed files
+HEAVY = ["construct", "numpy", "dataclasses", "typing", "inspect", "importlib.metadata", "pathlib", "subprocess"]
+HEAVY += ["contextlib", "heapq", "shutil", "json", "tempfile", "lzma", "gzip"]
 
 
-@pytest.mark.parametrize(
-    "statement",
-    ["import x86tables", f"from x86tables.commands import main; assert main({DUMP}) == 0"],
-    ids=["import", "dump"],
-)
-def test_light(statement: str) -> None:
-    """A quick command must not pay for slow imports; -I and -S keep out what the environment imports by itself."""
+def loaded(statement: str) -> list[str]:
+    """The modules that a program has loaded; -I and -S keep out what the environment imports by itself."""
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; print(*sys.modules, file=sys.stderr)"
     run = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    assert not set(HEAVY) & set(run.stderr.splitlines()[-1].split())
+    return run.stderr.splitlines()[-1].split()
+
+
+def test_the_package_is_light() -> None:
+    assert not set(HEAVY) & set(loaded("import x86tables"))
+
+
+@pytest.mark.parametrize("command", BUDGETS)
+def test_a_command_imports_what_it_needs(command: str) -> None:
+    """`make bench` has the times: a module costs a short command about a hundredth of an empty Python."""
+    most, arguments = BUDGETS[command]
+    modules = loaded(f"from x86tables.commands import main; assert main({[command, *arguments]}) == 0")
+    assert not set(HEAVY) & set(modules)
+    ours = [module for module in modules if module.split(".")[0] == "x86tables"]
+    assert len(ours) <= most, ours
+    others = [module for module in ours if module.startswith("x86tables.commands.") and "._" not in module]
+    assert others in ([], [f"x86tables.commands.{command}"])

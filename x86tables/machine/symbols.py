@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from heapq import merge
 from itertools import accumulate, islice, repeat
 
 from ..errors import ImageError, NotThere
@@ -170,6 +169,8 @@ def parse_map(data: Data, path: str) -> Symbols:
         raise ImageError(f"{path}: no symbols: lines of `address type name`, or an ELF file, are expected")
     if len(runs) == 1:
         return runs[0]
+    from heapq import merge
+
     symbols, ordered = Symbols(), merge(*(run._rows() for run in runs))
     while rows := list(islice(ordered, _ROWS)):
         symbols._append(rows)
