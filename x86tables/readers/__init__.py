@@ -22,7 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MOST_CPUS = 1 << 12  # registers of so many CPUs are read
 FORMATS = ("elfcore", "elf", "raw")
 MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 

@@ -7,8 +7,8 @@ import struct
 from ..elf import CORE, LOAD, NOTE, Elf, ProgramHeader, header, is_elf, section_zero
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
-from ..machine.registers import Registers, Segment, TableRegister
-from . import MOST_CPUS, Contents
+from ..machine.registers import MOST_CPUS, Registers, Segment, TableRegister
+from . import Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import ImageError
-from ..machine.registers import Registers, Segment, TableRegister
-from . import MOST_CPUS
+from ..machine.registers import MOST_CPUS, Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
