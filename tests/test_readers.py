@@ -102,6 +102,20 @@ def test_core_whose_memory_no_segment_describes(core: Path, tmp_path: Path) -> N
     assert remark.startswith("no segment says where the last 0x3f") and remark.endswith("dump again without -p")
 
 
+def test_core_whose_memory_lies_between_segments(tmp_path: Path) -> None:
+    """Of an identity-mapped machine the last pages have a segment, and what no segment describes lies before them."""
+    said, memory, gap = specimens.notes(), specimens.memory(), 2 << 20
+    place = 64 + 56 * 3 + len(said)
+    heads = segment(4, 64 + 56 * 3, 0, len(said)) + segment(1, place, FRAME, END - FRAME)
+    heads += segment(1, place + END - FRAME + gap, END + gap, 0x1000)
+    with open(tmp_path / "paging", "wb") as file:
+        file.write(specimens.header(4, 3) + heads + said + memory)
+        file.truncate(place + END - FRAME + gap + 0x1000)
+    (remark,) = dumped(tmp_path / "paging")["image"]["remarks"]
+    assert remark.startswith(f"no segment says where {gap:#x} bytes of the file belong")
+    assert remark.endswith("dump again without -p")
+
+
 def test_our_own_core_with_very_many_segments(tmp_path: Path) -> None:
     """Every second page of more than 65,535: the writer says the number in section 0, too."""
     data = bytes(0x1000) * 2

@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..machine.files import Data
+
 FORMATS = ("elfcore", "elf", "raw")
 MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
@@ -45,12 +47,20 @@ def _reader(name: str) -> Any:
     return sys.modules[f"{__name__}.{name}"]
 
 
+def _format(path: str, data: Data) -> str:
+    """The format of a file by its content; ImageError when it is of a kind that cannot be read."""
+    name = next(name for name in FORMATS if _reader(name).matches(data))
+    if name == "raw":  # which takes anything
+        _reader("foreign").refuse(path, data)
+    return name
+
+
 def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # noqa: B008 - an immutable value
     """Read an image of any format. ImageError says in one sentence what cannot be read, and why."""
     data = load(path)
     if options.format is not None and options.format not in FORMATS:
         raise UsageError(f"--image-format {options.format}: one of {', '.join(FORMATS)}")
-    name = options.format or next(name for name in FORMATS if _reader(name).matches(data))
+    name = options.format or _format(path, data)
     contents = _reader(name).read(path, data, options)
     memory = contents.memory
     for file, place in options.maps:

@@ -79,14 +79,18 @@ def _segments(
         remarks.append(f"the file is cut off: it ends within the program headers, at {size:#x}")
     pieces: list[Piece] = []
     notes: list[tuple[int, int]] = []
-    missing = end = 0
+    said: list[tuple[int, int]] = [(0, elf.segments_at + 56 * elf.segment_count)]  # what of the file is accounted for
+    missing = 0
     for segment in elf.segments(LOAD, NOTE, cut_off=True):
         start, address, held = segment.offset, segment.paddr, segment.filesz
         if not held:
             continue
         inside = held if start + held <= size else max(0, size - start)
         missing += held - inside
-        end = max(end, start + inside)
+        if inside and start == said[-1][1]:
+            said[-1] = said[-1][0], start + inside
+        elif inside:
+            said.append((start, start + inside))
         if segment.type == NOTE:
             notes.append((start, inside))
         elif pieces and pieces[-1][0] + pieces[-1][1] == address and pieces[-1][3] + pieces[-1][1] == start:
@@ -100,12 +104,26 @@ def _segments(
                 )
     if missing:
         remarks.append(f"the file is cut off or damaged: {missing:#x} bytes that its headers promise are not in it")
-    if size - end > UNSAID:
+    between, after = _unsaid(said, size)
+    if between + after > UNSAID:
+        which = f"{between + after:#x} bytes of the file" if between else f"the last {after:#x} bytes"
         remarks.append(
-            f"no segment says where the last {size - end:#x} bytes belong "
+            f"no segment says where {which} belong "
             "(QEMU's dump-guest-memory -p writes such files): dump again without -p"
         )
     return pieces, notes
+
+
+def _unsaid(said: list[tuple[int, int]], size: int) -> tuple[int, int]:
+    """How many bytes of a file lie between the stretches of it that something is said of, and how many after them.
+
+    Gaps of less than a page are padding.
+    """
+    between = end = 0
+    for start, stop in sorted(said):
+        between += start - end if start - end >= PAGE else 0
+        end = max(end, stop)
+    return between, max(0, size - end)
 
 
 def _notes(

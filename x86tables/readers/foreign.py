@@ -1,0 +1,81 @@
+"""Files that are no image of ours, known by their first bytes: what each is, and what can be done instead.
+
+Without this list they would be taken for flat memory, and decoded into nonsense. `--image-format raw` still does that.
+"""
+
+from __future__ import annotations
+
+from ..errors import ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..machine.files import Data
+
+_DUMP = "take an ELF core, by QEMU's `dump-guest-memory FILE` without -z, -l, -s and -R"
+_FLAT = "make flat memory of it, and give that with --registers FILE, or --cr3 and --idt"
+_VMEM = "give the .vmem file beside it as flat memory, with --registers FILE, or --cr3 and --idt"
+_UNPACK = "unpack it until an image is left"
+
+# Offset, bytes there, what the file is, what can be done. Sources: the headers of makedumpfile, LiME, AVML, crash
+# (vmware_vmss.h, symbols of Windows dumps), QEMU (migration/savevm.h), dissect.hypervisor; the PE format.
+MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"KDUMP   ", "a kdump-compressed dump", f"{_DUMP}, or by `makedumpfile -E`"),
+    (0, b"DISKDUMP", "a diskdump", f"{_DUMP}, or by `makedumpfile -E`"),
+    (0, b"makedumpfile\0", "a dump in makedumpfile's flattened format", f"{_DUMP}, or by `makedumpfile -E`"),
+    (0, b"EMiL", "a LiME dump", f"{_FLAT}: by `avml-convert --source-format lime --format raw`"),
+    (0, b"AVML", "an AVML dump", f"{_FLAT}: by `avml-convert --format raw`"),
+    (0, b"PAGEDU64", "a Windows crash dump", f"{_FLAT}: by Volatility's layerwriter"),
+    (0, b"PAGEDUMP", "a Windows crash dump of 32 bits", f"{_FLAT}: by Volatility's layerwriter"),
+    (0, b"\xd0\xbe\xd0\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
+    (0, b"\xd0\xbe\xd2\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
+    (0, b"\xd1\xba\xd1\xba", "a VMware state file (vmss, vmsn)", _VMEM),
+    (0, b"\xd2\xbe\xd2\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
+    (0, b"\xd3\xbe\xd3\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
+    (0, b"QEVM", "a saved state of QEMU's (savevm or migration)", f"load it with -incoming, and {_DUMP}"),
+    (0, b"\x14\x20\x28\x01", "a saved state of Hyper-V's (vmrs)", f"{_FLAT}: by vm2dmp and Volatility's layerwriter"),
+    (0, b"\x7fVirtualBox SavedState", "a saved state of VirtualBox's", "take an ELF core by `debugvm dumpvmcore`"),
+    (0, b"QFI\xfb", "a qcow2 disk image, not memory", _DUMP),
+    (0x202, b"HdrS", "a Linux bzImage, the kernel packed", "give the vmlinux that was linked, or a memory dump"),
+    (0, b"\x1f\x8b\x08", "gzip data inside of other compressed data", _UNPACK),
+    (0, b"\xfd7zXZ\0", "xz data inside of other compressed data", _UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "zstd data inside of other compressed data", _UNPACK),
+    (0, b"BZh", "bzip2 data", _UNPACK),
+    (0, b"\x04\x22\x4d\x18", "lz4 data", _UNPACK),
+)
+_TEXT, _NOT_TEXT = 1 << 16, bytes(range(7)) + bytes(range(0x0E, 0x1B))  # bytes looked at; those that no text has
+
+
+def refuse(path: str, data: Data) -> None:
+    """ImageError when the file is of a kind that is known and is no image; it names the kind and what to do."""
+    for offset, magic, what, instead in MAGICS:
+        if data[offset : offset + len(magic)] == magic:
+            raise ImageError(f"{path}: {what}: {instead}")
+    if data[:2] == b"MZ":
+        at = int.from_bytes(data[0x3C:0x40], "little")
+        what = "a PE file (an EFI or Windows program)" if data[at : at + 4] == b"PE\0\0" else "a DOS program (MZ)"
+        raise ImageError(
+            f"{path}: {what}: give the ELF file that it was made of, or a memory dump of the machine that runs it"
+        )
+    if instead := _text(data):
+        raise ImageError(f"{path}: {instead}")
+
+
+def _text(data: Data) -> str:
+    """What to do with a text that somebody gave as an image; "" when this is none that is known."""
+    head = data[:_TEXT]
+    if any(byte in head for byte in _NOT_TEXT):
+        return ""
+    import re
+
+    def has(pattern: bytes) -> bool:
+        return re.search(pattern, head, re.MULTILINE) is not None
+
+    if has(rb"^ *\d+: v=[0-9a-f]{2} e=[0-9a-f]{4} i=") or has(rb"^check_exception old: "):
+        return "a log of `qemu -d int`, no image: `x86tables log FILE` reads it"
+    if has(rb"^[ \t]*(?:GDT|IDT)= +[0-9a-fA-F]{8,16} [0-9a-fA-F]{8}\b"):
+        return "the text of `info registers`, no memory: give it as --registers FILE beside the IMAGE"
+    if has(rb"^[0-9a-fA-F]{8,16} [A-Za-z] \S+"):
+        return "a list of symbols, no image: give it as --symbols FILE beside the IMAGE"
+    if has(rb"^\[(?:\[cpu\]\]|gdt|idt|tss)") or has(rb"^(?:gdt|idt|tss)\.[\w.]+ *= "):
+        return "it looks like a configuration, whose name ends in .toml"
+    return ""
