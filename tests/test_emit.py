@@ -303,7 +303,7 @@ def test_a_path_ends_no_comment(name: str, tmp_path: Path) -> None:
 def test_names_that_a_language_does_not_have(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[idt]\n8 = ".Ldf"\n')
     tables = config.load(str(tmp_path / "a.toml"))
-    with pytest.raises(UsageError, match=r"^--emit c: the symbol \.Ldf is no identifier there$"):
+    with pytest.raises(UsageError, match=r"^--emit c: the symbol \.Ldf is not an identifier there$"):
         emit("c", tables, config.lookup(tables))
     assert (
         "idt_8_offset_0 = ABSOLUTE((.Ldf) & 0xffff);" in emit("ld", tables, config.lookup(tables))["tables.ld"].decode()

@@ -37,14 +37,14 @@ def run(args: argparse.Namespace) -> int:
 
     image = open_config(args.config, args.symbols)
     files = _files(image, args.emit.split(","))
-    told: list[str] = []
+    lines: list[str] = []
     if not args.no_check:
-        reasons = [*_neighbours(image), judged(image, told)]
+        reasons = [*_neighbours(image), judged(image, lines)]
         if refused := "; ".join(filter(None, reasons)):
-            output([*told, f"nothing was written: {refused}; --no-check writes it all the same"])
+            output([*lines, f"nothing was written: {refused}; --no-check writes it all the same"])
             return 1
     write_all(args.output, files)
-    output([*told, *(f"{os.path.join(args.output, name)}: {len(data):,} bytes" for name, data in files.items())])
+    output([*lines, *(f"{os.path.join(args.output, name)}: {len(data):,} bytes" for name, data in files.items())])
     return 0
 
 

@@ -153,8 +153,8 @@ class _Compiler:
         for number, segment in enumerate(segments):
             path: Path = ("gdt", "segments", number)
             if segment == "tss" or (isinstance(segment, keys.SegmentConfig) and segment.kind == "tss"):
-                for table in tss:
-                    name = "tss" if len(tss) == 1 else f"tss{tss.index(table)}"
+                for cpu, table in enumerate(tss):
+                    name = "tss" if len(tss) == 1 else f"tss{cpu}"
                     found.append((name, SystemDescriptor.tss(0, table.size - 1), {"base": table.place}, path))
             else:
                 found.append((*self._segment(segment, path), {}, path))

@@ -13,7 +13,7 @@ Bit = Annotated[bool, Meta(description="A bit of the descriptor, by the manual's
 
 
 class Keys(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
-    """Base of all tables of the file. `shape` is what a person is told who wrote something else."""
+    """Base of all tables of the file. `shape` is what a mistake says was expected."""
 
     shape: ClassVar[str] = "a table"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # More than any configuration has, and few enough that tomllib, which recurses and copies, ends soon
 DEPTH, PARTS, DIGITS = 16, 16, 64
-# Each branch takes what it can and never gives back, also where the text is no TOML: one pass, whatever it holds
+# Each branch takes what it can and never gives back, also where the text is not TOML: one pass, whatever it holds
 _TOKEN = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5}|\Z)|' r"'''(?:[^']|'(?!''))*+(?:'{3,5}|\Z)|"
     r'"(?:[^"\\\n]|\\[^\n])*+"?|' r"'[^'\n]*+'?|"  # strings
@@ -62,7 +62,7 @@ def key_lines(tokens: Iterable[Token]) -> dict[Path, int]:
 
 
 def quoted(value: object) -> str:
-    """A value as it is told to a person: not all of it when it is long."""
+    """A value as it is shown to a person: cut when it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 

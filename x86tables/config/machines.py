@@ -50,14 +50,14 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
     )
     machines = tuple(
         Machine(
-            _registers(tables, cpu, known).replace(cr3=cr3),
+            registers.replace(cr3=cr3),
             memory,
             cpu=cpu,
             vendor=tables.config.machine.vendor,
             maxphyaddr=52,
             declared=coverage,
         )
-        for cpu in range(len(tables.tss))
+        for cpu, registers in enumerate(_registers(tables, known))
     )
     remarks = tuple(_remarks(tables, known, placed))
     symbols = Symbols((address, name) for name, address in names.items())
@@ -74,30 +74,30 @@ def _name(mappings: list[Mapping], placed: bool, linear: int) -> str:
     return f"the memory {min(near)[1]}"
 
 
-def _registers(tables: CompiledTables, cpu: int, find: Lookup) -> Registers:
-    """What the declaration says of the registers; RSP on the stack that the kernel runs on."""
-    machine, tss = tables.config.machine, tables.tss[cpu]
-    stacks = {stack.slot: stack for stack in tables.stacks if stack.cpu == cpu}
-    stack = stacks.get("stack") or stacks.get("rsp0")
-    tr = next(item for item in tables.gdt.items if item.name == tss.items[0].name)
-    chosen = LONG_MODE.replace(
-        rsp=stack.top.at(find) if stack else None,
-        cs=_loaded(tables, tables.code, find),
+def _registers(tables: CompiledTables, find: Lookup) -> Iterator[Registers]:
+    """What the declaration says of each CPU's registers; RSP on the stack that the kernel runs on."""
+    machine = tables.config.machine
+    stacks = {(stack.cpu, stack.slot): stack for stack in tables.stacks}
+    selectors = {item.name: item.offset for item in tables.gdt.items}
+    descriptors = {item.offset: item.at(find) for item in tables.gdt.items}
+
+    def loaded(selector: int) -> Segment:
+        descriptor = descriptors[selector]
+        assert isinstance(descriptor, SegmentDescriptor | SystemDescriptor)
+        return load(selector, descriptor)
+
+    common = LONG_MODE.replace(
+        cs=loaded(tables.code),
+        ss=loaded(tables.data) if tables.data else LONG_MODE.ss,
         cr4=PAE | (LA57 if machine.la57 else 0) | (SMEP if machine.smep else 0) | (SMAP if machine.smap else 0),
         efer=LME | LMA | NXE | (SCE if tables.star is not None else 0),
         star=tables.star or 0,
         gdtr=TableRegister(tables.gdt.place.at(find), tables.gdt.size - 1),
         idtr=TableRegister(tables.idt.place.at(find), tables.idt.size - 1),
-        tr=_loaded(tables, tr.offset, find),
     )
-    return chosen.replace(ss=_loaded(tables, tables.data, find)) if tables.data else chosen
-
-
-def _loaded(tables: CompiledTables, selector: int, find: Lookup) -> Segment:
-    """A segment register, or TR, with the descriptor that a selector names."""
-    descriptor = next(item for item in tables.gdt.items if item.offset == selector).at(find)
-    assert isinstance(descriptor, SegmentDescriptor | SystemDescriptor)
-    return load(selector, descriptor)
+    for cpu, tss in enumerate(tables.tss):
+        stack = stacks.get((cpu, "stack")) or stacks.get((cpu, "rsp0"))
+        yield common.replace(rsp=stack.top.at(find) if stack else None, tr=loaded(selectors[tss.items[0].name]))
 
 
 def _remarks(tables: CompiledTables, find: Lookup, placed: dict[str, int]) -> Iterator[str]:
@@ -111,7 +111,8 @@ def _remarks(tables: CompiledTables, find: Lookup, placed: dict[str, int]) -> It
         names = sorted(placed)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         yield f"judged at made-up addresses, for want of real ones: {some}"
+    running = {stack.cpu for stack in tables.stacks if stack.slot in ("stack", "rsp0")}
     for cpu in range(len(tables.tss)):
-        if not any(stack.cpu == cpu and stack.slot in ("stack", "rsp0") for stack in tables.stacks):
+        if cpu not in running:
             where = "[cpu]" if len(tables.tss) == 1 else f"the [[cpu]] of CPU {cpu}"
             yield f"the kernel's stack is not declared: add stack = {{ bottom = SYMBOL, size = N }} to {where}"

@@ -1,4 +1,4 @@
-"""TOML, or the same as Python objects, decoded and validated; what is wrong is told by key, line and what is right."""
+"""TOML, or the same as Python objects, decoded and validated; a mistake names key and line, and what is right."""
 
 from __future__ import annotations
 

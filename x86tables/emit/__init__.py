@@ -174,4 +174,4 @@ def identifiers(words: Iterable[str], language: str) -> None:
     """UsageError unless all can be names in a language."""
     for word in words:
         if not _WORD.fullmatch(word):
-            raise UsageError(f"--emit {language}: the symbol {word} is no identifier there")
+            raise UsageError(f"--emit {language}: the symbol {word} is not an identifier there")

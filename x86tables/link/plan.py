@@ -73,8 +73,8 @@ def _operands(kernel: Kernel, tables: CompiledTables) -> tuple[CompiledTables, l
     remarks = []
     for kind in ("gdtr", "idtr"):
         table: CompiledTable = getattr(tables, kind)
-        told = getattr(tables.config.tables, kind) != kind or kind in tables.known
-        if not told and kind not in kernel.names and not _named(kernel, table):
+        given = getattr(tables.config.tables, kind) != kind or kind in tables.known
+        if not given and kind not in kernel.names and not _named(kernel, table):
             of: CompiledTable = getattr(tables, kind[:-1])
             loads = "LGDT" if kind == "gdtr" else "LIDT"
             remarks.append(f"no symbol {kind}: the kernel itself makes what {loads} reads: limit {of.size - 1:#x}")
@@ -122,8 +122,8 @@ def _resolved(kernel: Kernel, tables: CompiledTables, known: set[str]) -> None:
     first = next(iter(wrong))
     near = [] if first in known else get_close_matches(first, kernel.names, 1, 0.7)
     more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    told = "; ".join(list(wrong.values())[:3]) + more
-    raise ImageError(f"{kernel.path}: {told}" + (f"; did you mean {near[0]}?" if near else ""))
+    reasons = "; ".join(list(wrong.values())[:3]) + more
+    raise ImageError(f"{kernel.path}: {reasons}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _patch(kernel: Kernel, table: CompiledTable, find: Lookup) -> Patch:
