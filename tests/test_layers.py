@@ -92,8 +92,6 @@ def test_no_cycles() -> None:
     assert not reads, f"these import one another: {', '.join(str(path.relative_to(ROOT)) for path in reads)}"
 
 
-# Names that two classes have still: each goes when one of the two is renamed
-SHARED = {"Account", "Attempt", "Cpu", "Options"}
 TWINS = {"Values"}  # in records.py: what mypy reads, and what runs
 
 
@@ -104,8 +102,7 @@ def test_no_two_classes_share_a_name() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and node.name not in TWINS:
                 places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    shared = {name: where for name, where in places.items() if len(where) > 1}
-    assert not {name: where for name, where in shared.items() if name not in SHARED}
+    assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
 def test_only_schemas_imports_construct() -> None:
