@@ -93,11 +93,6 @@ class CompiledStack(Record):
     guard: int
     path: tuple[str | int, ...]
 
-    @property
-    def label(self) -> str:
-        """What a sentence calls it."""
-        return "the stack" if self.name == "stack" else f"the stack {self.name}"
-
 
 class MemoryRange(Record):
     """Linear memory from `start` to before `stop`; no permissions make it a guard."""
@@ -146,6 +141,11 @@ class CompiledTables(Record):
     def all(self) -> tuple[CompiledTable, ...]:
         """Every table, and then the operands of LGDT and LIDT."""
         return (self.gdt, self.idt, *self.tss, self.gdtr, self.idtr)
+
+    def describe(self, stack: CompiledStack) -> str:
+        """What a sentence calls one of the stacks."""
+        name = "the stack" if stack.name == "stack" else f"the stack {stack.name}"
+        return f"{name} of CPU {stack.cpu}" if len(self.tss) > 1 else name
 
     @property
     def addresses(self) -> Iterator[Address]:

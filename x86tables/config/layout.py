@@ -46,7 +46,7 @@ def _ranked(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping]) -
         yield IMPLIED, Mapping("the handlers", handler.address.at(find), 1, "rx")
     for stack in tables.stacks:
         size = stack.size or PAGE
-        yield IMPLIED, Mapping(stack.label, stack.top.at(find) - size, size)
+        yield IMPLIED, Mapping(tables.describe(stack), stack.top.at(find) - size, size)
         if stack.guard and stack.bottom is not None:
             yield GUARD, _guard(tables, stack, stack.bottom.at(find))
     for memory in tables.memory:
@@ -59,7 +59,7 @@ def _guard(tables: CompiledTables, stack: CompiledStack, bottom: int) -> Mapping
     if bottom % PAGE:
         message = f"a guard is whole pages, and the stack begins {bottom % PAGE:#x} bytes into one: align it to {PAGE}"
         raise tables.source.mistake((*stack.path, "guard"), message)
-    return Mapping(f"the guard of {stack.label}", bottom - stack.guard, stack.guard, "")
+    return Mapping(f"the guard of {tables.describe(stack)}", bottom - stack.guard, stack.guard, "")
 
 
 def _memory(tables: CompiledTables, memory: MemoryRange, find: Lookup) -> Mapping:

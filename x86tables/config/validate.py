@@ -21,7 +21,7 @@ def problems(tables: CompiledTables, find: Lookup) -> list[str]:
         return placed[name] if name in placed else find(name)
 
     ends = [(table.place.at(known) + table.size, f"the table {table.name}") for table in tables.all]
-    ends += [(stack.top.at(known), f"{stack.label} of CPU {stack.cpu}") for stack in tables.stacks]
+    ends += [(stack.top.at(known), tables.describe(stack)) for stack in tables.stacks]
     ends.sort()
     found = []
     for stack in tables.stacks:
@@ -30,7 +30,7 @@ def problems(tables: CompiledTables, find: Lookup) -> list[str]:
         bottom = stack.bottom.at(known)
         first, last = (bisect_left(ends, (end, "")) for end in (bottom - ALIGNMENT + 1, bottom + 1))
         found += [
-            f"{stack.label} of CPU {stack.cpu} has no guard, and right below it lies {name}, which an overflow "
+            f"{tables.describe(stack)} has no guard, and right below it lies {name}, which an overflow "
             "overwrites: leave a page between them, and declare guard = 4096"
             for _, name in ends[first:last]
         ]
