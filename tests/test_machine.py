@@ -6,6 +6,7 @@ import pytest
 import specimens
 from specimens import BASE, FRAME, TABLES, registers
 
+from x86tables.delivery.scenarios import run_scenario
 from x86tables.delivery.stacks import Extent, extent
 from x86tables.errors import NotThere
 from x86tables.machine.machine import Machine
@@ -19,6 +20,7 @@ from x86tables.machine.registers import (
     LME,
     NXE,
     PAE,
+    PCIDE,
     PE,
     PG,
     PSE,
@@ -33,6 +35,7 @@ from x86tables.machine.registers import (
 
 CODE64, CODE32, CODE16 = 0x00AF_9B00, 0x00CF_9B00, 0x008F_9B00
 PAGED = PE | PG
+TSS_LOW = BASE + specimens.TSS & 0xFFFF_FFFF
 
 
 def memory(patches: dict[int, bytes] | None = None) -> Memory:
@@ -131,6 +134,105 @@ def test_lme_by_the_page_tables() -> None:
     found = machine(patches, cs=cs(CODE32), cr3=0x20_0000, **low)
     assert (found.mode, found.assumed[0]) == ("protected32", "EFER.LME=0 (the page tables are PAE's)")
     assert found.translate(0x1008) == 0x1008
+
+
+LOW = 0x40_0000  # linear: the tables, code and the stack of a CPU that runs 32-bit code
+
+
+def caught(tables: dict[int, int], code: int = CODE32, core: bool | None = None, **changes: Any) -> Machine:
+    """A CPU that runs 32-bit or 16-bit code below 4 GiB, whose EFER is not known, with page-table entries by address.
+
+    The pages of these entries are whole in the image.
+    """
+    patches: dict[int, bytes] = {page: bytes(0x1000) for page in {address & -0x1000 for address in tables}}
+    made = memory(patches)
+    for address, value in tables.items():
+        made.overlay(address, value.to_bytes(8, "little"))
+    low = {"gdtr": TableRegister(LOW, 0x37), "idtr": TableRegister(LOW + specimens.IDT, 0x7F), "rip": LOW + 0x1000}
+    chosen = {"cs": cs(code), "cr3": 0x20_0000, "rsp": LOW + 0x2F00, "tr": Segment(0), **low, **changes}
+    return Machine(registers().replace(**chosen), made, core=core)
+
+
+def levels(count: int, top: int, last: dict[int, int]) -> dict[int, int]:
+    """Tables at 0x200000, 0x201000, ..., the first entry of each leading to the next; `last` are those of the last."""
+    made = {0x20_0000 + 0x1000 * n: 0x20_1000 + 0x1000 * n | (top if n == 0 else 0x63) for n in range(count - 1)}
+    return made | {0x20_0000 + 0x1000 * (count - 1) + 8 * n: value for n, value in last.items()}
+
+
+TABLE = {2: 0x20_8063}  # a PDE, the table of LOW's 2 MiB, in which the first three pages are FRAME's
+PAGES = {0x20_8000 + 8 * n: FRAME + 0x1000 * n | 0x63 for n in range(3)}
+LARGE = {0: 0xE3}  # a page of 1 GiB
+
+
+@pytest.mark.parametrize("code", [CODE32, CODE16])
+@pytest.mark.parametrize("core", [None, True, False])
+def test_compatibility_mode_under_four_levels(code: int, core: bool | None) -> None:
+    """A PML4E has R/W, which MOV to CR3 takes in no entry of PAE's."""
+    found = caught(levels(3, 0x67, TABLE) | PAGES, code, core)
+    assert (found.mode, found.assumed[0]) == ("compat", "EFER.LME=1 (the page tables have four levels)")
+    assert len(found.idt) == 8 and found.gdt[8].kind == "code64"
+
+
+@pytest.mark.parametrize("code", [CODE32, CODE16])
+def test_compatibility_mode_with_pages_of_a_gigabyte(code: int) -> None:
+    """As PAE's, this PDPTE with PS would be a directory at 0, and lead nowhere or to what is no table."""
+    low: dict[str, Any] = {"gdtr": TableRegister(FRAME, 0x37), "idtr": TableRegister(FRAME + specimens.IDT, 0x7F)}
+    found = caught(levels(2, 0x23, LARGE), code, rip=FRAME + 0x1000, rsp=FRAME + 0x2F00, **low)
+    assert (found.mode, found.space.paging.mode, len(found.idt)) == ("compat", "4-level", 8)
+
+
+def test_compatibility_mode_under_five_levels() -> None:
+    found = caught(levels(4, 0x67, TABLE) | PAGES, cr4=0x6F0 | LA57)
+    assert (found.mode, found.assumed[0]) == ("compat", "EFER.LME=1 (the page tables have five levels)")
+    assert found.space.paging.mode == "5-level" and len(found.idt) == 8
+
+
+@pytest.mark.parametrize("top", [0x1, 0x21, 0xE01])  # plain, with the bit that QEMU sets, with bits for software
+@pytest.mark.parametrize("core", [None, True, False])
+def test_pae_proper(top: int, core: bool | None) -> None:
+    """What a core says of CPU 0 does not count where the page tables tell: ours have said 62 of every machine."""
+    found = caught(levels(2, top, TABLE) | PAGES, core=core)
+    assert (found.mode, found.assumed[0]) == ("protected32", "EFER.LME=0 (the page tables are PAE's)")
+    assert found.translate(LOW + 0x1000) == FRAME + 0x1000
+
+
+def test_memory_that_exists_beats_memory_that_does_not() -> None:
+    """PAE's root in the middle of a page; at the page's beginning are entries that could be a PML4's."""
+    other = {0x20_0000: 0x20_9023, 0x20_9000: 0x7F_0000_00E3}  # 1 GiB far beyond the image
+    pae = {0x20_0020: 0x20_1001, 0x20_1010: 0x20_8063} | PAGES
+    assert caught(other | pae, cr3=0x20_0020).mode == "protected32"
+
+
+@pytest.mark.parametrize(("core", "mode"), [(True, "compat"), (False, "protected32")])
+def test_what_the_core_says_counts_where_the_tables_do_not_tell(core: bool, mode: str) -> None:
+    found = caught({}, core=core)
+    assert (found.mode, found.mode_needs) == (mode, None)
+    assert found.assumed[0].startswith(f"EFER.LME={core:d} (the core's headers")
+    assert found.replace(found.registers).mode == mode
+
+
+def test_a_tie_goes_to_nobody() -> None:
+    found = caught({})
+    assert "EFER" in (found.mode_needs or "") and "nothing tells" in found.assumed[0]
+    overflow = run_scenario("stack-overflow", found)
+    assert (overflow.verdict, overflow.needs) == ("unknown", found.mode_needs)
+
+
+@pytest.mark.parametrize(("changes", "mode"), [({"cr4": 0x6F0 | PCIDE}, "compat"), ({"rflags": VM | 2}, "virtual8086")])
+def test_bits_that_only_one_mode_has(changes: dict[str, Any], mode: str) -> None:
+    assert caught({}, **changes).mode == mode
+
+
+def test_bases_that_info_registers_cuts_off() -> None:
+    """QEMU prints 8 digits for TR and LDTR unless CS is a 64-bit segment; the descriptors have all bits."""
+    text = registers().replace(cs=cs(CODE32), efer=LME | LMA, tr=Segment(0x18, TSS_LOW, 0x67, 0x8B00))
+    assert Machine(text, memory()).descriptor_bases() == {"tr": Segment(0x18, BASE + specimens.TSS, 0x67, 0x8B00)}
+    for other in (
+        text.replace(cs=cs(CODE64)),
+        text.replace(tr=Segment(0x18, TSS_LOW + 8)),
+        text.replace(tr=Segment(0)),
+    ):
+        assert Machine(other, memory()).descriptor_bases() == {}
 
 
 def test_nxe_by_an_entry_with_bit_63() -> None:

@@ -1,6 +1,7 @@
 """Image formats: cores with and without -p, kernels as linked, flat memory, registers as text, all of it compressed."""
 
 import gzip
+import json
 import lzma
 import re
 import struct
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import specimens
 import zstandard
-from cli import dumped, output
+from cli import call, dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
 from x86tables.errors import ImageError
@@ -364,3 +365,31 @@ def test_a_kernel_from_a_compiler(tmp_path: Path) -> None:
     gate = cpu["idt"]["gates"][0]
     assert (gate["offset"], gate["selector"], gate["ist"], gate["p"]) == ("0xffffffff80001020", 8, 1, True)
     assert (len(cpu["idt"]["gates"]), cpu["gdt"]["limit"]) == (256, 39)
+
+
+def test_registers_of_a_cpu_in_compatibility_mode(core: Path, tmp_path: Path) -> None:
+    """A 32-bit program on a healthy system: `info registers` leaves out bits 63:32 of the bases of TR and LDTR."""
+    text = specimens.MONITOR.replace("TR =0018 ffff800000000f00", "TR =0018 00000f00")
+    text = text.replace("LDT=0000 0000000000000000", "LDT=0000 00000000").replace("00af9b00", "00cf9b00")
+    (tmp_path / "registers").write_text(text)
+    (cpu,) = dumped(core, "--registers", tmp_path / "registers")["cpus"]
+    assert (cpu["mode"], cpu["tss"]) == ("compat", dumped(core)["cpus"][0]["tss"])
+    assert cpu["assumed"][0] == f"TR base {BASE + specimens.TSS:#x} (bits 63:32 as its descriptor has them)"
+    report = call("check", core, "--registers", tmp_path / "registers", "--format", "json")[1]
+    rules = [finding["rule"] for finding in json.loads(report)["cpus"][0]["findings"]]
+    assert "TSS003" not in rules and "TSS008" not in rules
+
+
+@pytest.mark.parametrize(("machine", "mode"), [(62, "compat"), (3, "protected32")])
+def test_the_machine_in_a_core_tells_of_long_mode(machine: int, mode: str, tmp_path: Path) -> None:
+    """QEMU writes e_machine by EFER.LMA of CPU 0; where the page tables are not in the core, that decides."""
+    said = specimens.registers().replace(
+        cs=Segment(8, 0, 0xFFFF_FFFF, 0x00CF_9B00), gdtr=TableRegister(0x1000, 0x37), idtr=TableRegister(0x2000, 0x7F),
+        rip=0x3000, rsp=0x4000, tr=Segment(0), cr3=0x70_0000,
+    )  # fmt: skip
+    data = bytearray(specimens.core(said=elfcore.state_note(said) * 2))
+    data[18:20] = machine.to_bytes(2, "little")
+    (tmp_path / "core").write_bytes(data)
+    image = open_image(str(tmp_path / "core"))
+    assert (image.machines[0].mode, image.machines[0].mode_needs) == (mode, None)
+    assert image.machines[1].mode_needs is not None, "it says nothing of the other CPUs"

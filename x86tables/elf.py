@@ -28,7 +28,7 @@ ALLOCATED, LOCAL_STORAGE, COMPRESSED = 1 << 1, 1 << 10, 1 << 11  # sh_flags
 UNDEFINED, RESERVED = 0, 0xFF00  # st_shndx: none; from here on not a section (SHN_ABS is 0xfff1)
 FILE, THREAD_LOCAL = 4, 6  # types of symbols whose values are not addresses
 RELATIVE = 8  # R_X86_64_RELATIVE and R_386_RELATIVE
-MACHINES = (3, 62)  # e_machine: x86, x86-64
+X86, X86_64 = MACHINES = (3, 62)  # e_machine
 MANY = 0xFFFF  # e_phnum, e_shstrndx: the number stands in section 0
 MOST_NAME = 4096  # bytes of one name; Linux allows its symbols 512
 ALWAYS = 1 << 20  # bytes that a file of any size may make of its own: names, and what is unpacked
@@ -355,11 +355,11 @@ def is_elf(data: Data) -> bool:
     return data[:4] == MAGIC
 
 
-def header(kind: int, segments: int, entry: int = 0) -> bytes:
+def header(kind: int, segments: int, entry: int = 0, machine: int = X86_64) -> bytes:
     """The header of an ELF64 file whose program headers follow; behind those of 0xffff and more, `section_zero`."""
     many = segments >= MANY
     sections = 64 + 56 * segments if many else 0
-    fields = (kind, 62, 1, entry, 64, sections, 0, 64, 56, MANY if many else segments, 64, int(many), 0)
+    fields = (kind, machine, 1, entry, 64, sections, 0, 64, 56, MANY if many else segments, 64, int(many), 0)
     return _IDENT + _HEADER[64].pack(*fields)
 
 

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
     pages = {page + step for page in read for step in (-PAGE, 0, PAGE) if page + step >= 0}
     try:
-        count = _write(args.output, recording, pages, _notes(image, args))
+        count = _write(args.output, recording, pages, _notes(image, args), image.machines[0].long_mode)
     except (OSError, ValueError) as error:
         raise UsageError(f"-o {args.output}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     output(_report(args.output, recording, read, count, len(image.machines)))
@@ -79,10 +79,10 @@ def _require_a_file(path: str) -> None:
         raise UsageError(f"-o {path}: this is standard output, where the report goes: name another file")
 
 
-def _write(path: str, memory: Memory, pages: set[int], notes: bytes) -> int:
+def _write(path: str, memory: Memory, pages: set[int], notes: bytes, long_mode: bool) -> int:
     """Write the core; a link goes on naming the file that it names."""
     with replacing([os.path.realpath(path)]) as (complete,):
-        return elfcore.write(complete, memory, pages, notes)
+        return elfcore.write(complete, memory, pages, notes, long_mode)
 
 
 def touch(image: Image) -> None:

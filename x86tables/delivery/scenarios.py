@@ -105,6 +105,9 @@ class Situation:
         return self._run[name]
 
     def _scenario(self, name: str) -> Scenario:
+        if needs := self.machine.mode_needs:
+            variant = Variant("any", UNKNOWN, needs, needs)
+            return Scenario(name, UNKNOWN, needs, (variant,), variant)
         if not self.machine.wide:
             return Scenario(name, NOT_APPLICABLE, f"the CPU is in {self.machine.mode} mode")
         try:

@@ -6,10 +6,11 @@ from functools import cached_property
 
 from ..errors import NotThere
 from ..records import Record
-from ..tables.gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor
+from ..tables.gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor, SystemDescriptor
 from ..tables.idt import Gate, Idt
 from ..tables.legacy import LegacyGate, Tss16, Tss32, VectorTable
 from ..tables.tss import IoMap, Tss
+from .long_mode import infer, trial
 from .memory import PAGE
 from .paging import NX, READ, AddressSpace, Paging, root
 from .probe import Inaccessible, Unknown
@@ -62,7 +63,8 @@ class Machine:
     """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
 
     `assumed` lists, in words, what the image does not say and was inferred. `physical` names the tables whose base is
-    a physical address. Nothing of a Machine changes.
+    a physical address. `core` is what a core's headers say of EFER.LMA; `mode_needs` what would have to be known of the
+    mode, where nothing tells it. Nothing of a Machine changes.
     """
 
     def __init__(
@@ -76,13 +78,16 @@ class Machine:
         declared: Coverage | None = None,
         physical: frozenset[str] = frozenset(),
         assumed: tuple[str, ...] = (),
+        core: bool | None = None,
     ) -> None:
         self.registers, self.memory, self.cpu, self.declared = registers, memory, cpu, declared
         self.physical = physical
         self.vendor, self.maxphyaddr = vendor or "intel", maxphyaddr or 52
         self._assumed = list(assumed)
         self._tables: dict[str, Table] = {}
-        self.long_mode = self._long_mode()
+        self._core = core
+        self.mode_needs: str | None = None
+        self.long_mode = self._long_mode(core)
         self.mode = self._mode()
         self.nxe = self._nxe()
         self.space = AddressSpace(memory, self._paging(self.nxe), declared)
@@ -97,6 +102,7 @@ class Machine:
     def replace(self, registers: Registers | None = None, memory: Memory | None = None, **options: Any) -> Machine:
         """This machine with other registers, memory or options (`vendor`, `maxphyaddr`, `declared`)."""
         chosen = {"vendor": self.vendor, "maxphyaddr": self.maxphyaddr, "declared": self.declared, **options}
+        chosen.setdefault("core", self._core)
         return Machine(
             registers or self.registers, memory or self.memory, cpu=self.cpu, physical=self.physical, **chosen
         )
@@ -104,37 +110,20 @@ class Machine:
     @property
     def assumed(self) -> tuple[str, ...]:
         """What was inferred, each as a short text."""
-        return tuple(self._assumed)
+        return tuple(dict.fromkeys(self._assumed))
 
     # What the registers say of the mode
 
-    def _paged_by(self, mode: str) -> AddressSpace:
-        """A trial address space, where NX is no reserved bit."""
-        return AddressSpace(self.memory, Paging(mode, root(self.registers.cr3 or 0, mode)), self.declared)
-
-    def _long_mode(self) -> bool:
-        """EFER.LMA, inferred where EFER is not known: from CS.L, CR0.PG and CR4.PAE, or from the tables themselves."""
+    def _long_mode(self, core: bool | None) -> bool:
+        """EFER.LMA; inferred where EFER is not known."""
         r = self.registers
         if r.efer is not None:
             return r.efer & LMA != 0
-        if r.cr0 is None:
-            self._assumed.append("64-bit mode (no control registers are known)")
-            return True
-        if not (r.cr0 & PG and (r.cr4 or 0) & PAE):
-            return False
-        if r.cs is not None and r.cs.descriptor.l:
-            self._assumed.append("EFER.LME=1 (CS.L, CR0.PG and CR4.PAE are set)")
-            return True
-        bases = [table.base for table in (r.gdtr, r.idtr) if table is not None]
-        if any(base >> 32 for base in bases):
-            self._assumed.append("EFER.LME=1 (a table lies above 4 GiB)")
-            return True
-        addresses = bases + ([r.rip] if r.rip is not None else [])
-        if _walks(self._paged_by("4-level"), addresses) > _walks(self._paged_by("PAE"), addresses):
-            self._assumed.append("EFER.LME=1 (the page tables have four levels)")
-            return True
-        self._assumed.append("EFER.LME=0 (the page tables are PAE's)")
-        return False
+        found = infer(r, self.memory, self.declared, core)
+        if found.assumed is not None:
+            self._assumed.append(found.assumed)
+        self.mode_needs = found.needs
+        return found.active
 
     def _mode(self) -> str:
         """`long64`, `compat`, `protected32`, `protected16`, `virtual8086` or `real`."""
@@ -159,12 +148,14 @@ class Machine:
             return r.efer & NXE != 0
         if not (self.long_mode or (r.cr4 or 0) & PAE) or r.cr3 is None:
             return False
-        space = self._paged_by(self._paging_mode())
+        space = trial(r, self.memory, self._paging_mode(), self.declared)
         seen: list[PageEntry] = []
-        for table in (r.gdtr, r.idtr, r.tr):
-            if table is not None:
-                _walks(space, [table.base], seen)
-        _walks(space, [address for address in (r.rsp, r.rip) if address is not None], seen)
+        tables = [table.base for table in (r.gdtr, r.idtr, r.tr) if table is not None]
+        for address in tables + [address for address in (r.rsp, r.rip) if address is not None]:
+            try:
+                space.walk(address, seen.append)
+            except Inaccessible:
+                continue
         for entry in seen:
             if entry.value & NX and entry.value & 1:
                 self._assumed.append(f"EFER.NXE=1 (the {entry.name} at {entry.address:#x} has bit 63)")
@@ -333,6 +324,24 @@ class Machine:
             return None
         return Tss16.parse(self._data("tss")[: Tss16.size].ljust(Tss16.size, b"\0"))
 
+    def descriptor_bases(self) -> dict[str, Segment]:
+        """TR and LDTR with bits 63:32 of their bases as the descriptors in the GDT have them, where the rest agrees.
+
+        For registers from a text of QEMU's, which prints 8 digits of these bases unless CS is a 64-bit segment.
+        """
+        found: dict[str, Segment] = {}
+        for name in ("tr", "ldtr") if self.mode == "compat" else ():
+            segment: Segment | None = getattr(self.registers, name)
+            if segment is None or segment.null or segment.base >> 32:
+                continue
+            try:
+                descriptor = self.gdt[segment.selector]
+            except NotThere:
+                continue
+            if isinstance(descriptor, SystemDescriptor) and descriptor.base & 0xFFFF_FFFF == segment.base:
+                found[name] = segment.replace(base=descriptor.base)
+        return {name: segment for name, segment in found.items() if segment != getattr(self.registers, name)}
+
     def task(self, selector: int) -> Tss32 | None:
         """The 32-bit TSS that a task gate names; None where the selector names none, or it cannot be read."""
         try:
@@ -359,15 +368,3 @@ class Machine:
         if ports is not None and not table.known(base, base + len(ports.raw)):
             raise NotThere("not all of the I/O map can be read")
         return ports
-
-
-def _walks(space: AddressSpace, addresses: list[int], seen: list[PageEntry] | None = None) -> int:
-    """How many of the addresses the page tables lead to; the entries read are added to `seen`."""
-    count = 0
-    for address in addresses:
-        try:
-            space.walk(address, seen.append if seen is not None else None)
-            count += 1
-        except Inaccessible:
-            pass
-    return count

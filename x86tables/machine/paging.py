@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Entries: TypeAlias = list[tuple[int, bool, int, bool, bool, bool]]
 
 KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
-P, RW, US, PS, NX = 1, 2, 4, 1 << 7, 1 << 63
+P, RW, US, ACCESSED, PS, NX = 1, 2, 4, 1 << 5, 1 << 7, 1 << 63
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 
 # Per mode: (name of the entry, shift of its index, bits of the index, whether PS may make it a page), top level first.

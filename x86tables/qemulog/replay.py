@@ -23,7 +23,9 @@ def machine_at(image: Snapshot, event: Delivering) -> Machine | None:
         return None
     if image.format == "elf":  # as linked: memory goes by linear addresses, and there are no page tables
         registers = Registers(gdtr=registers.gdtr, idtr=registers.idtr, tr=registers.tr)
-    return image.machines[0].replace(registers)
+    machine = image.machines[0].replace(registers)
+    bases = machine.descriptor_bases()
+    return machine.replace(registers.replace(**bases)) if bases else machine
 
 
 def replay(image: Snapshot, chain: Chain) -> Delivery | None:

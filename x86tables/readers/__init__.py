@@ -32,6 +32,7 @@ class Contents(Record):
     """What a reader found in a file: memory, one set of registers a CPU, and what goes with them.
 
     `extra` holds what a note of ours says beside the registers: vendor, maxphyaddr, tables at physical addresses.
+    `long_mode` is whether the file says that CPU 0 is in long mode; None where it does not tell.
     """
 
     memory: Memory
@@ -40,6 +41,7 @@ class Contents(Record):
     remarks: tuple[str, ...] = ()
     notes: bytes = b""
     extra: dict[str, str] = {}  # noqa: RUF012 - never changed
+    long_mode: bool | None = None
 
 
 def _reader(name: str) -> Any:
@@ -82,12 +84,21 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     for cpu, loaded in enumerate(registers):
         told, physical = _variant(loaded, options, symbols)
         physical |= set(contents.extra.get("physical", "").split(","))
-        machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical)
+        core = None if cpu else contents.long_mode
+        machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical, core=core)
+        if options.registers and (bases := machine.descriptor_bases()):
+            machine = machine.replace(told.replace(**bases), assumed=_assumed(machine, bases))
         machines.append(machine)
     if options.symbols is not None:
         symbols, moved = _placed(symbols, machines) if options.kaslr_offset is None else (symbols, [])
         remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
     return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
+
+
+def _assumed(machine: Machine, bases: dict[str, Segment]) -> tuple[str, ...]:
+    """What is assumed of a machine from a text whose bases of TR and LDTR are those of their descriptors."""
+    said = [f"{name.upper()} base {s.base:#x} (bits 63:32 as its descriptor has them)" for name, s in bases.items()]
+    return (*said, *machine.assumed)
 
 
 def _variant(registers: Registers, options: OpenOptions, symbols: Symbols) -> tuple[Registers, frozenset[str]]:

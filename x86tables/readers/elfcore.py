@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from ..elf import CORE, LOAD, NOTE, Elf, ProgramHeader, header, is_elf, section_zero
+from ..elf import CORE, LOAD, NOTE, X86, X86_64, Elf, ProgramHeader, header, is_elf, section_zero
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
 from ..machine.registers import MOST_CPUS, Registers, Segment, TableRegister
@@ -65,7 +65,10 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         raise ImageError(f"{path}: no registers in this core ({reason}): give --registers FILE, or --cr3 and --idt")
     if not pieces:
         raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
-    return Contents(memory, tuple(registers), remarks=tuple(dict.fromkeys(remarks)), notes=bytes(kept), extra=extra)
+    # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
+    long_mode = Elf(path, data).machine == X86_64 if kept else None
+    unique = tuple(dict.fromkeys(remarks))
+    return Contents(memory, tuple(registers), remarks=unique, notes=bytes(kept), extra=extra, long_mode=long_mode)
 
 
 def _segments(
@@ -237,8 +240,11 @@ def extra_note(registers: Registers, more: dict[str, str]) -> bytes:
     return note(_OURS, 0, " ".join(f"{name}={value}" for name, value in said.items()).encode("ascii")) if said else b""
 
 
-def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes) -> int:
-    """Write a core with these physical pages, as far as the memory holds them, and these notes; the number of pages."""
+def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes, long_mode: bool = True) -> int:
+    """Write a core with these physical pages, as far as the memory holds them, and these notes; the number of pages.
+
+    `long_mode` is whether CPU 0 is in long mode, which e_machine says.
+    """
     runs: list[list[int]] = []
     count = 0
     for page in sorted(set(pages)):
@@ -254,7 +260,7 @@ def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes) -> int:
     headers = 64 + 56 * segments + len(extra)
     begin = headers + len(notes) + PAGE - 1 & -PAGE
     with open(path, "wb") as out:
-        out.write(header(CORE, segments))
+        out.write(header(CORE, segments, machine=X86_64 if long_mode else X86))
         out.write(ProgramHeader(NOTE, 0, headers, 0, 0, len(notes), len(notes)).packed())
         place = begin
         for start, stop in runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..checks.error_lookup import BEYOND_LIMIT, NO_VECTOR, NULL, REAL_MODE, UNREADABLE, NamedGate, NamedPage
-from ..machine.paging import NX, PS, RW, US, P
+from ..machine.paging import ACCESSED, NX, PS, RW, US, P
 from ..tables import vectors
 from . import describe as words
 from .anomalies import oddities
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     NamedEntry: TypeAlias = "NamedGate | NamedDescriptor"
     Named: TypeAlias = "NamedEntry | NamedPage"
 
-ACCESSED, DIRTY, GLOBAL = 1 << 5, 1 << 6, 1 << 8
+DIRTY, GLOBAL = 1 << 6, 1 << 8
 
 
 def text(found: Iterable[Named], symbols: Symbols) -> Iterator[str]:
