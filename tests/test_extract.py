@@ -120,6 +120,13 @@ def test_notes_are_kept_byte_by_byte(tmp_path: Path) -> None:
     assert b"OSRELEASE" not in (tmp_path / "small.core").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "machine"), [("linux", 62), ("linux32", 3)])
+def test_the_machine_says_whether_it_is_long_mode(name: str, machine: int, tmp_path: Path) -> None:
+    """e_machine as QEMU writes it, by EFER.LMA of CPU 0."""
+    output("extract", IMAGES / f"{name}.core", "-o", tmp_path / "small")
+    assert int.from_bytes((tmp_path / "small").read_bytes()[18:20], "little") == machine
+
+
 def test_what_the_command_line_said_is_kept(tmp_path: Path) -> None:
     """Flat memory becomes a core that needs no options, EFER and all."""
     (tmp_path / "flat").write_bytes(specimens.memory())
