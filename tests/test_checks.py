@@ -28,6 +28,8 @@ from x86tables.machine.synthetic import Mapping, synthetic_machine
 from x86tables.readers import open_image
 from x86tables.render import findings
 from x86tables.render.json.check import FindingJson, NotCheckedJson
+from x86tables.tables.gdt import LegacySystemDescriptor
+from x86tables.tables.legacy import LegacyGate
 
 ROOT = Path(__file__).parent.parent
 K = 0xFFFF_FFFF_8000_0000
@@ -202,6 +204,18 @@ def bitmap(k: Kernel) -> None:
     k.descriptor(limit=0x87)
 
 
+def narrow_idt(k: Kernel) -> None:
+    """A table of 8-byte gates, as 32-bit code builds it: 256 of them in 2 KiB."""
+    one = LegacyGate(selector=CS, p=True, type=0xE)
+    k.idt = Idt.parse(b"".join(bytes(one.replace(offset=0x10_0000 + 16 * vector)) for vector in range(256)))
+
+
+def narrow_tss(k: Kernel) -> None:
+    """TSS descriptors of 8 bytes, one a CPU, in slots in a row; TR was loaded while the next one was empty."""
+    upper = LegacySystemDescriptor(base=TSS + 0x80 & 0xFFFF_FFFF, limit=0x67, type=9, p=True)
+    k.gdt[0] = Gdt.parse(bytes(k.gdt[0])[: TR + 8] + bytes(upper))
+
+
 # rule, mutation, where, severity where it is not the rule's own, CPUs
 MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("GDT001", lambda k: k.mapping("GDT", ""), "gdt", "", 1),
@@ -221,6 +235,8 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("GDT011", set_register(gdtr=TableRegister(stack(5) - 0x1000, 0x37)), "gdtr", "", 1),
     ("GDT011", set_register(gdtr=TableRegister(0, 0)), "gdtr", "", 1),
     ("GDT011", set_register(gdtr=TableRegister(IDT, 0x7F)), "gdtr", "", 1),
+    ("GDT012", both(set_register(tr=tr()), narrow_tss), "gdt[5,6]", "", 1),
+    ("GDT012", both(set_register(tr=tr(base=0x68_8000_2080)), narrow_tss), "gdt[5,6]", "", 1),
     ("IDT001", lambda k: k.gate(8, p=False), "idt[8].p", "", 1),
     ("IDT001", both(fault_stack, lambda k: k.gate(8, p=False)), "idt[8].p", "warning", 1),
     ("IDT001", lambda k: k.gate(*range(256), p=False), "idt", "", 1),
@@ -260,6 +276,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT018", second_idt, "idt[14]", "", 2),
     ("IDT018", lambda k: k.registers[1].update(idtr=TableRegister(IDT, 0x1FF)), "idtr.limit", "", 2),
     ("IDT019", lambda k: k.gate(2, p=False), "idt[2].p", "", 1),
+    ("IDT020", narrow_idt, "idt", "", 1),
     ("TSS001", set_register(tr=Segment(0, 0, 0xFFFF)), "tr", "", 1),
     ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(type=1)), "tr", "", 1),
     ("TSS002", set_register(tr=tr(selector=0x48)), "tr", "", 1),
@@ -418,6 +435,12 @@ def test_messages_name_handlers_and_hints() -> None:
     assert "(isr8)" in message(lambda k: k.gate(8, ist=0))
     assert "did you mean IST4?" in message(lambda k: k.gate(18, ist=5))
     assert "is it the stack's lowest address?" in message(lambda k: k.pointers(ist1=stack(1) - 0x4000))
+    assert "8-byte gates of 32-bit mode, 256 of them present" in message(narrow_idt)
+    assert "with base 0x80002080: 64-bit mode takes both for one" in message(set_register(tr=tr()), narrow_tss)
+    assert "0x68 is at offset 0x40, in IST4: was it meant for offset 0x66?" in message(
+        lambda k: k.pointers(iopb=0, ist4=0x68 << 32), lambda k: k.gate(18, ist=0)
+    )
+    assert "0x68 is" not in message(lambda k: k.pointers(iopb=0))
     assert "bits 63:32 are lost" in message(set_register(tr=tr()), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF))
     low = both(set_register(tr=tr(base=TSS & 0xFFFF_FFFF)), lambda k: k.descriptor(base=TSS & 0xFFFF_FFFF))
     assert f"{TSS:#x} is mapped: bits 63:32 of the base are lost" in message(low)

@@ -11,7 +11,7 @@ import specimens
 from cli import IMAGES, call, dumped, output, refused, validator
 from specimens import BASE, FRAME, STACK, TABLES, TSS
 
-from x86tables import CallGate, Gate, Gdt, IoMap, SegmentDescriptor, SystemDescriptor, Tss, Tss32
+from x86tables import CallGate, Gate, Gdt, IoMap, LegacyGate, SegmentDescriptor, SystemDescriptor, Tss, Tss32
 from x86tables.machine.memory import Memory
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore
@@ -527,3 +527,15 @@ def test_registers_are_those_of_the_machine(image: Callable[..., Path]) -> None:
 def test_system_descriptors_show_their_size(image: Callable[..., Path]) -> None:
     path = image({FRAME + 0x18: bytes(SystemDescriptor.tss(BASE + TSS).replace(g=True))})
     assert cpu(path)["gdt"]["entries"][3]["effective_limit"] == 0x67FFF
+
+
+def test_8_byte_gates_in_long_mode(tmp_path: Path) -> None:
+    """Two in each 16 bytes: shown as what they are, and said to be wrong; JSON has them as the CPU reads them."""
+    gates = b"".join(bytes(LegacyGate(offset=0x10_0000 + 16 * n, selector=8, p=True, type=0xE)) for n in range(64))
+    (tmp_path / "memory").write_bytes(gates)
+    options = ["--idt", "0,0x1ff", "--image-format", "raw"]
+    text = output("dump", tmp_path / "memory", *options)
+    assert "it holds 8-byte gates of 32-bit mode" in text and "0x8:0x1001f0" in text
+    assert "every 16 bytes" in text and not re.search(r"every \d{4,} bytes", text)
+    (cpu,) = dumped(tmp_path / "memory", *options)["cpus"]
+    assert len(cpu["idt"]["gates"]) == 32

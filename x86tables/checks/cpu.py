@@ -10,7 +10,7 @@ from ..machine.probe import Fault, Ok, Unknown
 from ..machine.registers import MCE
 from ..records import Record
 from ..tables import vectors
-from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY, SystemDescriptor
+from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY, LegacySystemDescriptor, SystemDescriptor
 from ..tables.tss import Tss
 from ..tables.vectors import labels
 from .tables import CheckedTables, memoized
@@ -108,6 +108,15 @@ class CheckedCpu(CheckedTables):
         code, _ = self.lookup(tr.selector)
         fits = isinstance(code, SystemDescriptor) and code.type in (TSS_AVAILABLE, TSS_BUSY) and code.p
         return code if fits and isinstance(code, SystemDescriptor) else None
+
+    @property
+    def second_tss(self) -> LegacySystemDescriptor | None:
+        """The 8-byte TSS descriptor in the slot that should be the upper half of TR's; None when it is none."""
+        code = self.tss_descriptor
+        if code is None:
+            return None
+        upper = LegacySystemDescriptor.parse(bytes(code)[8:])
+        return upper if upper.p and not upper.s and upper.type in (TSS_AVAILABLE, TSS_BUSY) else None
 
     @memoized
     def asks_for_tss(self) -> str:

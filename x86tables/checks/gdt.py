@@ -247,3 +247,24 @@ def lost(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         yield Finding(
             "gdtr", None, "", f"base {table.base:#x}, limit {table.limit:#x}: no valid descriptor for {named}"
         )
+
+
+@rule("GDT012", ERROR, "TSS descriptors have 8 bytes, as in 32-bit mode")
+def narrow_tss(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: in 64-bit mode a TSS descriptor has 16 bytes, two slots (SDM Vol. 3A, figure "Format of TSS and LDT Descriptors
+        in 64-bit Mode"). Where the next CPU's descriptor is in the second one, its low half becomes bits 63:32 of the
+        base: LTR loads that, or raises #GP for the bits that must be zero. A CPU whose neighbour was not set up yet
+        gets the right base by chance.
+    Fix: two slots for each TSS, selectors 0x10 apart, with base bits 63:32 in the second.
+    Bad: gdt[5 + cpu] = tss_descriptor(cpu)
+    Good: gdt[5 + 2 * cpu] = low; gdt[6 + 2 * cpu] = base >> 32
+    """
+    code, tr, second = cpu.tss_descriptor, cpu.registers.tr, cpu.second_tss
+    if code is None or tr is None or second is None:
+        return
+    message = (
+        f"the slot after the TSS descriptor {tr.selector:#x} is another TSS descriptor, with base {second.base:#x}: "
+        f"64-bit mode takes both for one, with base {code.base:#x}"
+    )
+    yield Finding("gdt", (tr.selector >> 3, (tr.selector >> 3) + 1), "", message)

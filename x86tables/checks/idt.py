@@ -222,6 +222,25 @@ def no_nmi_gate(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         yield Finding("idt", NMI, "p", "gate 2 (NMI) is not present: an NMI raises #NP")
 
 
+@rule("IDT020", ERROR, "the IDT holds 8-byte gates of 32-bit mode")
+def narrow_gates(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: in long mode a gate has 16 bytes (SDM Vol. 3A, figure "64-Bit IDT Gate Descriptors"). Of a table of 8-byte
+        gates the processor takes two for one, so vector n uses gate 2n and, as bits 63:32 of its handler's address, the
+        low half of gate 2n+1: a non-canonical address, #GP, and shutdown at the first exception. Usual causes: LIDT
+        before the switch to long mode and none after it, or an IDT built by a structure of 32-bit code. The other rules
+        on gates say nothing of such a table.
+    Fix: build the table of 16-byte gates, and LIDT in 64-bit mode.
+    Bad: struct { u16 offset0, selector; u8 zero, attributes; u16 offset1; } idt[256]
+    Good: struct { u16 offset0, selector; u8 ist, attributes; u16 offset1; u32 offset2, reserved; } idt[256]
+    """
+    table = cpu.table("idt")
+    if table is not None and cpu.machine.narrow_idt:
+        count = sum(gate.p for gate in cpu.machine.legacy_idt)
+        message = f"IDT holds 8-byte gates of 32-bit mode, {count} of them present: long mode reads 16 bytes for a gate"
+        yield Finding("idt", None, "", message)
+
+
 def _most_common(cpus: list[CheckedCpu]) -> CheckedCpu | None:
     """The first CPU of those with the most common gates; of equally common ones, those with more gates."""
     groups: list[list[CheckedCpu]] = []

@@ -222,9 +222,9 @@ class CheckedTables:
 
     @memoized
     def gates(self) -> dict[int, Gate]:
-        """Every gate that the limit covers and that can be read, by vector."""
+        """Every gate that the limit covers and that can be read, by vector; none of a table of 8-byte gates."""
         table = self.table("idt")
-        if table is None:
+        if table is None or self.machine.narrow_idt:
             return {}
         size = min((table.limit + 1) // Gate.size, 256) * Gate.size
         gates = Gate.parse_table(table.data[:size])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..tables.gdt import TSS_AVAILABLE, TSS_BUSY
-from ..tables.tss import Tss
+from ..tables.tss import STACKS, Tss
 from ..tables.vectors import labels
 from .catalogue import DECLARED, ERROR, LOADED, NOTE, WARNING, Finding, rule
 from .cpu import FULL
@@ -84,7 +84,7 @@ def changed_descriptor(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: gdt[5] = low; gdt[6] = base >> 32
     """
     tr, code = cpu.registers.tr, cpu.tss_descriptor
-    if code is None or tr is None:
+    if code is None or tr is None or cpu.second_tss is not None:
         return
     if tr.base != code.base:
         lost = ": bits 63:32 are lost" if (tr.base ^ code.base) << 32 & TOP - 1 == 0 else ""
@@ -192,7 +192,7 @@ def unmapped(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: base = (uint64_t)&tss, bits 63:32 in the second slot
     """
     table = cpu.tss
-    if table is None or not cpu.asks_for_tss:
+    if table is None or not cpu.asks_for_tss or cpu.second_tss is not None:
         return
     needed = [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 <= table.limit]
     for name, users in needed:
@@ -243,7 +243,22 @@ def bitmap_by_accident(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     base = _bitmap(cpu)
     if base is not None and base < Tss.size:
         message = f"base {base:#x}: bytes of the TSS itself are read as the bitmap, and zero bits open ports to ring 3"
-        yield Finding("tss", None, "iopb", message)
+        yield Finding("tss", None, "iopb", message + _misplaced(cpu))
+
+
+def _misplaced(cpu: CheckedCpu) -> str:
+    """A hint where 0x68, as a word, is all that a stack pointer has: the base of the bitmap at a wrong offset."""
+    table, size = cpu.tss, Tss.size.to_bytes(2, "little")
+    for name in STACKS:
+        start = Tss.field(name).offset
+        if table is None or not table.known(start, start + 8):
+            continue
+        value = table.data[start : start + 8]
+        at = value.find(size)
+        if at >= 0 and value.count(0) == 7:
+            field = Tss.field("iopb").offset
+            return f"; 0x68 is at offset {start + at:#x}, in {name.upper()}: was it meant for offset {field:#x}?"
+    return ""
 
 
 @rule("TSS011", WARNING, "the I/O permission bitmap does not end with 0xff")

@@ -8,7 +8,7 @@ from ..errors import NotThere
 from ..records import Record
 from ..tables.gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor, SystemDescriptor
 from ..tables.idt import Gate, Idt
-from ..tables.legacy import LegacyGate, Tss16, Tss32, VectorTable
+from ..tables.legacy import LegacyGate, Tss16, Tss32, VectorTable, holds_legacy_gates
 from ..tables.tss import IoMap, Tss
 from .long_mode import infer, trial
 from .memory import PAGE
@@ -289,6 +289,12 @@ class Machine:
     def idt(self) -> Idt:
         """The IDT of 16-byte gates; NotThere when nothing of it can be read."""
         return Idt.parse(self._data("idt")).freeze()
+
+    @cached_property
+    def narrow_idt(self) -> bool:
+        """Whether the IDT of a CPU in long mode holds the 8-byte gates of 32-bit mode."""
+        table = self.table("idt") if self.wide else None
+        return table is not None and not table.error and holds_legacy_gates(table.data[: 256 * Gate.size])
 
     @property
     def legacy_idt(self) -> list[LegacyGate]:

@@ -212,7 +212,15 @@ def _descriptor(entry: Entry) -> str:
 
 
 def _gates(machine: Machine, image: Snapshot, table: Table, everything: bool) -> Iterator[str]:
-    known = [(v, g) for v, g in enumerate(machine.gates) if table.known(v * g.size, v * g.size + g.size)]
+    gates: Sequence[Gate | LegacyGate] = machine.gates
+    if machine.narrow_idt:
+        yield from wrap(
+            "  it holds 8-byte gates of 32-bit mode, shown as such: in long mode the CPU takes two of them for one of "
+            "16 bytes",
+            " " * 4,
+        )
+        gates = machine.legacy_idt
+    known = [(v, g) for v, g in enumerate(gates) if table.known(v * g.size, v * g.size + g.size)]
     shown = known if everything else [(v, g) for v, g in known if g.p or g.kind != "absent"]
     if shown:
         name = "name" if image.symbols else ""

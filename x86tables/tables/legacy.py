@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .layout import Buffer
 
 GATES = {0x4, 0x5, 0x6, 0x7, 0xC, 0xE, 0xF}
+_HANDLERS = {0x6, 0x7, 0xE, 0xF}  # interrupt and trap gates
 
 
 class LegacyGate(Layout, size=8, cite="SDM Vol. 3A, figures 'IDT Gate Descriptors' and 'Call-Gate Descriptor'"):
@@ -33,6 +34,27 @@ class LegacyGate(Layout, size=8, cite="SDM Vol. 3A, figures 'IDT Gate Descriptor
         if not self.s and self.type in GATES:
             return SYSTEM_KINDS[self.type]
         return "refused" if any(self) else "absent"
+
+
+def holds_legacy_gates(data: bytes) -> bool:
+    """Whether a table that 64-bit mode reads in gates of 16 bytes holds 8-byte gates, two in each.
+
+    Of a gate of 16 bytes the last four are reserved; here most of the present ones have a second 8-byte gate there, for
+    the same segment.
+    """
+    if not any(data[13::16]):
+        return False
+    gates = LegacyGate.parse_table(data[: len(data) & -16])
+    pairs = [(one, other) for one, other in zip(gates[::2], gates[1::2], strict=True) if one.p]
+    same = sum(
+        other.p
+        and not other.s
+        and other.type in _HANDLERS
+        and one.selector == other.selector
+        and not other.count | other.reserved
+        for one, other in pairs
+    )
+    return same > 1 and 2 * same > len(pairs)
 
 
 class Tss32(Layout, size=104, cite="SDM Vol. 3A, figure '32-Bit Task-State Segment (TSS)'"):
