@@ -622,7 +622,11 @@ def test_efer_is_asked_for_only_where_it_decides() -> None:
     kernel = Kernel()
     assert "IDT014" not in lacking(kernel, efer=None)
     kernel.gate(2, ist=0)
-    assert "IDT014" in lacking(kernel, efer=None)
+    assert "IDT014" in lacking(kernel, efer=None, star=None)
+    (machine,) = kernel.image().machines
+    told = machine.replace(machine.registers.replace(efer=None), declared=None)
+    assert "EFER.SCE=1 (STAR names segments)" in told.assumed
+    assert [f.rule for f in judge(kernel.image().replace(machines=(told,)))[0].findings] == ["IDT014"]
 
 
 def test_undeclared_memory_below_a_stack() -> None:

@@ -187,6 +187,12 @@ def test_the_gap_after_syscall() -> None:
         "the NMI handler runs on IST1",
         "the #MC handler runs on IST1",
     }
+    unknown = kernel(ring=3)
+    unknown = unknown.replace(unknown.registers.replace(efer=None))
+    told = run_scenario("syscall-gap", unknown)
+    assert (told.verdict, told.needs) == ("unknown", "EFER is not known (bit SCE: is SYSCALL in use)")
+    assumed = unknown.replace(unknown.registers.replace(star=star))
+    assert run_scenario("syscall-gap", assumed).verdict != "unknown"
     off = run_scenario("syscall-gap", kernel(efer=0xD00))
     assert (off.verdict, off.reason) == ("not-applicable", "SYSCALL is off (EFER.SCE)")
 

@@ -161,10 +161,10 @@ def no_ist_with_syscall(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     bad = [vector for vector, gate in gates.items() if not gate.ist]
     if not bad:
         return
-    efer = cpu.registers.efer
-    if efer is None:
+    syscall = cpu.registers.syscall
+    if syscall is None:
         cpu.missing("EFER is not known (bit SCE: is SYSCALL in use)")
-    elif efer & 1:
+    elif syscall:
         yield Finding("idt", tuple(bad), "ist", f"{labels(bad)}: IST 0 with EFER.SCE=1: RSP may still be the program's")
 
 

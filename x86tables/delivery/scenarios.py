@@ -8,7 +8,7 @@ from ..errors import NotThere, UsageError
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
 from ..machine.probe import FaultKind, Inaccessible, Unknown
-from ..machine.registers import AC, SCE, Segment
+from ..machine.registers import AC, Segment
 from ..records import Record
 from ..tables.gdt import SegmentDescriptor
 from .deliver import PUSHES
@@ -290,7 +290,9 @@ def double_fault_questions(on: Situation) -> Played:
 def syscall_gap(on: Situation) -> Played:
     """NMI and #MC right after SYSCALL: ring 0 code runs on whatever RSP the program has left there."""
     r = on.machine.registers
-    if r.efer is not None and not r.efer & SCE:
+    if r.syscall is None:
+        raise NotThere("EFER is not known (bit SCE: is SYSCALL in use)")
+    if not r.syscall:
         return [], ("SYSCALL is off (EFER.SCE)",)
     kernel = on.registers.replace(rflags=2)
     if r.star is not None:

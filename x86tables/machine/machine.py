@@ -96,6 +96,8 @@ class Machine:
                 self._assumed.append("vendor intel")
             if maxphyaddr is None:
                 self._assumed.append("MAXPHYADDR 52")
+        if self.long_mode and registers.efer is None and registers.syscall:
+            self._assumed.append("EFER.SCE=1 (STAR names segments)")
         if (registers.cr4 or 0) & CET:
             self._assumed.append("supervisor shadow stacks off (only CR4.CET is known)")
 

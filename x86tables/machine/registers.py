@@ -75,6 +75,13 @@ class Registers(Record):
         return None if self.cs is None else self.cs.selector & 3
 
     @property
+    def syscall(self) -> bool | None:
+        """Whether SYSCALL is on (EFER.SCE); taken as on where EFER is not known and STAR names segments."""
+        if self.efer is not None:
+            return self.efer & SCE != 0
+        return True if self.star else None
+
+    @property
     def virtual8086(self) -> bool:
         """Whether RFLAGS.VM makes this virtual-8086 mode: in protected mode only, long mode has none."""
         long = (self.efer or 0) & LMA or (self.cs is not None and self.cs.descriptor.l)
