@@ -97,11 +97,12 @@ def touch(image: Image) -> None:
 
 def _notes(image: Image, args: argparse.Namespace) -> bytes:
     """The image's own notes when they say it all, else notes made from the registers as they are known here."""
+    ram = elfcore.ram_note(image.snapshot.memory)
     told = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
     if image.snapshot.notes and not told:
-        return image.snapshot.notes
+        return image.snapshot.notes + ram
     more = {name: str(getattr(args, name)) for name in ("vendor", "maxphyaddr") if getattr(args, name)}
-    notes = b""
+    notes = ram
     for machine in image.machines:
         if machine.physical:
             more["physical"] = ",".join(sorted(machine.physical))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..machine.memory import PAGE
 from ..machine.paging import READ
-from ..machine.probe import Fault, FaultKind, Inaccessible, Unknown
+from ..machine.probe import Fault, FaultKind, Inaccessible, Unknown, unbacked
 from ..tables.selector import PageFaultErrorCode
 
 TYPE_CHECKING = False
@@ -64,7 +64,10 @@ class CpuState:
         return byte
 
     def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:
-        """Write bytes within one page, None for those that are not known. What the page held need not be known."""
+        """Write bytes within one page, None for those that are not known. What the page held need not be known,
+        but there has to be memory."""
         physical = self.machine.space.translate(linear, access)
+        if not self.machine.memory.backed(physical):
+            raise Inaccessible(unbacked(physical))
         self._pages.add(physical >> 12)
         self.written.update(zip(range(physical, physical + size), data, strict=True))

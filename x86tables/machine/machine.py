@@ -13,7 +13,7 @@ from ..tables.tss import IoMap, Tss
 from .long_mode import infer, trial
 from .memory import PAGE
 from .paging import NX, READ, AddressSpace, Paging, root
-from .probe import Inaccessible, Unknown
+from .probe import Inaccessible, Ok, Unknown, unbacked
 from .registers import CET, LA57, LMA, NXE, PAE, PE, PG, PSE, SMAP, SMEP, WP, Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
@@ -200,10 +200,16 @@ class Machine:
         return self.space.read(linear, size, access)
 
     def probe(self, linear: int, access: Access = READ) -> Probe:
-        """Whether an access to one byte is allowed, and where it leads; Unknown for a push without page tables."""
+        """Whether an access to one byte is allowed, and where it leads.
+
+        Unknown for a write without page tables, or to where no memory is known to be.
+        """
         if access.write and self.space.paging.mode == "flat":
             return Unknown("no page tables without CR3")
-        return self.space.probe(linear, access)
+        answer = self.space.probe(linear, access)
+        if access.write and isinstance(answer, Ok) and not self.memory.backed(answer.physical):
+            return unbacked(answer.physical)
+        return answer
 
     # Tables
 

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     Piece: TypeAlias = tuple[int, int, Data, int]
 
 PAGE = 0x1000
+DEVICES = range(0xFEC0_0000, 0xFEF0_0000)  # I/O and local APIC: a push there is lost
 
 
 class Memory:
     """Pieces of files laid out over physical addresses; what no piece covers is absent, not zero.
 
-    `read` answers with bytes or raises Absent with the first missing address. Of files,
-    only what is read is loaded.
+    `read` answers with bytes or raises Absent with the first missing address. Of files, only what is read is loaded.
+    `ram` are ranges that are known to be memory, although not everything in them is held.
     """
+
+    ram: tuple[range, ...] = ()
 
     def __init__(self, pieces: Iterable[Piece] = ()) -> None:
         """Memory made of (address, size, data, offset in data); where two overlap, the lower start has the bytes."""
@@ -49,6 +52,7 @@ class Memory:
         """The same pieces in a memory of its own: what is laid over one is not seen in the other."""
         memory = Memory()
         memory._set(self._pieces)
+        memory.ram = self.ram
         return memory
 
     def overlay(self, address: int, data: Data) -> None:
@@ -89,6 +93,10 @@ class Memory:
         number = bisect_right(self._starts, address) - 1
         return number >= 0 and address < self._pieces[number][1]
 
+    def backed(self, address: int) -> bool:
+        """Whether there is memory at this address that can be written, whatever it holds; device registers are none."""
+        return (self.holds(address) or any(address in known for known in self.ram)) and address not in DEVICES
+
     @property
     def ranges(self) -> list[range]:
         """The address ranges that are known, in ascending order, neighbours joined."""
@@ -106,6 +114,7 @@ class Recording(Memory):
 
     def __init__(self, memory: Memory) -> None:
         self._set(memory._pieces)
+        self.ram = memory.ram
         self.pages: set[int] = set()
 
     def read(self, address: int, size: int) -> bytes:

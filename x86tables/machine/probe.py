@@ -112,5 +112,10 @@ class Absent(Inaccessible):
     """Physical memory that the image does not hold; `address` is the first byte that is missing."""
 
     def __init__(self, address: int) -> None:
-        super().__init__(Unknown(f"physical page {address & ~0xFFF:#x} is not in this image"))
+        super().__init__(unbacked(address))
         self.address = address
+
+
+def unbacked(physical: int) -> Unknown:
+    """The answer for physical memory that the image does not hold, or that is a device's."""
+    return Unknown(f"physical page {physical & ~0xFFF:#x} is not in this image")

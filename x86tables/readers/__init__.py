@@ -80,6 +80,7 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     registers = options.registers or contents.registers or (Registers(),)
     vendor = options.vendor or contents.extra.get("vendor")
     bits = options.maxphyaddr or (int(contents.extra["maxphyaddr"]) if "maxphyaddr" in contents.extra else None)
+    memory.ram = ram(contents.extra.get("ram", ""))
     machines, remarks = [], list(contents.remarks)
     for cpu, loaded in enumerate(registers):
         told, physical = _variant(loaded, options, symbols)
@@ -156,6 +157,18 @@ def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
     if value > most:
         raise UsageError(f"{told}{shown} is too large: at most {most:#x}")
     return value
+
+
+def ram(text: str) -> tuple[range, ...]:
+    """Ranges of memory as a note of ours names them: `0x0-0xa0000,0x100000-0x8000000`; what is damaged is left out."""
+    found = []
+    for part in text.split(",")[:1024]:
+        start, _, stop = part.partition("-")
+        try:
+            found.append(range(int(start, 16), int(stop, 16)))
+        except ValueError:
+            continue
+    return tuple(found)
 
 
 def read_registers(path: str) -> tuple[Registers, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NT_PRSTATUS = 1
 MOST_PIECES, MOST_NOTES = 1 << 18, 1 << 22  # segments apart, bytes: what is read
+MOST_RANGES = 1024  # of memory that our note names
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 _NOTE = struct.Struct("<III")
 # QEMU's note: version, size, 16 general registers, rip, rflags, ten segments, cr0-4, and from QEMU 3 on kernel_gs_base
@@ -238,6 +239,13 @@ def extra_note(registers: Registers, more: dict[str, str]) -> bytes:
         said["unknown"] = ",".join(unknown)
     said |= more
     return note(_OURS, 0, " ".join(f"{name}={value}" for name, value in said.items()).encode("ascii")) if said else b""
+
+
+def ram_note(memory: Memory) -> bytes:
+    """A note of our own that says where there is memory, held or not; none for memory in very many pieces."""
+    known = [*memory.ranges, *memory.ram]
+    text = ",".join(f"{each.start:#x}-{each.stop:#x}" for each in known)
+    return note(_OURS, 0, f"ram={text}".encode("ascii")) if len(known) <= MOST_RANGES else b""
 
 
 def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes, long_mode: bool = True) -> int:
