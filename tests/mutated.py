@@ -136,10 +136,10 @@ CHANGES = {
         _room(40), "triple-fault", "on IST1: PTE not present", ("STK003", "error", "tss.ist1")
     ),
     "IST1 with 48 bytes": Spoilt(
-        _room(48), "loops", "handler cannot run (PTE not present)", ("STK003", "warning", "tss.ist1")
+        _room(48), "loops", "handler cannot run (PTE not present)", ("STK003", "error", "tss.ist1")
     ),
     "IST1 with 64 bytes": Spoilt(
-        _room(64), "loops", "handler cannot run (PTE not present)", ("STK003", "warning", "tss.ist1")
+        _room(64), "loops", "handler cannot run (PTE not present)", ("STK003", "error", "tss.ist1")
     ),
     "IST1 with 176 bytes": Spoilt(_room(176), "survives", "the #DF handler runs on IST1", None),
     # A limit in a register of CPU 0. 0x8e is one byte short of gate 8; 0x8f covers it, and an overflow comes as #GP

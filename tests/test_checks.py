@@ -78,7 +78,7 @@ class Kernel:
             self.gdt.append(gdt)
             tops = {f"ist{number}": stack(number, cpu) for number in range(1, 5)}
             self.tss.append(Tss(rsp0=stack(0, cpu), **tops))
-        self.registers: list[dict[str, Any]] = [{"rsp": stack(0) - 0x100, "star": STAR} for _ in range(cpus)]
+        self.registers: list[dict[str, Any]] = [{"rsp": stack(0, cpu) - 0x100, "star": STAR} for cpu in range(cpus)]
         self.symbols = {handler(vector): f"isr{vector}" for vector in range(256)}
         self.format, self.vendor, self.own_idt = "elfcore", "intel", False
 
@@ -316,7 +316,8 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("STK003", lambda k: k.pointers(ist1=GDT + 0x40), "tss.ist1", "error", 1),
     ("STK003", lambda k: k.pointers(rsp0=TSS + 0x70), "tss.rsp0", "error", 1),
     ("STK003", lambda k: k.pointers(ist2=stack(1) - 64), "tss.ist1", "", 1),
-    ("STK003", lambda k: k.pointers(ist1=stack(1) - 0x4000 + 64), "tss.ist1", "", 1),
+    ("STK003", lambda k: k.pointers(ist1=stack(1) - 0x4000 + 64), "tss.ist1", "error", 1),
+    ("STK003", lambda k: k.pointers(ist2=stack(2) - 0x4000 + 64), "tss.ist2", "", 1),
     ("STK004", lambda k: k.pointers(ist1=stack(1) - 8), "tss.ist1", "", 1),
     ("STK005", lambda k: k.gate(2, ist=1), "tss.ist1", "", 1),
     ("STK005", lambda k: k.pointers(ist2=stack(4), ist4=stack(4)), "tss.ist2,ist4", "note", 1),

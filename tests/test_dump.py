@@ -168,6 +168,7 @@ def image(tmp_path: Path) -> Callable[..., Path]:
         patches: dict[int, bytes] = {},  # noqa: B006
         pages: set[int] | None = None,
         cpus: Iterable[Registers] = (specimens.registers(),),
+        ram: str = "",
         **changes: Any,
     ) -> Path:
         data = specimens.memory()
@@ -177,6 +178,7 @@ def image(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / "made.core"
         kept = pages or {page for known in memory.ranges for page in range(known.start & -0x1000, known.stop, 0x1000)}
         notes = b"".join(elfcore.state_note(registers.replace(**changes)) for registers in cpus)
+        notes += elfcore.note(b"x86tables", 0, f"ram={ram}".encode()) if ram else b""
         elfcore.write(str(path), memory, kept, notes)
         return path
 
@@ -421,8 +423,9 @@ def test_a_16_bit_tss(image: Callable[..., Path], kind: int) -> None:
 
 def test_stacks(image: Callable[..., Path]) -> None:
     stacks = {stack["name"]: stack for stack in cpu(image())["tss"]["stacks"]}
-    assert (stacks["IST1"]["bottom"], stacks["IST1"]["size"]) == (hex(BASE), 0x2000)
-    assert stacks["IST1"]["below"] == f"{BASE - 0x1000:#x} is not canonical" and stacks["IST1"]["above"] is None
+    end = BASE + TSS + 0x68
+    assert (stacks["IST1"]["bottom"], stacks["IST1"]["size"]) == (hex(end), 0x2000 - TSS - 0x68)
+    assert (stacks["IST1"]["below"], stacks["IST1"]["above"]) == ("the TSS", None), "the tables lie in that stack"
     assert stacks["RSP0"]["above"] == "PTE not present"
 
 
@@ -435,17 +438,14 @@ def test_stacks_without_page_tables(tmp_path: Path) -> None:
     assert cpu(path, "--tss", "cpu_tss")["tss"]["stacks"][0]["size"] == 0
 
 
-def test_a_stack_without_a_guard(image: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(("field", "top", "above"), [("rsp0", 0x40_0000, "PDE not present"), ("ist1", 0x3F_FFF8, "")])
+def test_a_stack_without_a_guard(image: Callable[..., Path], field: str, top: int, above: str) -> None:
     """In a page of 2 MiB the search ends before a fault."""
-    there, tss = BASE + FRAME, Tss(rsp0=BASE + 0x20_0000, ist1=BASE + 0x1F_FFF8)
-    path = image(
-        {TABLES + 0x2000: (0x83).to_bytes(8, "little"), FRAME + TSS: bytes(tss)},
-        gdtr=TableRegister(there, 0x37), idtr=TableRegister(there + specimens.IDT, 0x7F),
-        tr=Segment(0x18, there + TSS, 0x67, 0x8B00),
-    )  # fmt: skip
-    text = output("dump", path)
-    assert re.search(r"RSP0 .*: more than 1 MiB down .*\n +no guard below\n +above: PDE not present\n", text)
-    assert re.search(r"IST1 .*: more than 1 MiB down .*\n +no guard below\n  zero", text)
+    tss = Tss(**{field: BASE + top})
+    large = (0x83).to_bytes(8, "little")
+    text = output("dump", image({TABLES + 0x2008: large, FRAME + TSS: bytes(tss)}, ram="0x0-0x200000"))
+    ending = f"        above: {above}\n" if above else ""
+    assert re.search(rf"{field.upper()} .*: more than 1 MiB down .*\n +no guard below\n{ending}  zero", text)
 
 
 def test_a_page_that_is_not_in_the_image_is_no_guard(image: Callable[..., Path]) -> None:

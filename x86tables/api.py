@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .config import CompiledTables, Config
     from .config.compiled import Lookup
     from .delivery.events import Delivery, Event
+    from .delivery.occupants import Occupants
     from .delivery.scenarios import Scenario, ScenarioOptions
     from .delivery.simulate import Simulation
     from .delivery.stacks import InterruptStack, StackInUse
@@ -140,6 +141,7 @@ class Image:
         """
         from . import checks
         from .checks import selection
+        from .delivery.occupants import Occupants
 
         machines = list(self.machines if cpus is None else cpus)
         own = None if self.tables is None else self.tables.config.check
@@ -147,11 +149,12 @@ class Image:
             rules = own.select if own is not None else ()
         if ignore is None:
             ignore = own.ignore if own is not None else ()
-        reports = checks.judge(self.snapshot, machines, selection.select(rules, ignore))
+        occupants = Occupants(self.machines)
+        reports = checks.judge(self.snapshot, machines, selection.select(rules, ignore), occupants=occupants)
         if baseline is not None:
             reports = selection.without(reports, selection.read_baseline(baseline))
         names = scenario_names(scenarios)
-        return [assess(report, names, options) for report in reports]
+        return [assess(report, names, options, occupants) for report in reports]
 
     def deliver(self, event: Event, cpu: int = 0, registers: Registers | None = None) -> Delivery:
         """One delivery on a CPU, from its registers or from others; the first of a simulation."""
@@ -219,11 +222,16 @@ def scenario_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(SCENARIOS) if "all" in wanted else wanted
 
 
-def assess(report: Report, names: Iterable[str] = (), options: ScenarioOptions | None = None) -> Assessment:
+def assess(
+    report: Report,
+    names: Iterable[str] = (),
+    options: ScenarioOptions | None = None,
+    occupants: Occupants | None = None,
+) -> Assessment:
     """A CPU's verdict by the scenarios in `names`, beside what the rules have found; `stack-overflow` is among them."""
     from .delivery.scenarios import ScenarioOptions, Situation
 
-    situation = Situation(report.machine, options or ScenarioOptions())
+    situation = Situation(report.machine, options or ScenarioOptions(), occupants)
     return Assessment(
         report.machine,
         situation.run("stack-overflow"),

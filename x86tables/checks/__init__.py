@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..delivery.occupants import Occupants
 from ..machine.registers import FRED
 from ..records import Record
 from . import gates, gdt, idt, segments, stacks, tss
@@ -43,6 +44,7 @@ def judge(
     machines: Iterable[Machine] | None = None,
     rules: Iterable[Rule] = RULES,
     declared: bool | None = None,
+    occupants: Occupants | None = None,
 ) -> list[Report]:
     """Run rules over some machines of an image (default: all), each compared with the image's other machines.
 
@@ -50,8 +52,9 @@ def judge(
     configuration before LGDT and LTR, rather than a machine's state; default: the image's format is `config`.
     """
     before = image.format == "config" if declared is None else declared
+    around = occupants or Occupants(image.machines)
     cpus: list[CheckedCpu] = []
-    cpus += [CheckedCpu(image, machine, before, cpus) for machine in image.machines if machine.long_mode]
+    cpus += [CheckedCpu(image, machine, before, cpus, around) for machine in image.machines if machine.long_mode]
     wanted = list(image.machines if machines is None else machines)
     reports = []
     for machine in wanted:

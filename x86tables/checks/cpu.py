@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..delivery.simulate import HANDLER_STACK
 from ..delivery.stacks import Extent, extent
-from ..machine.memory import PAGE
 from ..machine.paging import PUSH
 from ..machine.probe import Fault, Ok, Unknown
 from ..machine.registers import MCE
@@ -19,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..delivery.occupants import Occupants
     from ..machine.image import Snapshot
     from ..machine.machine import Machine, Table
 
@@ -81,20 +81,14 @@ class UsedStack(Record):
         return f"used by {labels(self.vectors)}" if self.vectors else "used when ring 3 is interrupted"
 
 
-class Below(Record):
-    """What a stack runs into: its `end`, a name for a message, and whether it is a table (else another stack)."""
-
-    end: int
-    name: str
-    table: bool
-
-
 class CheckedCpu(CheckedTables):
     """What the rules ask of a machine. `cpus` are those of the whole image, this one among them."""
 
-    def __init__(self, image: Snapshot, machine: Machine, declared: bool, cpus: list[CheckedCpu]) -> None:
+    def __init__(
+        self, image: Snapshot, machine: Machine, declared: bool, cpus: list[CheckedCpu], occupants: Occupants
+    ) -> None:
         super().__init__(image, machine)
-        self.declared, self.cpus = declared, cpus
+        self.declared, self.cpus, self.occupants = declared, cpus, occupants
         self.number = machine.cpu
 
     @property
@@ -192,56 +186,24 @@ class CheckedCpu(CheckedTables):
         return [UsedStack(top, tuple(s), self.probe((top & ~15) - 8, PUSH)) for top, s in tops.items()]
 
     def extent(self, stack: UsedStack) -> Extent:
-        """How deep a stack can be pushed."""
+        """How deep a stack can be pushed before it runs into something or a push faults."""
 
         def search() -> Extent:
-            found = extent(self.machine, stack.top & ~15)
+            found = extent(self.machine, stack.top & ~15, occupants=self.occupants)
             if isinstance(found.below, Unknown):
                 self.missing(found.below.needs)
             return found
 
+        for cpu in self.cpus if self.occupants.without_tss else ():
+            cpu.table("tss")  # notes that TR is not known
+
         found: Extent = self.memoize(("extent", stack.top), search)
-        return found
-
-    def below(self, stack: UsedStack) -> Below | None:
-        """What a stack runs into before its bottom, tables or other stacks in use: the nearest."""
-        start, bottom = stack.top & ~15, self.extent(stack).bottom
-        found = [Below(other.top & ~15, f"the stack of {other.names}", False) for other in self.stacks]
-        for cpu in self.cpus:
-            if cpu is not self:
-                found += [
-                    Below(other.top & ~15, f"the stack of CPU {cpu.number}'s {other.names}", False)
-                    for other in cpu.stacks
-                    if other.vectors and bottom < other.top < start and self.same_place(other.top - 8, cpu)
-                ]
-        found = [other for other in found if bottom < other.end < start]
-        found += [Below(min(end, start), name, True) for at, end, name in self.spans if at < start and bottom < end]
-        return max(found, key=lambda other: other.end, default=None)
-
-    @memoized
-    def spans(self) -> list[tuple[int, int, str]]:
-        """Where the tables lie: first byte, end and name of each. Of a large GDT or LDT, the pages in use."""
-        found = []
-        for name in ("gdt", "idt", "tss", "ldt"):
-            table = self.table(name)
-            if table is None or name in self.machine.physical:
-                continue
-            if name in ("gdt", "ldt") and table.limit >= PAGE:
-                found += [(page, page + PAGE, f"the {name.upper()}") for page in self.named_pages(table)]
-            else:
-                limit = min(table.limit, FULL) if name == "tss" else table.limit
-                found.append((table.base, table.base + limit + 1, f"the {name.upper()}"))
         return found
 
     def same_place(self, linear: int, other: CheckedCpu, theirs: int | None = None) -> bool:
         """Whether a linear address is the same memory as another CPU's, at the same address if none is given."""
         here = self.physical(linear)
         return here is not None and here == other.physical(linear if theirs is None else theirs)
-
-    def room(self, stack: UsedStack) -> int:
-        """How many bytes a stack has before it runs into something or a push faults."""
-        below = self.below(stack)
-        return (stack.top & ~15) - max(self.extent(stack).bottom, below.end if below else 0)
 
     @property
     def page_fault_has_stack(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..machine.probe import Fault
+from ..delivery.occupants import Occupant
+from ..machine.probe import Unknown
 from ..tables.vectors import labels
 from .catalogue import ERROR, NOTE, WARNING, Finding, rule
 from .cpu import FRAME, ROOM
@@ -62,10 +63,10 @@ def no_guard(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     for stack in cpu.stacks:
         if not stack.usable:
             continue
-        below, extent = cpu.below(stack), cpu.extent(stack)
-        if below:
-            if (stack.top & ~15) - below.end >= ROOM:
-                message = f"{stack.names} {stack.top:#x} runs on into {below.name} at {below.end:#x}"
+        extent = cpu.extent(stack)
+        if isinstance(extent.below, Occupant):
+            if extent.size >= ROOM:
+                message = f"{stack.names} {stack.top:#x} runs on into {extent.below.name} at {extent.below.end:#x}"
                 yield Finding("tss", None, stack.fields, message)
         elif extent.below is None:
             size = (stack.top - extent.bottom) >> 10
@@ -87,13 +88,17 @@ def too_small(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     for stack in cpu.stacks:
         if not stack.usable:
             continue
-        room, below, end = cpu.room(stack), cpu.below(stack), cpu.extent(stack).below
-        if room < ROOM and (below or isinstance(end, Fault)):
-            why = f"before {below.name} begins" if below else f"before a push faults: {end and end.why}"
-            lost = room < FRAME and (not below or below.table)
-            needs = f"the frame takes {FRAME}" if lost else f"a frame and a handler take {ROOM}"
-            message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
-            yield Finding("tss", None, stack.fields, message, _severity(cpu, stack) or ERROR if lost else "")
+        extent = cpu.extent(stack)
+        room, below = extent.size, extent.below
+        if room >= ROOM or below is None or isinstance(below, Unknown):
+            continue
+        why = f"before {below.name} begins" if isinstance(below, Occupant) else f"before a push faults: {below.why}"
+        # the double-fault handler that cannot push has no other to report it
+        faulting = room < FRAME or DF in stack.vectors
+        lost = room < FRAME and below.table if isinstance(below, Occupant) else faulting
+        needs = f"the frame takes {FRAME}" if room < FRAME else f"a frame and a handler take {ROOM}"
+        message = f"{stack.names} {stack.top:#x}, {stack.used_by}, has {room} bytes {why}; {needs}"
+        yield Finding("tss", None, stack.fields, message, _severity(cpu, stack) or ERROR if lost else "")
 
 
 @rule("STK004", WARNING, "the end of a stack is not 16-byte aligned")
@@ -110,7 +115,7 @@ def misaligned(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     if shifted(cpu):
         return
     for stack in cpu.stacks:
-        if stack.top % 16 and not stack.refused and cpu.room(stack) >= ROOM:
+        if stack.top % 16 and not stack.refused and cpu.extent(stack).size >= ROOM:
             message = f"{stack.names} {stack.top:#x} is aligned down to {stack.top & ~15:#x}"
             yield Finding("tss", None, stack.fields, message)
 

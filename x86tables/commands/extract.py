@@ -87,11 +87,13 @@ def _write(path: str, memory: Memory, pages: set[int], notes: bytes, long_mode: 
 
 def touch(image: Image) -> None:
     """Read all that the commands on images read."""
+    from ..delivery.occupants import Occupants
     from ..render.json import dump
 
     decoded: dump.Decoded = {}
+    occupants = Occupants(image.machines)
     for machine in image.machines:
-        dump.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), decoded)
+        dump.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), decoded, occupants)
     image.check(["all"])
 
 

@@ -13,12 +13,14 @@ from ..records import Record
 from ..tables.gdt import SegmentDescriptor
 from .deliver import PUSHES
 from .events import NMI, PF, SS, Event
+from .occupants import Occupants
 from .rings import in_ring0, in_ring3
 from .simulate import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
 from .stacks import (
     FAR,
     NEAR,
     NOT_JUDGED,
+    STACK_SIZE,
     Guard,
     InterruptStack,
     StackInUse,
@@ -44,11 +46,13 @@ ORDER = (NOT_APPLICABLE, SURVIVES, UNKNOWN, LOOPS, TRIPLE_FAULT)  # the better f
 
 
 class ScenarioOptions(Record):
-    """What a person may say of a scenario: bytes of stack that a handler takes, a stack pointer, a function's frame."""
+    """What a person may say of a scenario: bytes of stack that a handler takes, a stack pointer, the frame of a
+    function, and how large a stack may be whose size is not known."""
 
     handler_stack: int = HANDLER_STACK
     stack: int | None = None
     frame: int = PAGE
+    stack_size: int = STACK_SIZE
 
 
 class Variant(Record):
@@ -92,8 +96,15 @@ class Scenario(Record):
 class Situation:
     """One CPU, and what every scenario on it asks: worked out once."""
 
-    def __init__(self, machine: Machine, options: ScenarioOptions = ScenarioOptions()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        machine: Machine,
+        options: ScenarioOptions = ScenarioOptions(),  # noqa: B008 - an immutable value
+        occupants: Occupants | None = None,
+    ) -> None:
+        """`occupants` are those of the whole image; without them, those of this CPU count."""
         self.machine, self.options = machine, options
+        self.occupants = occupants or Occupants([machine])
         self._run: dict[str, Scenario] = {}
 
     def run(self, name: str) -> Scenario:
@@ -156,12 +167,13 @@ class Situation:
         """The answer about the stack in use."""
         if not self.machine.wide:
             return StackInUse(NOT_JUDGED, f"the CPU is in {self.machine.mode} mode")
-        return stack_in_use(self.machine, self.options.stack, self.options.frame)
+        options = self.options
+        return stack_in_use(self.machine, options.stack, options.frame, options.stack_size, self.occupants)
 
     @cached_property
     def interrupt_stacks(self) -> tuple[InterruptStack, ...]:
         """Every interrupt stack and its extent; none outside of long mode."""
-        return interrupt_stacks(self.machine) if self.machine.wide else ()
+        return interrupt_stacks(self.machine, self.occupants) if self.machine.wide else ()
 
     def simulate(self, name: str, event: Event, registers: Registers | None = None) -> Variant:
         """One variant: an event, from the kernel's registers or from others."""

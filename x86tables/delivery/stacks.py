@@ -9,10 +9,10 @@ from ..errors import NotThere
 from ..machine.memory import PAGE
 from ..machine.paging import PUSH
 from ..machine.probe import Fault, Inaccessible, Ok, Unknown
-from ..machine.registers import AC, Segment
+from ..machine.registers import AC
 from ..records import Record
-from ..tables.tss import STACKS
 from .deliver import PUSHES
+from .occupants import STACK, TABLE, Occupant, Occupants, TssStack, tss_stacks
 from .rings import in_ring0
 from .state import TOP
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NEAR = 1 << 20  # a guard page is looked for so far below a stack pointer
 FAR = 1 << 32  # and so far, when none is near
+STACK_SIZE = 1 << 16  # a guard further away is not taken for that of a stack whose size is not known
 
 GUARDED, SILENT, UNKNOWN, NOT_JUDGED = "guarded", "silent-corruption", "unknown", "not-judged"
 
@@ -47,15 +48,16 @@ def pages_below(machine: Machine, top: int, access: Access = PUSH) -> Iterator[t
 
 
 class Extent(Record):
-    """How deep a stack can be pushed: from its end `top` down to `bottom`, the lowest byte that a push reaches.
+    """How deep a stack can be pushed: from its end `top` down to `bottom`, the lowest byte that is its own.
 
-    `below` is the answer of the page under that, None when the search ended before; `above` that of the page which
-    begins at `top`, None when it can be pushed to or `top` lies inside a page.
+    `below` is what ends it: the answer of the page under it, or what else lies there; None when the search ended
+    before. `above` is the answer of the page that begins at `top`, None when it can be pushed to or `top` lies inside a
+    page.
     """
 
     top: int
     bottom: int
-    below: Fault | Unknown | None = None
+    below: Fault | Unknown | Occupant | None = None
     above: Fault | Unknown | None = None
 
     @property
@@ -69,59 +71,37 @@ class Extent(Record):
         return not isinstance(self.below, Unknown)
 
 
-def extent(machine: Machine, top: int, most: int = NEAR) -> Extent:
-    """The stack whose end is `top`, followed downwards to the first page that a supervisor's push cannot enter.
+def extent(machine: Machine, top: int, most: int = NEAR, occupants: Occupants | None = None) -> Extent:
+    """The stack whose end is `top`, followed downwards to the first page that a supervisor's push cannot enter, or to
+    the nearest of the `occupants`.
 
     The byte at `top` itself is not part of it. The search ends after `most` bytes.
     """
     above = refusal(machine.probe(top % TOP, PUSH)) if top % PAGE == 0 else None
     bottom = top
+    below: Fault | Unknown | Occupant | None = None
     floor = top - most + PAGE - 1 & -PAGE
     for lowest, answer in pages_below(machine, top):
-        if not isinstance(answer, Ok):
-            return Extent(top, bottom, answer, above)
+        below = refusal(answer)
+        if below is not None:
+            break
         bottom = max(lowest, floor)
         if bottom == floor:
             break
-    return Extent(top, bottom, None, above)
+    inside = occupants.between(machine, bottom, top) if occupants is not None else []
+    # a stack in use elsewhere may be RSP0's, which belongs to whichever task runs
+    inside = [each for each in inside if each.kind in (TABLE, STACK)]
+    if inside:
+        bottom, below = min(inside[0].end, top), inside[0]
+    own = next((known.start for known in machine.stacks if top - 1 in known), bottom)
+    if own > bottom:
+        bottom, below = own, Occupant(own - 1, own, "memory that is not this stack's", STACK, machine.cpu)
+    return Extent(top, bottom, below, above)
 
 
 def refusal(answer: Probe) -> Fault | Unknown | None:
     """The answer where it is not Ok."""
     return None if isinstance(answer, Ok) else answer
-
-
-class TssStack(Record):
-    """A stack pointer of the TSS: its field (`ist1`), its value, and the vectors of the present gates that name it."""
-
-    field: str
-    top: int
-    vectors: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """`IST1`, `RSP0`."""
-        return self.field.upper()
-
-
-def tss_stacks(machine: Machine) -> tuple[TssStack, ...]:
-    """The stack pointers of a 64-bit TSS that can be read, RSP0 to IST7, null ones too; none without such a TSS."""
-    table = machine.table("tss") if machine.wide else None
-    if table is None or table.error:
-        return ()
-    users: dict[str, list[int]] = {}
-    try:
-        for vector, gate in enumerate(machine.idt):
-            if gate.p and gate.ist:
-                users.setdefault(f"ist{gate.ist}", []).append(vector)
-    except NotThere:
-        pass
-    tss = machine.tss
-    return tuple(
-        TssStack(field, getattr(tss, field), tuple(users.get(field, ())))
-        for field in STACKS
-        if table.has(tss.field(field))
-    )
 
 
 class InterruptStack(Record):
@@ -131,10 +111,10 @@ class InterruptStack(Record):
     extent: Extent
 
 
-def interrupt_stacks(machine: Machine) -> tuple[InterruptStack, ...]:
+def interrupt_stacks(machine: Machine, occupants: Occupants | None = None) -> tuple[InterruptStack, ...]:
     """Every interrupt stack that the TSS or a gate names; none when the TSS cannot be read."""
     return tuple(
-        InterruptStack(pointer, extent(machine, pointer.top & ~15))
+        InterruptStack(pointer, extent(machine, pointer.top & ~15, occupants=occupants))
         for pointer in tss_stacks(machine)
         if pointer.field.startswith("ist") and (pointer.top or pointer.vectors)
     )
@@ -179,8 +159,9 @@ def guard_below(machine: Machine, registers: Registers, most: int = NEAR) -> Gua
 class StackInUse(Record):
     """The answer about one stack: `guarded`, `silent-corruption`, `unknown` or `not-judged`, and why.
 
-    `distance` is from RSP down to the guard. `beyond` says where a frame that jumps over the guard comes down, when one
-    of the size asked about can.
+    `guard` is the nearest page that refuses a push, whether or not it is known to be this stack's; `distance` is from
+    RSP down to it. `beyond` says where a frame that jumps over the guard comes down, when one of the size asked about
+    can.
     """
 
     verdict: str
@@ -198,10 +179,17 @@ class StackInUse(Record):
         return distance if distance < TOP // 2 else 0
 
 
-def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) -> StackInUse:
+def stack_in_use(
+    machine: Machine,
+    stack: int | None = None,
+    frame: int = PAGE,
+    size: int = STACK_SIZE,
+    occupants: Occupants | None = None,
+) -> StackInUse:
     """What is below the stack that RSP is in (RSP0's in user mode), or that `stack` is in.
 
-    `frame` is the size of one function's frame: whether such a one can step over the guard without touching it.
+    `frame` is the size of one function's frame: whether such a one can step over the guard without touching it. A page
+    that refuses pushes is this stack's guard when it lies within `size` bytes, or where the stack is known to end.
     """
     if machine.space.paging.mode not in ("4-level", "5-level"):
         return StackInUse(UNKNOWN, "CR3 is not known")
@@ -212,44 +200,45 @@ def stack_in_use(machine: Machine, stack: int | None = None, frame: int = PAGE) 
     rsp = registers.rsp
     if rsp is None:
         return StackInUse(UNKNOWN, "RSP is not known")
+    own = next((known for known in machine.stacks if rsp - 1 in known), None)
     try:
         guard = guard_below(machine, registers)
     except Inaccessible as error:
         return StackInUse(UNKNOWN, str(error), rsp)
-    if stack is None and guard is not None and _isolated(machine, (rsp - guard.top) % TOP):
-        return StackInUse(
-            NOT_JUDGED, "page-table isolation: RSP0 is an entry trampoline, not the kernel's stack", rsp, guard
-        )
-    between = _overlaps(machine, rsp - NEAR if guard is None else guard.top, rsp)
-    if guard is None:
-        return StackInUse(SILENT, f"the {NEAR >> 20} MiB below it are writable{between and ': '}{between}", rsp)
+    if stack is None and machine.registers.cpl == 3 and _trampoline(machine, rsp):
+        return StackInUse(NOT_JUDGED, "RSP0 is an entry trampoline, not the kernel's stack", rsp, guard)
+    end = (rsp - NEAR if guard is None else guard.top) if own is None else own.start
+    occupants = occupants or Occupants([machine])
+    between = occupants.between(machine, max(end, own.start) if own else end, rsp)
     if between:
-        return StackInUse(SILENT, f"before the guard, it runs over {between}", rsp, guard)
-    beyond = None
-    if frame > guard.size:
-        landing = (guard.top - frame) % TOP
-        answer = machine.probe(landing & -PAGE, PUSH)
-        found = "writable" if isinstance(answer, Ok) else "not writable either"
-        if isinstance(answer, Unknown):
-            found = f"not known: {answer.needs}"
-        beyond = f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {found}"
-    return StackInUse(GUARDED, guard.fault.why, rsp, guard, beyond)
+        names = ", ".join(f"{each.name} at {each.place:#x}" for each in between[:4])
+        return StackInUse(SILENT, f"before any page refuses a push, it runs over {names}", rsp, guard)
+    if own is not None and (guard is None or guard.top < own.start):
+        return StackInUse(SILENT, f"it ends at {own.start:#x}, and the page below can be written", rsp, guard)
+    if guard is None:
+        return StackInUse(SILENT, f"the {NEAR >> 20} MiB below it are writable", rsp)
+    if own is None and (rsp - guard.top) % TOP > size and (rsp - guard.top) % TOP < TOP // 2:
+        far = f"the nearest page that refuses a push is {rsp - guard.top >> 10} KiB below"
+        return StackInUse(UNKNOWN, f"{far}; not known to be this stack's", rsp, guard)
+    return StackInUse(GUARDED, guard.fault.why, rsp, guard, _beyond(machine, guard, frame))
 
 
-def _isolated(machine: Machine, size: int) -> bool:
-    """Whether the CPU was caught on page tables made for user mode: Linux keeps those in the odd page of a pair."""
-    registers = machine.registers
-    return registers.cpl == 3 and (registers.cr3 or 0) & PAGE != 0 and size <= PAGE
+def _beyond(machine: Machine, guard: Guard, frame: int) -> str | None:
+    """Where a frame that steps over the guard comes down; None when it is too small to."""
+    if frame <= guard.size:
+        return None
+    landing = (guard.top - frame) % TOP
+    answer = machine.probe(landing & -PAGE, PUSH)
+    found = "writable" if isinstance(answer, Ok) else "not writable either"
+    if isinstance(answer, Unknown):
+        found = f"not known: {answer.needs}"
+    return f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {found}"
 
 
-def _overlaps(machine: Machine, start: int, rsp: int) -> str:
-    """The tables and interrupt stacks between two addresses that an overflow would write over, nearest first."""
-    r = machine.registers
-    found = [
-        (table.base, name)
-        for name, table in (("the GDT", r.gdtr), ("the IDT", r.idtr), ("the TSS", r.tr), ("the LDT", r.ldtr))
-        if table is not None and not (isinstance(table, Segment) and table.null) and start <= table.base < rsp
-    ]
-    tops = [(stack.pointer.top, stack.pointer.name) for stack in interrupt_stacks(machine)]
-    found += [(top, f"the stack of {name}") for top, name in tops if start < top < rsp]
-    return ", ".join(f"{name} at {at:#x}" for at, name in sorted(found, reverse=True))
+def _trampoline(machine: Machine, rsp: int) -> bool:
+    """Whether RSP0 names an entry trampoline, which code leaves at once for the task's stack: at most a page, right
+    beside the TSS. Linux has one for each CPU, with page-table isolation and without."""
+    tr = machine.registers.tr
+    if tr is None or not -PAGE <= rsp - tr.base <= PAGE + tr.limit:
+        return False
+    return extent(machine, rsp, 2 * PAGE).size <= PAGE

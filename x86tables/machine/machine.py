@@ -62,6 +62,7 @@ class Table(Record):
 class Machine:
     """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
 
+    `stacks` are stacks whose extent is known, in linear memory.
     `assumed` lists, in words, what the image does not say and was inferred. `physical` names the tables whose base is
     a physical address. `core` is what a core's headers say of EFER.LMA; `mode_needs` what would have to be known of the
     mode, where nothing tells it. Nothing of a Machine changes.
@@ -76,11 +77,13 @@ class Machine:
         vendor: str | None = None,
         maxphyaddr: int | None = None,
         declared: Coverage | None = None,
+        stacks: tuple[range, ...] = (),
         physical: frozenset[str] = frozenset(),
         assumed: tuple[str, ...] = (),
         core: bool | None = None,
     ) -> None:
         self.registers, self.memory, self.cpu, self.declared = registers, memory, cpu, declared
+        self.stacks = stacks
         self.physical = physical
         self.vendor, self.maxphyaddr = vendor or "intel", maxphyaddr or 52
         self._assumed = list(assumed)
@@ -105,6 +108,7 @@ class Machine:
         """This machine with other registers, memory or options (`vendor`, `maxphyaddr`, `declared`)."""
         chosen = {"vendor": self.vendor, "maxphyaddr": self.maxphyaddr, "declared": self.declared, **options}
         chosen.setdefault("core", self._core)
+        chosen.setdefault("stacks", self.stacks)
         return Machine(
             registers or self.registers, memory or self.memory, cpu=self.cpu, physical=self.physical, **chosen
         )
@@ -282,6 +286,20 @@ class Machine:
                 except Inaccessible:
                     continue
         return pages
+
+    @cached_property
+    def live_selectors(self) -> set[int]:
+        """Selectors, RPL 0, of what is in use: present gates', segment registers', TR's, LDTR's, those in STAR."""
+        r = self.registers
+        try:
+            found = {gate.selector for gate in self.gates if gate.p}
+        except NotThere:
+            found = set()
+        found |= {s.selector for s in (r.cs, r.ss, r.ds, r.es, r.fs, r.gs, r.tr, r.ldtr) if s is not None}
+        if r.star:
+            call, back = r.star >> 32 & 0xFFFF, r.star >> 48 & 0xFFFF
+            found |= {call, call + 8, back + 8, back + 16}
+        return {selector & ~3 for selector in found} - {0}
 
     @cached_property
     def gdt(self) -> Gdt:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..delivery.stacks import Extent, extent, tss_stacks
+from ..delivery.occupants import Occupants, tss_stacks
+from ..delivery.stacks import Extent, extent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ def entries(gdt: Gdt, machine: Machine, table: Table) -> list[Entry]:
     return [entry for entry in walk if table.known(entry.index * 8, entry.index * 8 + len(entry.raw))]
 
 
-def stacks(machine: Machine) -> list[tuple[str, Extent]]:
+def stacks(machine: Machine, occupants: Occupants) -> list[tuple[str, Extent]]:
     """The stacks that a 64-bit TSS names, by name; null pointers and those that cannot be read left out."""
-    return [(pointer.name, extent(machine, pointer.top)) for pointer in tss_stacks(machine) if pointer.top]
+    return [
+        (pointer.name, extent(machine, pointer.top, occupants=occupants))
+        for pointer in tss_stacks(machine)
+        if pointer.top
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ..delivery.occupants import Occupants
 from ..delivery.stacks import Extent
 from ..errors import NotThere
 from ..machine.memory import PAGE
@@ -47,6 +48,7 @@ def dump(image: Snapshot, machines: Sequence[Machine], tables: Sequence[str], ev
     for remark in image.remarks:
         yield from wrap(f"  note: {remark}", "    ")
     shown: dict[tuple[object, ...], int] = {}
+    occupants = Occupants(image.machines)
     for machine in machines:
         yield ""
         yield from heading(machine, image)
@@ -62,7 +64,7 @@ def dump(image: Snapshot, machines: Sequence[Machine], tables: Sequence[str], ev
                     place = f"base {table.base:#x}, limit {table.limit:#x}"
                     yield f"{_title(machine, name)}  {place}: shared with CPU {first}, shown there"
                     continue
-            yield from _table(machine, image, name, table, everything)
+            yield from _table(machine, image, name, table, everything, occupants)
 
 
 def heading(machine: Machine, image: Snapshot) -> Iterator[str]:
@@ -113,7 +115,9 @@ def _title(machine: Machine, name: str) -> str:
     return "IVT" if machine.mode == "real" and name == "idt" else name.upper()
 
 
-def _table(machine: Machine, image: Snapshot, name: str, table: Table | None, everything: bool) -> Iterator[str]:
+def _table(
+    machine: Machine, image: Snapshot, name: str, table: Table | None, everything: bool, occupants: Occupants
+) -> Iterator[str]:
     title = _title(machine, name)
     if table is None:
         try:
@@ -132,7 +136,7 @@ def _table(machine: Machine, image: Snapshot, name: str, table: Table | None, ev
     if name in ("gdt", "ldt"):
         yield from _descriptors(machine, table, machine.gdt if name == "gdt" else machine.ldt, everything)
     elif name == "tss":
-        yield from _tss(machine, image, table)
+        yield from _tss(machine, image, table, occupants)
     elif machine.mode == "real":
         yield from _vectors(machine, table)
     else:
@@ -181,15 +185,9 @@ def _named_pages(machine: Machine, table: Table) -> frozenset[int] | None:
     """
     if table.limit < PAGE:
         return None
-    r = machine.registers
-    registers = (r.cs, r.ss, r.ds, r.es, r.fs, r.gs, r.tr, r.ldtr)
-    selectors = [segment.selector for segment in registers if segment is not None]
-    idt = machine.table("idt")
-    if idt is not None and not idt.error:
-        selectors += {gate.selector for gate in machine.gates if gate.p}
     ti = 4 if table.name == "ldt" else 0
     return frozenset(
-        (table.base + (s & ~7)) & -PAGE for s in selectors if s & ~3 and s & 4 == ti and s & ~7 <= table.limit
+        (table.base + (s & ~7)) & -PAGE for s in machine.live_selectors if s & 4 == ti and s & ~7 <= table.limit
     )
 
 
@@ -326,11 +324,11 @@ def _vectors(machine: Machine, table: Table) -> Iterator[str]:
         start = stop
 
 
-def _tss(machine: Machine, image: Snapshot, table: Table) -> Iterator[str]:
+def _tss(machine: Machine, image: Snapshot, table: Table, occupants: Occupants) -> Iterator[str]:
     if not machine.wide:
         yield from _task(table, machine.tss16 or machine.tss32)
     else:
-        found = dict(stacks(machine))
+        found = dict(stacks(machine, occupants))
         zeros = []
         for name in STACKS:
             if not table.has(Tss.field(name)):
@@ -376,7 +374,7 @@ def _stack(name: str, stack: Extent, image: Snapshot) -> Iterator[str]:
         return
     depth = words.size(stack.size) if stack.below else f"more than {words.size(1 << 20)}"
     yield f"{title}: {depth} down to {stack.bottom:#x}"
-    guard = "guard below" if stack.known else "below"
+    guard = "guard below" if isinstance(stack.below, Fault) else "below"
     below, above = (end.why if end else "" for end in (stack.below, stack.above))
     if below and below == above:
         parts = [f"{guard} and above: {below}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...delivery.occupants import Occupants
 from ...documents import LEFT_OUT, Answer, Document, one_of
 from ...errors import NotThere
 from ...tables.gdt import CallGate, SegmentDescriptor
@@ -75,14 +76,19 @@ def dump(image: Snapshot, machines: Iterable[Machine], tables: Iterable[str]) ->
 
     yield json.dumps(DumpJson.of(image, image=image, cpus=[]), indent=1).removesuffix("]\n}")
     decoded: Decoded = {}
+    occupants = Occupants(image.machines)
     lead = "\n"
     for machine in machines:
-        yield lead + "  " + json.dumps(cpu(machine, image.symbols, tables, decoded), indent=1).replace("\n", "\n  ")
+        yield (
+            lead
+            + "  "
+            + json.dumps(cpu(machine, image.symbols, tables, decoded, occupants), indent=1).replace("\n", "\n  ")
+        )
         lead = ",\n"
     yield "\n ]\n}\n"
 
 
-def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], decoded: Decoded) -> CpuJson:
+def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], decoded: Decoded, occupants: Occupants) -> CpuJson:
     """One CPU; descriptor tables that CPUs share are decoded once."""
     made = CpuJson.of(machine, cpu=machine.cpu, assumed=list(machine.assumed))
     for name in tables:  # in this order
@@ -99,7 +105,7 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], decoded: Deco
         elif name == "idt":
             made[name] = _idt(machine, table, symbols)
         elif name == "tss":
-            made[name] = _tss(machine, table)
+            made[name] = _tss(machine, table, occupants)
         else:
             key = table, machine.wide
             made[name] = decoded[key] = decoded.get(key) or _gdt(machine, table)
@@ -160,7 +166,7 @@ def _idt(machine: Machine, table: Table, symbols: Symbols) -> IdtJson:
     return IdtJson(base=table.base, limit=table.limit, gates=gates, missing=_missing(table))
 
 
-def _tss(machine: Machine, table: Table) -> TssJson | Tss32Json | Tss16Json:
+def _tss(machine: Machine, table: Table, occupants: Occupants) -> TssJson | Tss32Json | Tss16Json:
     place: dict[str, Any] = {"base": table.base, "limit": table.limit, "missing": _missing(table)}
     if (tss16 := machine.tss16) is not None:
         raw = table.data[: tss16.size]
@@ -172,7 +178,7 @@ def _tss(machine: Machine, table: Table) -> TssJson | Tss32Json | Tss16Json:
     pointers = [getattr(tss, name) if table.has(tss.field(name)) else None for name in STACKS]
     rows = [
         StackJson.of(stack, name=name, below=stack.below and stack.below.why, above=stack.above and stack.above.why)
-        for name, stack in stacks(machine)
+        for name, stack in stacks(machine, occupants)
     ]
     iopb = tss.iopb if table.has(tss.field("iopb")) else None
     return TssJson(**place, rsp=pointers[:3], ist=pointers[3:], stacks=rows, iopb=iopb)
