@@ -57,7 +57,7 @@ def test_text_is_no_wider_than_100_columns(name: str) -> None:
     assert max(map(len, lines)) <= 100
     first = next(at for at, line in enumerate(lines) if line.startswith("CPU 0"))
     told = " ".join(" ".join(lines[first : first + 2]).split())
-    assert told.endswith("the stack in use has none: an overflow corrupts memory in silence")
+    assert told.endswith("the stack in use has none: an overflow silently corrupts memory")
 
 
 def test_a_long_place_is_broken_at_its_commas() -> None:

@@ -125,7 +125,8 @@ class Occupants:
             within = each.start < high and (each.kind in (TABLE, CODE) or each.end < high)
             if within and (each.kind != IN_USE if each.cpu == machine.cpu else self._shared(machine, each)):
                 inside.append(each.replace(name=_whose(each, machine)))
-        return sorted(inside, key=lambda each: -each.end)
+        inside.sort(key=lambda each: (-each.end, each.cpu != machine.cpu))
+        return list({(each.start, each.end, each.kind): each for each in reversed(inside)}.values())[::-1]
 
     def _shared(self, machine: Machine, each: Occupant) -> bool:
         """Whether a place of another CPU is the same memory here."""

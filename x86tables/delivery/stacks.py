@@ -88,7 +88,7 @@ def extent(machine: Machine, top: int, most: int = NEAR, occupants: Occupants | 
         bottom = max(lowest, floor)
         if bottom == floor:
             break
-    inside = occupants.between(machine, bottom, top) if occupants is not None else []
+    inside = occupants.between(machine, bottom, top & ~15) if occupants is not None else []
     # a stack in use elsewhere may be RSP0's, which belongs to whichever task runs
     inside = [each for each in inside if each.kind in (TABLE, STACK)]
     if inside:

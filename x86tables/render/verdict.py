@@ -67,7 +67,7 @@ def _answer(assessment: Assessment) -> str:
     condition = " if a guard page is hit" if assessment.verdict != "unknown" else ""
     answers = {
         "guarded": "the stack in use is guarded",
-        "silent-corruption": "the stack in use has none: an overflow corrupts memory in silence",
+        "silent-corruption": "the stack in use has none: an overflow silently corrupts memory",
         "unknown": "whether the stack in use is guarded is not known",
         "not-judged": "the stack in use is not judged",
     }
@@ -86,7 +86,7 @@ def _stack(stack: StackInUse) -> str:
     parts = []
     if stack.rsp is not None:
         where = f"RSP {stack.rsp:#x}"
-        if stack.guard is not None:
+        if stack.guard is not None and stack.verdict == "guarded":
             where += f", {stack.distance:,} bytes above its guard ({stack.guard.kind.value} below {stack.guard.top:#x})"
         parts.append(where)
     if stack.guard is None or stack.verdict != "guarded":
