@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from cli import output
+from kernels import MAPPINGS, K, kernel
 from mutated import linux
 
-from x86tables import Gate, SelectorErrorCode
+from x86tables import Gate, PageFaultErrorCode, SelectorErrorCode
 from x86tables.checks import error_lookup
 from x86tables.commands import main
 from x86tables.machine.symbols import Symbols
+from x86tables.machine.synthetic import Mapping
 from x86tables.render import error_lookup as words
 
 HERE = Path(__file__).parent
@@ -141,6 +143,17 @@ def test_page_fault(capsys: pytest.CaptureFixture[str]) -> None:
     (none,) = found(capsys, "page-fault-error", 2, *TRIPLE, "--address", "idt")
     assert "does not fault here" in none["problems"][0]
     assert none["result"].startswith("mapped to 0x")
+
+
+@pytest.mark.parametrize(("cr0", "wanted"), [(0x8004_0033, "CR0.WP=0"), (0x8005_0033, "faults here in the same way")])
+def test_a_read_only_page_that_may_be_written(cr0: int, wanted: str) -> None:
+    """The write that a guard page refuses while CR0.WP is 1, on a CPU that has it 0."""
+    machine = kernel(mappings=(*MAPPINGS, Mapping("read-only", K + 0x30_0000, 0x1000, "r")), cr0=cr0)
+    (page,) = error_lookup.page_fault([machine], PageFaultErrorCode.from_int(3), K + 0x30_0000)
+    (problem,) = words.page_problems(page)
+    assert wanted in problem and "changed since" not in problem
+    (other,) = error_lookup.page_fault([machine], PageFaultErrorCode.from_int(2), K + 0x30_0000)
+    assert "CR0.WP=0" not in words.page_problems(other)[0], "a page that was not present is another matter"
 
 
 @pytest.mark.parametrize(

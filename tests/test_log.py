@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from cli import output
+from cli import IMAGES, output, refused
 
 from x86tables.checks import RULES as CATALOGUE
 from x86tables.commands import main
@@ -334,3 +334,25 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
     monkeypatch.setattr(sys, "stdin", Input())
     assert told(capsys, "-")["outcome"] == "irq-as-exception"
+
+
+def test_a_kernel_that_was_moved(tmp_path: Path) -> None:
+    """With --in the offset is worked out from the gates, as `check` does it; or it is given, with and without --in."""
+    registers = json.loads((IMAGES / "linux.json").read_text())["cpus"][0]["info_registers"]
+    rip = int(re.search(r"RIP=(\w+)", registers)[1], 16)  # type: ignore[index]
+    (tmp_path / "log").write_text(RESET + raised(None, 14) + event(14, rip).partition("\n")[0] + "\n" + registers)
+    offset = 0xE00_0000
+    lines = [line.split() for line in (IMAGES / "linux.map").read_text().splitlines()]
+    linked = [f"{(int(a, 16) - offset) % 2**64:016x} {t} {n}\n" for a, t, n in lines if a.startswith("ffffffff")]
+    (tmp_path / "System.map").write_text("".join(linked))
+    symbols, image = ["--symbols", tmp_path / "System.map"], ["--in", IMAGES / "linux.core"]
+    text = output("log", tmp_path / "log", *symbols, *image)
+    assert "native_safe_halt+0xb" in text
+    assert f"note: the kernel was moved by {offset:#x}: the one offset that fits its gates" in text
+    for given in ([], image):
+        assert "native_safe_halt+0xb" in output(
+            "log", tmp_path / "log", *symbols, *given, "--kaslr-offset", hex(offset)
+        )
+    assert "native_safe_halt+0xb" not in output("log", tmp_path / "log", *symbols)
+    (tmp_path / "c.toml").write_text("")
+    assert "the memory of a machine" in refused("log", tmp_path / "log", "--in", tmp_path / "c.toml")

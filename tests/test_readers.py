@@ -300,6 +300,29 @@ def test_a_kernel_as_linked(tmp_path: Path) -> None:
     assert cpu["tss"]["rsp"][0] == hex(BASE + 0x3000)
 
 
+def test_a_symbol_gives_its_size_as_the_limit(tmp_path: Path) -> None:
+    """`--gdt SYMBOL` in a kernel whose table has a name of its own; what its other tables say of themselves goes."""
+    data = specimens.kernel().replace(b"\0gdt\0", b"\0tbl\0")
+    (tmp_path / "kernel").write_bytes(data)
+    document = dumped(tmp_path / "kernel", "--gdt", "tbl")
+    assert document["cpus"][0]["gdt"]["limit"] == LIMITS[0]
+    assert dumped(tmp_path / "kernel", "--gdt", "tbl,0x17")["cpus"][0]["gdt"]["limit"] == 0x17
+    assert dumped(tmp_path / "kernel", "--gdt", f"{LINK:#x}")["cpus"][0]["gdt"]["limit"] == 0xFFFF
+    document = dumped(tmp_path / "kernel", "--idt", f"{LINK + specimens.IDT:#x},0x7f", "--gdt", "tbl")
+    assert [remark[:3] for remark in document["image"]["remarks"]] == ["TSS"]
+
+
+def test_the_size_of_a_symbol_of_another_file(core: Path, tmp_path: Path) -> None:
+    """The symbols of a moved kernel name a table in a core; a symbol of 8 bytes is a pointer, no table."""
+    (tmp_path / "kernel").write_bytes(specimens.kernel())
+    options = ["--symbols", tmp_path / "kernel", "--kaslr-offset", BASE - LINK + (1 << 64) & (1 << 64) - 1]
+    assert dumped(core, *options, "--gdt", "gdt")["cpus"][0]["gdt"]["limit"] == LIMITS[0]
+    (tmp_path / "kernel").write_bytes(
+        specimens.kernel().replace(struct.pack("<Q", LIMITS[0] + 1), struct.pack("<Q", 8))
+    )
+    assert dumped(core, *options, "--gdt", "gdt")["cpus"][0]["gdt"]["limit"] == 0xFFFF
+
+
 def test_bss_is_unknown_and_not_zero(tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(specimens.kernel())
     options = ["--idt", f"{LINK + 0x1000:#x},0xfff"]

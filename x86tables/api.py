@@ -272,7 +272,7 @@ def open(
     path: str,
     *,
     symbols: str | None = None,
-    registers: str | None = None,
+    registers: str | Sequence[Registers] | None = None,
     reg: Mapping[str, int] | None = None,
     gdt: str | None = None,
     idt: str | None = None,
@@ -288,16 +288,17 @@ def open(
 ) -> Image:
     """Open an ELF core, a linked ELF kernel, flat memory, or a configuration (`*.toml`).
 
-    `symbols` is an ELF file or a System.map, `registers` a file with the text of QEMU's `info registers -a`, `reg`
-    single registers by name. `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`: 0x..., decimal, a symbol, or `phys:` and one of
-    these. `map` lays files over physical memory, `base` is where flat memory begins, `wrap` stands between the image
-    and its memory. ImageError says in a sentence what cannot be read, UsageError which option is wrong.
+    `symbols` is an ELF file or a System.map, `registers` a file with the text of QEMU's `info registers -a`, or the
+    registers of each CPU, `reg` single registers by name. `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`: 0x..., decimal, a
+    symbol, or `phys:` and one of these. `map` lays files over physical memory, `base` is where flat memory begins,
+    `wrap` stands between the image and its memory. ImageError says in a sentence what cannot be read, UsageError which
+    option is wrong.
     """
     if path.endswith(".toml"):
         if wrap is not None:
             raise UsageError(f"{path}: a configuration has no pages of a machine: an image is expected")
         given = {"gdt": gdt, "idt": idt, "tss": tss, "base": base, "map": tuple(map), "image_format": format}
-        given |= {"registers": registers, "cr3": cr3, "kaslr_offset": kaslr_offset}
+        given |= {"registers": bool(registers), "cr3": cr3, "kaslr_offset": kaslr_offset}
         for name, value in given.items():
             if value:
                 raise UsageError(f"--{name.replace('_', '-')} is for images: {path} says it itself")
@@ -314,7 +315,7 @@ def open(
                 gdt=gdt,
                 idt=idt,
                 tss=tss,
-                registers=() if registers is None else read_registers(registers),
+                registers=read_registers(registers) if isinstance(registers, str) else tuple(registers or ()),
                 changes=changes,
                 maps=tuple(map),
                 vendor=vendor,

@@ -6,7 +6,7 @@ from ..delivery.deliver import deliver
 from ..delivery.events import SHUTDOWN, Event
 from ..errors import NotThere
 from ..machine.paging import Access
-from ..machine.probe import Fault, FaultKind, Inaccessible
+from ..machine.probe import Fault, FaultKind, Inaccessible, Ok
 from ..records import Record
 from ..tables.gdt import SegmentDescriptor
 from ..tables.selector import Selector, SelectorErrorCode
@@ -92,7 +92,8 @@ class NamedPage(Record):
     """The walk to the address of a page fault on a CPU.
 
     `page` is where it leads, or `why` it leads nowhere; `missing` when the CPU has no page faults. The access that the
-    error `code` tells of meets `fault_code` there, for `fault_why`; None when it meets none.
+    error `code` tells of meets `fault_code` there, for `fault_why`; None when it meets none. `unprotected`: it meets
+    none only because CR0.WP is 0, being a supervisor's write to a read-only page.
     """
 
     cpu: int
@@ -104,6 +105,7 @@ class NamedPage(Record):
     why: str = ""
     fault_code: int | None = None
     fault_why: str = ""
+    unprotected: bool = False
 
 
 def selector_error(
@@ -255,4 +257,6 @@ def _page(machine: Machine, code: PageFaultErrorCode, address: int) -> NamedPage
     fault = machine.space.probe(address, Access(write=code.wr, user=code.us, fetch=code.id))
     if isinstance(fault, Fault) and fault.kind is not FaultKind.NON_CANONICAL:
         found = found.replace(fault_code=fault.error_code, fault_why=fault.why)
+    if isinstance(fault, Ok) and found.page is not None and code.p and code.wr and not code.us:
+        found = found.replace(unprotected=not found.page.writable)
     return found.replace(walk=tuple(walk))

@@ -8,13 +8,15 @@ named; with --symbols (or an ELF kernel as IMAGE) addresses are.
 
 from __future__ import annotations
 
-from ..errors import ImageError
+from .. import api
+from ..errors import ImageError, UsageError
+from ._image import optional
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..machine.image import Snapshot
+    from ..api import Image
     from ..qemulog.chains import Log
 
 
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="what QEMU wrote with -d int,cpu_reset -D FILE")
     parser.add_argument("--in", dest="image", metavar="IMAGE", help="the memory of the machine, or the linked kernel")
     parser.add_argument("--symbols", metavar="FILE", help="an ELF file with symbols, or a System.map")
+    parser.add_argument("--kaslr-offset", metavar="N", help="how far the kernel was moved (default: worked out)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -38,13 +41,16 @@ def run(args: argparse.Namespace) -> int:
             f"{args.file}: no log of QEMU's: no line like `v=0e e=0002 i=0 cpl=0 IP=...`; make one with "
             "-accel tcg -d int,cpu_reset -D FILE"
         )
-    image = None if args.image is None else opened(args.image, log)
-    symbols = image.symbols if image is not None else Symbols()
-    if args.symbols is not None:
+    image = None if args.image is None else opened(args, log)
+    offset = optional(args.kaslr_offset, "--kaslr-offset")
+    symbols = Symbols()
+    if image is not None:
+        symbols = image.symbols
+    elif args.symbols is not None:
         from ..readers import read_symbols
 
-        symbols = read_symbols(args.symbols)
-    found = report(log, image)
+        symbols = read_symbols(args.symbols).moved(offset or 0)
+    found = report(log, None if image is None else image.snapshot)
     if args.format == "json":
         import json
 
@@ -55,15 +61,19 @@ def run(args: argparse.Namespace) -> int:
         from ..render.log import text
         from ..render.text import output
 
-        output(text(args.file, found, symbols))
+        output(text(args.file, found, symbols, image.remarks if image is not None and args.symbols else ()))
     return 0
 
 
-def opened(path: str, log: Log) -> Snapshot:
+def opened(args: argparse.Namespace, log: Log) -> Image:
     """The image, with the registers that the log has where it matters first."""
-    from ..machine.image import OpenOptions
-    from ..readers import open_image
-
+    if args.image.endswith(".toml"):
+        raise UsageError(f"--in {args.image}: a configuration: the memory of a machine, or its kernel, is expected")
     events = [chain.first for chain in log.chains] + ([log.last.event] if log.last is not None else [])
     found = next((registers for event in events if (registers := event.registers) is not None), None)
-    return open_image(path, OpenOptions(registers=() if found is None else (found,)))
+    return api.open(
+        args.image,
+        registers=() if found is None else (found,),
+        symbols=args.symbols,
+        kaslr_offset=optional(args.kaslr_offset, "--kaslr-offset"),
+    )

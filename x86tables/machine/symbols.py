@@ -28,12 +28,21 @@ _CHUNK, _ROWS = 1 << 20, 1 << 14  # bytes of text, symbols: so many are taken in
 class Symbols:
     """Names by address, addresses by name, and source lines where debugging information has them.
 
-    `lines` answers for an address as linked (`file.c:12` or None). A symbol costs 12 bytes and its name: millions of
-    them fit into memory.
+    `lines` answers for an address as linked (`file.c:12` or None), `sizes` for a name (in bytes, 0 where it is not
+    known). A symbol costs 12 bytes and its name: millions of them fit into memory.
     """
 
-    def __init__(self, pairs: Iterable[tuple[int, str]] = (), lines: Callable[[int], str | None] | None = None) -> None:
-        self._lines, self._offset = lines, 0  # the offset lies between the addresses as linked, kept here, and as moved
+    def __init__(
+        self,
+        pairs: Iterable[tuple[int, str]] = (),
+        lines: Callable[[int], str | None] | None = None,
+        sizes: Callable[[str], int] | None = None,
+    ) -> None:
+        self._lines, self._sizes, self._offset = (
+            lines,
+            sizes,
+            0,
+        )  # the offset lies between the addresses as linked, kept here, and as moved
         self._addresses, self._starts, self._names = array("Q"), array("I"), bytearray(b"\0")  # NUL around each name
         self._append(sorted((address & MASK, _encoded(name)) for address, name in pairs))
 
@@ -113,6 +122,10 @@ class Symbols:
         if len(found) > 1:
             raise NotThere(f"symbol {name!r} is ambiguous: {', '.join(hex(address) for address in found[:4])}")
         return found[0]
+
+    def size(self, name: str) -> int:
+        """How many bytes a symbol has; 0 where the file of symbols does not tell."""
+        return 0 if self._sizes is None else self._sizes(name)
 
     def offset_for(self, handlers: Iterable[int]) -> int | None:
         """How far a kernel was moved (KASLR): the one offset, a multiple of 4 KiB, that puts symbols on the handlers.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..machine.files import Data
 
 FORMATS = ("elfcore", "elf", "raw")
+LEAST = 16  # bytes of a table: a symbol of less is a pointer to one
 MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
 
@@ -125,11 +126,18 @@ def _variant(registers: Registers, options: OpenOptions, symbols: Symbols) -> tu
         base, limit = address(place, symbols, f"--{name}"), default
         if comma:
             limit = number(size, f"--{name}", 0xFFFFFFFF)
+        elif name != "tss" and LEAST <= (known := _size(place, symbols)) <= default + 1:
+            limit = known - 1
         if name == "tss":
             changes["tr"] = Segment(registers.tr.selector if registers.tr else 0xFFF8, base, limit)
         else:
             changes[name + "r"] = TableRegister(base, limit)
     return registers.replace(**changes), frozenset(physical)
+
+
+def _size(place: str, symbols: Symbols) -> int:
+    """The size of the symbol that an address on the command line names; 0 for a number, and where nothing tells."""
+    return 0 if place[:1].isdecimal() else symbols.size(place)
 
 
 def address(text: str, symbols: Symbols, where: str = "") -> int:

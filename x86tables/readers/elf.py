@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from ..elf import ALLOCATED, LOAD, Elf, is_elf
 from ..errors import ImageError
@@ -53,7 +54,13 @@ def matches(data: Data) -> bool:
 
 def symbol_table(path: str, data: Data) -> Symbols:
     """Every named symbol that has a place, with source lines where the file has debugging information."""
-    return Symbols(((row[1], row[0]) for row in Elf(path, data).symbols()), lines=Lines(data))
+    elf = Elf(path, data)
+    return Symbols(((row[1], row[0]) for row in elf.symbols()), lines=Lines(data), sizes=partial(_size, elf))
+
+
+def _size(elf: Elf, wanted: str) -> int:
+    """The size of the symbol of a name, the largest where several have it."""
+    return max((size for name, _, size, _, _ in elf.symbols() if name == wanted), default=0)
 
 
 def read(path: str, data: Data, options: OpenOptions) -> Contents:
@@ -70,10 +77,12 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
     memory = Linked(pieces)
     memory.reserved = tuple(reserved)
     triples = [(address, name, size) for name, address, size, _, _ in elf.symbols()]
-    symbols = Symbols(((address, name) for address, name, _ in triples), lines=Lines(data))
+    symbols = Symbols(((row[0], row[1]) for row in triples), lines=Lines(data), sizes=partial(_size, elf))
     places = _places(elf, triples)
     remarks = [
-        f"{name.upper()} at {base:#x} ({what}): as linked, not as loaded" for name, (base, _, what) in places.items()
+        f"{name.upper()} at {base:#x} ({what}): as linked, not as loaded"
+        for name, (base, _, what) in places.items()
+        if not options.registers and getattr(options, name) is None
     ]
     if not places and not (options.registers or options.gdt or options.idt or options.tss):
         raise ImageError(

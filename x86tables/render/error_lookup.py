@@ -203,6 +203,8 @@ def page_problems(one: NamedPage) -> list[str]:
         same = one.fault_code == one.code
         how = "in the same way" if same else f"with another code, {one.fault_code:#x}"
         return [f"faults here {how}: {one.fault_why}"]
+    if one.unprotected:
+        return ["this access does not fault here: the page is read-only, but CR0.WP=0 lets the supervisor write to it"]
     if one.page is not None:
         return ["this access does not fault here: the tables changed since, or the TLB had an older entry"]
     return []

@@ -12,7 +12,7 @@ from .lines import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..machine.symbols import Symbols
     from ..qemulog.chains import Count, Log
@@ -120,10 +120,12 @@ def cause(one: ReportedChain, symbols: Symbols) -> str:
 # the whole
 
 
-def text(path: str, report: LogReport, symbols: Symbols) -> Iterator[str]:
-    """The lines that `log` prints."""
+def text(path: str, report: LogReport, symbols: Symbols, remarks: Sequence[str] = ()) -> Iterator[str]:
+    """The lines that `log` prints; `remarks` are those on the image and its symbols."""
     log = report.log
     yield f"{path}: {log.lines} lines of QEMU's log"
+    for remark in remarks:
+        yield from wrap(f"  note: {remark}", "    ")
     yield ""
     yield from wrap(f"{HEADLINES[log.outcome]}{_when(report)}.", "  ")
     groups = report.alike
