@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import specimens
 from cli import IMAGES, call, fitting, output, refused
 from mutated import CHANGES, linux
 
@@ -151,3 +152,11 @@ def test_the_page_that_is_missing_is_named(tmp_path: Path) -> None:
 )
 def test_usage(argv: tuple[str, ...], sentence: str) -> None:
     assert sentence in refused("check", LINUX, *argv)
+
+
+def test_a_linked_kernel_says_how_to_get_an_answer(tmp_path: Path) -> None:
+    (kernel := tmp_path / "my kernel").write_bytes(specimens.kernel())
+    text = " ".join(call("check", kernel)[1].split())
+    assert "Boot it and take a dump: `dump-guest-memory FILE` in QEMU's monitor" in text
+    assert f"then `x86tables check FILE --symbols '{kernel}'`" in text
+    assert "take a dump" not in call("check", LINUX)[1]

@@ -26,6 +26,15 @@ def check(image: Snapshot, assessments: Sequence[Assessment], all_steps: bool = 
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
         yield from wrap(f"  note: {remark}", "    ")
+    if image.format == "elf" and any(one.machine.space.paging.mode == "flat" for one in assessments):
+        import shlex
+
+        yield from wrap(
+            "  note: a linked kernel has neither page tables nor registers. Boot it and take a dump: "
+            "`dump-guest-memory FILE` in QEMU's monitor; "
+            f"then `x86tables check FILE --symbols {shlex.quote(image.path)}`",
+            "    ",
+        )
     for assessment in assessments:
         yield ""
         yield from _assessment(assessment, image.symbols, all_steps)
