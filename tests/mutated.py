@@ -103,7 +103,7 @@ CHANGES = {
     "gate 8 leads nowhere": Spoilt(
         _gate(offset=HOLE),
         "survives",
-        "the #PF handler runs on the current stack",
+        "the #PF handler runs on the current stack (IST1)",
         ("IDT007", "error", "idt[8].offset"),
         shared=True,
     ),

@@ -59,7 +59,7 @@ def test_a_good_kernel_survives_in_every_way() -> None:
         (kernel(idtr=TableRegister(MAPPINGS[1].address, 0x8E)), "triple-fault", "IDT limit"),
         (kernel(tr=Segment(0x28, MAPPINGS[2].address, 0x2A)), "triple-fault", "TSS limit: limit 0x2a, IST1 ends"),
         (kernel(tr=Segment(0x28, MAPPINGS[2].address, 0x2B)), "survives", "the #DF handler runs on IST1"),
-        (kernel(gates=gate(8, offset=GONE)), "survives", "the #PF handler runs on the current stack"),
+        (kernel(gates=gate(8, offset=GONE)), "survives", "the #PF handler runs on the current stack (IST1)"),
         (kernel(mappings=mappings("code", "r")), "loops", "cannot run"),
         (kernel(gates=gate(14, ist=2), tss=Tss(rsp0=TOP, ist1=IST, ist2=IST - 0x1000)), "survives", "#PF handler runs"),
     ],

@@ -16,6 +16,8 @@ from .state import TOP, CpuState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..machine.probe import Fault
     from ..machine.registers import Registers
     from .deliver import Enter
@@ -109,7 +111,7 @@ def simulate(
             return simulation(UNKNOWN, f"whether the {name} handler runs: {error}", str(error))
         handlers.append(handler)
         if handler.fault is None:
-            return simulation(SURVIVES, f"the {name} handler runs on {stack_name(delivery.stack)}")
+            return simulation(SURVIVES, f"the {name} handler runs on {stack_name(deliveries)}")
         event = handler.fault
         if why := rounds.loop_reason(event, deliveries):
             return simulation(
@@ -118,9 +120,12 @@ def simulate(
     return simulation(UNKNOWN, f"no end within {MOST_EVENTS} events", "a longer simulation")
 
 
-def stack_name(stack: str | None) -> str:
-    """`IST1`, `RSP0`, or `the current stack`."""
-    return "the current stack" if stack in (None, "current") else str(stack)
+def stack_name(deliveries: Sequence[Delivery]) -> str:
+    """Where the last of them runs: `IST1`, `RSP0`, or `the current stack`, with its name when one before switched."""
+    if (last := deliveries[-1].stack) not in (None, "current"):
+        return str(last)
+    switched = next((each.stack for each in reversed(deliveries) if each.stack not in (None, "current")), None)
+    return "the current stack" + (f" ({switched})" if switched else "")
 
 
 def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:

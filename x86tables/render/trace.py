@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..delivery.events import Attempt, Delivery, Event, Step
-    from ..delivery.simulate import Handler, Loop, Simulation
+    from ..delivery.simulate import Loop, Simulation
     from ..machine.image import Snapshot
     from ..machine.machine import Machine
     from ..machine.registers import Registers
@@ -32,7 +32,11 @@ def simulation(one: Simulation, symbols: Symbols, all_steps: bool = False) -> It
         if one.loop is not None and number == one.loop.at:
             yield f"    ... {loop(one.loop)}"
         handler = one.handlers[number] if number < len(one.handlers) else None
-        yield from _delivery(delivery, handler, symbols, all_steps)
+        yield from _delivery(delivery, symbols, all_steps)
+        if handler is not None:
+            yield f"    {label(handler.vector)} handler on {stack_name(one.deliveries[: number + 1])}"
+            for step in handler.steps:
+                yield from _step(step, symbols)
     if one.loop is not None and one.loop.at >= len(one.deliveries):
         yield f"    ... {loop(one.loop)}"
     ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "goes round", "unknown": "not known"}
@@ -61,7 +65,7 @@ def trace(
             yield from wrap(f"    then {', '.join(selectors + rest)}", "      ")
 
 
-def _delivery(delivery: Delivery, handler: Handler | None, symbols: Symbols, all_steps: bool) -> Iterator[str]:
+def _delivery(delivery: Delivery, symbols: Symbols, all_steps: bool) -> Iterator[str]:
     before: Attempt | None = None
     for attempt in delivery.attempts:
         cause = ""
@@ -72,10 +76,6 @@ def _delivery(delivery: Delivery, handler: Handler | None, symbols: Symbols, all
             if all_steps or _telling(step, attempt):
                 yield from _step(step, symbols)
         before = attempt
-    if handler is not None:
-        yield f"    {label(handler.vector)} handler on {stack_name(delivery.stack)}"
-        for step in handler.steps:
-            yield from _step(step, symbols)
 
 
 def _telling(step: Step, attempt: Attempt) -> bool:
