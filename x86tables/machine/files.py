@@ -49,6 +49,11 @@ class File:
         return self._size
 
     def __getitem__(self, part: slice) -> bytes:
+        start, stop = part.start, part.stop
+        if start and stop and stop > start:  # a block that is kept already, the usual case
+            content = self._blocks.get(start // _BLOCK)
+            if content is not None and (end := stop - (start & -_BLOCK)) <= _BLOCK:
+                return content[start & _BLOCK - 1 : end]
         start, stop, _ = part.indices(self._size)
         block, at = divmod(start, _BLOCK)
         if at + stop - start > _BLOCK:
