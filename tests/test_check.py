@@ -160,3 +160,11 @@ def test_a_linked_kernel_says_how_to_get_an_answer(tmp_path: Path) -> None:
     assert "Boot it and take a dump: `dump-guest-memory FILE` in QEMU's monitor" in text
     assert f"then `x86tables check FILE --symbols '{kernel}'`" in text
     assert "take a dump" not in call("check", LINUX)[1]
+
+
+def test_an_error_code_that_rests_on_nxe_is_no_fact() -> None:
+    """memtest has EFER.NXE clear, and its core does not tell: bit 4 of a fetch's error code is not known."""
+    questions = ("--scenario", "double-fault-questions")
+    _, text, _ = call("check", IMAGES / "memtest.core", *questions)
+    assert "a new event: #PF(0x10, or 0x0 if EFER.NXE=0)" in text and "#PF(0x0 or 0x10) supervisor fetch" in text
+    assert "if EFER.NXE=0" not in call("check", LINUX, *questions)[1]

@@ -20,6 +20,7 @@ class Event(Record):
 
     `exception` is a fault or abort, saved with the instruction's own address; `trap` an exception after an instruction;
     `int` an INT n or INT3 of `length` bytes; `int1`; `interrupt` and `nmi` come from outside. `cr2` is a page fault's.
+    `assumed` are bits of the error code that rest on an assumption about the machine.
     """
 
     vector: int
@@ -27,6 +28,7 @@ class Event(Record):
     error_code: int | None = None
     length: int = 0
     cr2: int | None = None
+    assumed: int = 0
 
     @classmethod
     def exception(cls, vector: int | str, error_code: int | None = None, cr2: int | None = None) -> Event:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
 from ..machine.paging import Access
-from ..machine.probe import FaultKind, Inaccessible, Ok, Unknown
+from ..machine.probe import FETCH, FaultKind, Inaccessible, Ok, Unknown
 from ..machine.registers import AC
 from ..records import Record
 from ..tables import vectors
@@ -167,13 +167,16 @@ def _new_event(state: CpuState, probe: Fault | Unknown, address: int) -> Event:
     if probe.kind is FaultKind.NON_CANONICAL:
         return Event(SS, error_code=0)
     state.cr2 = address
-    return Event(PF, error_code=probe.error_code, cr2=address)
+    machine = state.machine
+    rests_on_nxe = not machine.nxe_known and not machine.space.paging.smep
+    return Event(PF, error_code=probe.error_code, cr2=address, assumed=probe.error_code & FETCH if rests_on_nxe else 0)
 
 
 def _step(name: str, address: int, probe: Fault | Unknown, event: Event) -> Step:
     """The step that ended in a new event."""
     found = "not canonical" if event.vector == SS else probe.why
-    return Step(name, address, found, f"a new event: {event.label}({event.error_code:#x})")
+    without = f", or {event.error_code & ~event.assumed:#x} if EFER.NXE=0" if event.error_code and event.assumed else ""
+    return Step(name, address, found, f"a new event: {event.label}({event.error_code:#x}{without})")
 
 
 class LoopDetector:

@@ -150,6 +150,7 @@ class Machine:
         without any, NXE decides nothing but bit I/D of the error code of a fetch.
         """
         r = self.registers
+        self.nxe_known = True
         if r.efer is not None:
             return r.efer & NXE != 0
         if not (self.long_mode or (r.cr4 or 0) & PAE) or r.cr3 is None:
@@ -167,6 +168,7 @@ class Machine:
                 self._assumed.append(f"EFER.NXE=1 (the {entry.name} at {entry.address:#x} has bit 63)")
                 return True
         self._assumed.append("EFER.NXE=1 (no entry on the walks to the tables tells)")
+        self.nxe_known = False
         return True
 
     def _paging_mode(self) -> str:

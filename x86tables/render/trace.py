@@ -95,6 +95,8 @@ def _step(step: Step, symbols: Symbols) -> Iterator[str]:
 
 def _event(event: Event) -> str:
     code = "" if event.error_code is None else f"({event.error_code:#x})"
+    if event.error_code and event.assumed:
+        code = f"({event.error_code & ~event.assumed:#x} or {event.error_code:#x})"
     where = "" if event.cr2 is None else f", CR2 {event.cr2:#x}"
     kind = ""
     if event.vector == 14 and event.error_code is not None and event.kind == "exception":
