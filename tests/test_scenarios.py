@@ -124,6 +124,38 @@ def test_a_read_only_page_is_no_guard_without_wp() -> None:
     machine = kernel(mappings=mappings("guard", "r"), cr0=0x8000_0001)
     guard = guard_below(machine, machine.registers)
     assert guard is not None and guard.top == GUARD
+    low, read_only, own = 0x4000_0000, 0x4020_0000, 0x4020_1000
+    wide = (
+        Mapping("below", low, 0x20_0000),
+        Mapping("read-only", read_only, 0x1000, "r"),
+        Mapping("own", own, 0x4000),
+    )
+    told = {}
+    for cr0 in (0x8001_0001, 0x8000_0001):
+        stack = stack_in_use(kernel(mappings=(*MAPPINGS, *wide), cr0=cr0, rsp=own + 0x3000))
+        told[stack.verdict] = stack.reason
+    assert told == {
+        "guarded": "write to a read-only page with CR0.WP set",
+        "silent-corruption": "the 1 MiB below it are writable; the read-only page below 0x40201000 guards nothing on "
+        "this CPU: CR0.WP is clear",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rsp", "cr2", "reason"),
+    [
+        (STACK - 8, 0, "this stack has overflowed"),
+        (GUARD + 8, 0, "this stack has overflowed"),
+        (STACK, STACK - 8, "this stack has overflowed"),
+        (STACK, 0, "this stack is full: the next push overflows it"),
+        (STACK + 8, STACK - 8, "PTE not present"),
+        (GUARD, 0, "this stack has overflowed"),
+    ],
+)
+def test_a_core_caught_in_the_guard(rsp: int, cr2: int, reason: str) -> None:
+    stack = stack_in_use(kernel(rsp=rsp, cr2=cr2))
+    assert (stack.verdict, stack.reason) == ("guarded", reason)
+    assert stack_in_use(kernel(cr2=cr2), rsp).reason == "PTE not present", "an address given is nobody's RSP"
 
 
 def test_a_frame_that_steps_over_the_guard() -> None:

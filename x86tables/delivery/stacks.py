@@ -207,20 +207,51 @@ def stack_in_use(
         return StackInUse(UNKNOWN, str(error), rsp)
     if stack is None and machine.registers.cpl == 3 and _trampoline(machine, rsp):
         return StackInUse(NOT_JUDGED, "RSP0 is an entry trampoline, not the kernel's stack", rsp, guard)
+    unprotected = _unprotected(machine, rsp, size)
     end = (rsp - NEAR if guard is None else guard.top) if own is None else own.start
     occupants = occupants or Occupants([machine])
     between = occupants.between(machine, max(end, own.start) if own else end, rsp)
     if between:
         names = ", ".join(f"{each.name} at {each.place:#x}" for each in between[:4])
-        return StackInUse(SILENT, f"before any page refuses a push, it runs over {names}", rsp, guard)
+        return StackInUse(SILENT, f"before any page refuses a push, it runs over {names}{unprotected}", rsp, guard)
     if own is not None and (guard is None or guard.top < own.start):
-        return StackInUse(SILENT, f"it ends at {own.start:#x}, and the page below can be written", rsp, guard)
+        reason = f"it ends at {own.start:#x}, and the page below can be written{unprotected}"
+        return StackInUse(SILENT, reason, rsp, guard)
     if guard is None:
-        return StackInUse(SILENT, f"the {NEAR >> 20} MiB below it are writable", rsp)
+        return StackInUse(SILENT, f"the {NEAR >> 20} MiB below it are writable{unprotected}", rsp)
     if own is None and (rsp - guard.top) % TOP > size and (rsp - guard.top) % TOP < TOP // 2:
         far = f"the nearest page that refuses a push is {rsp - guard.top >> 10} KiB below"
-        return StackInUse(UNKNOWN, f"{far}; not known to be this stack's", rsp, guard)
-    return StackInUse(GUARDED, guard.fault.why, rsp, guard, _beyond(machine, guard, frame))
+        return StackInUse(UNKNOWN, f"{far}; not known to be this stack's{unprotected}", rsp, guard)
+    reason = guard.fault.why
+    if stack is None and machine.registers.cpl == 0 and (guard.top - rsp) % TOP < PAGE:
+        reason = _overflowed(machine, guard, rsp, size) or reason
+    return StackInUse(GUARDED, reason, rsp, guard, _beyond(machine, guard, frame))
+
+
+def _overflowed(machine: Machine, guard: Guard, rsp: int, size: int) -> str:
+    """What RSP in the guard, or at its edge, tells: the push that faulted leaves RSP as it was. "" where no stack lies
+    above."""
+    above = range(guard.top, min(guard.top + size, TOP), PAGE)
+    first = next((page for page in above if isinstance(machine.probe(page, PUSH), Ok)), None)
+    if first is None:
+        return ""
+    faulted = (guard.top - 1 - (machine.registers.cr2 or 0)) % TOP < PAGE
+    if first == rsp and not faulted:
+        return "this stack is full: the next push overflows it"
+    return "this stack has overflowed"
+
+
+def _unprotected(machine: Machine, rsp: int, size: int) -> str:
+    """What to say of a read-only page below a stack where CR0.WP is clear; "" where there is none, or WP is set."""
+    if not machine.space.paging.wp:
+        for page, answer in pages_below(machine, rsp):
+            if page < rsp - size - PAGE or not isinstance(answer, Ok):
+                break
+            found = machine.space.page(page % TOP)
+            if not found.writable:
+                end = min(found.linear + found.size, rsp)
+                return f"; the read-only page below {end:#x} guards nothing on this CPU: CR0.WP is clear"
+    return ""
 
 
 def _beyond(machine: Machine, guard: Guard, frame: int) -> str | None:

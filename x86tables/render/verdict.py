@@ -98,7 +98,7 @@ def _stack(stack: StackInUse) -> str:
         if stack.guard is not None and stack.verdict == "guarded":
             where += f", {stack.distance:,} bytes above its guard ({stack.guard.kind.value} below {stack.guard.top:#x})"
         parts.append(where)
-    if stack.guard is None or stack.verdict != "guarded":
+    if stack.verdict != "guarded" or not stack.distance:
         parts.append(stack.reason)
     if stack.beyond:
         parts.append(stack.beyond)
