@@ -35,11 +35,11 @@ def refusal(capsys: Capture, *arguments: str) -> str:
 
 
 SEGMENT = r"""
-segment  0x00af9b000000ffff
-bytes    ff ff 00 00 00 9b af 00
-meaning  64-bit code, ring 0, readable, accessed
-         base 0x0, limit 0xffffffff (4 GiB), both ignored by 64-bit code
-odd      nothing
+segment    0x00af9b000000ffff
+bytes      ff ff 00 00 00 9b af 00
+meaning    64-bit code, ring 0, readable, accessed
+           base 0x0, limit 0xffffffff (4 GiB), both ignored by 64-bit code
+anomalies  none
 
  31   24 23  22 21  20 19 16 15 14 13 12 11 8 7     0
 +-------+--+---+--+---+-----+--+-----+--+----+-------+
@@ -59,7 +59,7 @@ ERROR_CODE = r"""
 error-code  0x00000402
 bytes       02 04 00 00
 meaning     IDT vector 128 (0x80)
-odd         nothing
+anomalies   none
 
  31                           16 15                      3 2   1   0
 +-------------------------------+-------------------------+--+---+---+
@@ -69,12 +69,12 @@ odd         nothing
 """
 
 SYSTEM = r"""
-system   0x000001000000000000c0890030000067
-bytes    67 00 00 30 00 89 c0 00 00 00 00 00 00 01 00 00
-meaning  available 64-bit TSS, base 0x3000, limit 0x67fff (416 KiB), ring 0
-odd      G set on a TSS: it would have 416 KiB
-         zero (bits 108:104) is 0x1, expected 0
-         reserved0 (bits 54:53) is 0x2, expected 0
+system     0x000001000000000000c0890030000067
+bytes      67 00 00 30 00 89 c0 00 00 00 00 00 00 01 00 00
+meaning    available 64-bit TSS, base 0x3000, limit 0x67fff (416 KiB), ring 0
+anomalies  G set on a TSS: it would have 416 KiB
+           zero (bits 108:104) is 0x1, expected 0
+           reserved0 (bits 54:53) is 0x2, expected 0
 
  31                                   13 12    8 7       0
 +---------------------------------------+-------+---------+

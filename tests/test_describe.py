@@ -25,7 +25,7 @@ from x86tables import (
 )
 from x86tables.decode import KINDS
 from x86tables.render import describe as words
-from x86tables.render.anomalies import oddities
+from x86tables.render.anomalies import anomalies
 
 # Linux, arch/x86/kernel/cpu/common.c: the GDT of every CPU
 LINUX = {
@@ -43,7 +43,7 @@ def test_segments_of_linux(number: int, expected: str) -> None:
     value = SegmentDescriptor.from_int(number)
     assert words.segment(value) == expected
     assert words.extent(value) == "base 0x0, limit 0xffffffff (4 GiB)"
-    assert oddities(value) == []
+    assert anomalies(value) == []
 
 
 SEGMENT = SegmentDescriptor(p=True, s=True)
@@ -63,7 +63,7 @@ MEANINGS: list[tuple[Layout, str]] = [
         "64-bit code, ring 0, readable, accessed, not present; base 0x0, limit 0xffffffff (4 GiB), "
         "both ignored by 64-bit code",
     ),
-    (SegmentDescriptor(p=True, type=5), "no segment (S=0, type 0x5: task gate in protected mode)"),
+    (SegmentDescriptor(p=True, type=5), "not a segment (S=0, type 0x5: task gate in protected mode)"),
     (SystemDescriptor.tss(0x3000), "available 64-bit TSS, base 0x3000, limit 0x67 (104 bytes), ring 0"),
     (
         SystemDescriptor.tss(0x3000).replace(type=0xB, dpl=3, p=False),
@@ -75,7 +75,7 @@ MEANINGS: list[tuple[Layout, str]] = [
     (Gate.trap(HANDLER, 8, dpl=3), "trap gate -> 0x8:0xffffffff81000000, ring 3"),
     (Gate(), "no gate (all zero)"),
     (LegacyGate(), "no gate (all zero)"),
-    (Gate(type=0xC, p=True), "no gate (type 0xc: 64-bit call gate), 0x0:0x0, ring 0"),
+    (Gate(type=0xC, p=True), "not a gate (type 0xc: 64-bit call gate), 0x0:0x0, ring 0"),
     (LegacyGate(type=0xE, p=True, selector=8, offset=0xC0100000), "32-bit interrupt gate -> 0x8:0xc0100000, ring 0"),
     (LegacyGate(type=0x7, p=True, selector=8, offset=0x100), "16-bit trap gate -> 0x8:0x100, ring 0"),
     (LegacyGate(type=0x5, p=True, selector=0x28), "task gate -> TSS 0x28, ring 0"),
@@ -93,7 +93,7 @@ MEANINGS: list[tuple[Layout, str]] = [
     (SelectorErrorCode.from_int(0x7A), "IDT vector 15 (reserved)"),
     (SelectorErrorCode.from_int(0x10), "GDT slot 2 (selector 0x10)"),
     (SelectorErrorCode.from_int(0x14), "LDT slot 2 (selector 0x14)"),
-    (SelectorErrorCode(), "no descriptor named (null selector, or a fault about something else)"),
+    (SelectorErrorCode(), "no descriptor named (null selector, or a fault that names none)"),
     (PageFaultErrorCode.from_int(0x0), "supervisor read, page not present"),
     (PageFaultErrorCode.from_int(0x2), "supervisor write, page not present"),
     (PageFaultErrorCode.from_int(0x15), "user instruction fetch, page present, access refused"),
@@ -161,7 +161,7 @@ GOOD: list[Layout] = [
 
 @pytest.mark.parametrize("value", GOOD, ids=repr)
 def test_nothing_odd(value: Layout) -> None:
-    assert oddities(value) == []
+    assert anomalies(value) == []
 
 
 GATE = Gate.interrupt(HANDLER, 8)
@@ -178,7 +178,7 @@ ODD: list[tuple[Layout, str]] = [
     ),
     (SegmentDescriptor.kernel_data().replace(l=True), "L set in a data segment, where it is reserved"),
     (SegmentDescriptor.kernel_code().replace(base=0x1000), "base 0x1000 has no effect on 64-bit code"),
-    (SegmentDescriptor.kernel_code().replace(p=False), "not present, yet not all zero"),
+    (SegmentDescriptor.kernel_code().replace(p=False), "not present, but not all zero"),
     (TSS.replace(g=True), "G set on a TSS: it would have 416 KiB"),
     (TSS.replace(limit=0x2F), "limit 0x2f: this TSS needs at least 0x67"),
     (TSS.replace(base=0), "the base is 0"),
@@ -192,7 +192,7 @@ ODD: list[tuple[Layout, str]] = [
     (TSS.replace(s=True), "S=1: a code or data descriptor, which takes 8 bytes"),
     (
         CallGate.to(HANDLER, 8).replace(type=4),
-        "no call gate of 64-bit mode (type 0x4: 16-bit call gate in protected mode)",
+        "not a call gate in 64-bit mode (type 0x4: 16-bit call gate in protected mode)",
     ),
     (CallGate.to(HANDLER, 3), "null selector: using the gate raises #GP"),
     (GATE.replace(s=True), "S=1 in a gate: the CPU answers with #GP"),
@@ -206,9 +206,9 @@ ODD: list[tuple[Layout, str]] = [
     (GATE.replace(offset=1 << 60), "offset 0x1000000000000000 is not canonical"),
     (GATE.replace(reserved0=1), "reserved0 (bits 39:35) is 0x1, expected 0"),
     (GATE.replace(reserved1=0x80), "reserved1 (bits 127:96) is 0x80, expected 0"),
-    (GATE.replace(p=False), "not present, yet not all zero"),
+    (GATE.replace(p=False), "not present, but not all zero"),
     (LEGACY.replace(s=True), "S=1 in a gate"),
-    (LEGACY.replace(type=9), "type 0x9 (available 32-bit TSS) is no gate"),
+    (LEGACY.replace(type=9), "type 0x9 (available 32-bit TSS) is not a gate"),
     (LEGACY.replace(type=5, offset=0x10), "a task gate has no offset, yet these bits are 0x10"),
     (LEGACY.replace(type=6, offset=0x10000), "a 16-bit gate has a 16-bit offset, yet the high half is 0x1"),
     (LEGACY.replace(count=3), "bits 36:32 are 0x3, but only a call gate counts parameters"),
@@ -240,14 +240,14 @@ ODD: list[tuple[Layout, str]] = [
 
 @pytest.mark.parametrize(("value", "expected"), ODD, ids=[text for _, text in ODD])
 def test_odd_alone(value: Layout, expected: str) -> None:
-    assert oddities(value) == [expected]
+    assert anomalies(value) == [expected]
 
 
 @given(st.sampled_from(list(KINDS.values())), st.data())
 def test_total(layout: type[Layout], data: st.DataObject) -> None:
     """Every bit pattern has a meaning, in one printable ASCII line."""
     value = layout.parse(data.draw(st.binary(min_size=layout.size, max_size=layout.size)))
-    for line in (words.meaning(value), *oddities(value)):
+    for line in (words.meaning(value), *anomalies(value)):
         assert line.isascii() and line.isprintable() and line == line.strip() != ""
 
 

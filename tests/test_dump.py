@@ -358,7 +358,7 @@ def test_whatever_is_wrong_fits_a_terminal(image: Callable[..., Path]) -> None:
     text = output("dump", path, "--reg", "efer=0x500")
     assert [line for line in text.splitlines()[1:] if len(line) > 100] == []
     said = flowing(text)
-    assert "no system descriptor (type 0xf: trap gate); raw" in said
+    assert "not a system descriptor (type 0xf: trap gate); raw" in said
     assert f"raw {odd.hex()}; selector 0x20 is the" in said
     assert said.count(f"read: page fault at {BASE + 0x1000:#x}: PTE has reserved bits {1 << 63:#x} set") == 2
     assert "open to ring 3: 0x1000, 0x1003, " in said and "0x1021 and 74 more" in said

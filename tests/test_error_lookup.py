@@ -51,7 +51,7 @@ def test_a_gate_that_cannot_be_delivered(capsys: pytest.CaptureFixture[str]) -> 
     [
         (0x402, "the IDT has no gate 128: its limit 0x1ff covers 32"),
         (0x28, "selector 0x28 is beyond the limit of the GDT, 0x27"),
-        (0x1, "no descriptor: the code is 0 but for EXT"),
+        (0x1, "no descriptor: the code is 0 apart from EXT"),
         (0xC, "no LDT: LDTR is null"),
     ],
 )
@@ -98,7 +98,7 @@ def test_gates_whose_segment_is_no_code(selector: int) -> None:
     memory.overlay(place, bytes(first.idt[14].replace(selector=selector)))
     code = SelectorErrorCode.from_int(selector)
     (cpu,) = error_lookup.selector_error(image, [first.replace(memory=memory)], code)
-    wanted = f"no 64-bit code segment, yet that of gate 14: a delivery there raises #GP({selector:#x})"
+    wanted = f"not a 64-bit code segment, but used by gate 14: a delivery there raises #GP({selector:#x})"
     assert isinstance(cpu, error_lookup.NamedDescriptor)
     assert (cpu.code_of, words.problems(cpu)) == ((14,), [wanted])
     assert any(wanted[:30] in line for line in words.text([cpu], Symbols()))
@@ -111,7 +111,7 @@ def test_gates_whose_segment_is_no_code(selector: int) -> None:
 def test_real_mode_has_no_error_codes(arguments: list[str]) -> None:
     address = ["--address", "0x1000"] if arguments[0] == "page-fault-error" else []
     text = output("decode", "--as", *arguments, *address, "--in", HERE / "images/seabios.core")
-    assert "no gates and no error codes" in " ".join(text.split())
+    assert "neither gates nor error codes" in " ".join(text.split())
     assert "wrong" not in text and "QEMU 7.2" not in text
 
 

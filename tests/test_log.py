@@ -1,4 +1,4 @@
-"""The story of QEMU's log, on real boots (tests/logs/capture.sh makes them again), and what must not fool it."""
+"""What QEMU's log shows, on real boots (tests/logs/capture.sh makes them again), and what must not fool it."""
 
 import io
 import json
@@ -110,7 +110,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
             ("Triple fault: the processor shut down, line 523.", "8 bytes below RSP 0x109000", "explain IDT004"),
         ),
         ("survives", ("no triple fault", "its handler was entered")),
-        ("timer", ("IRQ 0 (the timer) came on vector 8", "the PIC is not remapped", "explain IDT017")),
+        ("timer", ("IRQ 0 (the timer) arrived on vector 8", "the PIC is not remapped", "explain IDT017")),
         ("noidt", ("no IDT is loaded", "gate 6, written as vector*16+2")),
         ("linux", ("Nothing went wrong", "129322")),
     ):
@@ -184,7 +184,7 @@ def test_a_log_that_ends_in_a_delivery(
     assert (found.outcome, found.chains[0].outcome) == ("unknown", "unknown")
     assert [a.event.vector for a in found.chains[0].attempts if a.failure] == vectors
     text = output("log", path)
-    assert f"the log ends here, line {lines}: what became of it is not known" in text
+    assert f"the log ends here, line {lines}: how it ended is not known" in text
     assert "guest" not in text and "SHUTDOWN" not in text
     if lines == 522:  # the memory, as it was after the end, tells it
         (simulation,) = told(capsys, str(path), "--in", str(LOGS / "triple.core.xz"))["stories"]
@@ -215,7 +215,7 @@ def test_numbers_that_qemu_does_not_print(line: bytes) -> None:
 
 
 def test_interrupt_before_a_fault_of_its_instruction_was_delivered() -> None:
-    """The handler returned, and then the instruction faulted by itself: two events, no story."""
+    """The handler returned, and then the instruction faulted by itself: two events, no chain."""
     text = "Servicing hardware INT=0x30\n" + event(0x30) + raised(None, 14) + event(14, code=2, cr2=0x123000)
     assert read(text.encode()).chains == ()
 
@@ -255,7 +255,7 @@ def test_going_round(stride: int, handled: bool) -> None:
 
 
 def test_bounded_memory() -> None:
-    """Many different stories are counted, not kept."""
+    """Many different chains are counted, not kept."""
     text = "".join(
         raised(None, 14) + event(14, rip=n, code=2, cr2=0x7FF8) + raised(14, 14) + event(8, rip=n) for n in range(200)
     )
@@ -268,14 +268,14 @@ def test_bounded_memory() -> None:
         assert len(reader.raised) <= chains.OPEN
 
 
-def test_an_interrupt_is_one_story_wherever_it_comes(tmp_path: Path) -> None:
+def test_an_interrupt_is_one_chain_wherever_it_comes(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("".join("Servicing hardware INT=0x08\n" + event(8, rip=0x1000 + n) for n in range(100)))
     (chain,) = read(path.read_bytes()).chains
     assert chain.times == 100
     text = output("log", path)
     assert text.count("IRQ 0 (the timer)") == 1
-    assert "100 times" in text and "and 99 more times" in text and "more stories" not in text
+    assert "100 times" in text and "and 99 more times" in text and "more chains" not in text
 
 
 def test_a_timer_is_no_loop() -> None:

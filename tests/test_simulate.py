@@ -98,9 +98,7 @@ def test_skipped_rounds_change_nothing() -> None:
 def test_page_fault_handler_swapped_out_on_an_ist() -> None:
     simulation = simulate(kernel(gates=gate(14, offset=GONE, ist=1)), PF)
     assert (simulation.outcome, simulation.loop and simulation.loop.rounds) == ("loops", None)
-    assert (
-        simulation.reason == "#PF is delivered, but its handler cannot run (PTE not present): the same again for ever"
-    )
+    assert simulation.reason == "#PF is delivered, but its handler cannot run (PTE not present): repeats indefinitely"
 
 
 @pytest.mark.parametrize(

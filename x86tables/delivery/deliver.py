@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 # A push is the new privilege level's own access, so RFLAGS.AC lifts SMAP from it. [user][AC]
 PUSHES = tuple(tuple(Access(write=True, user=user, ac=ac) for ac in (False, True)) for user in (False, True))
-# Source: SDM Vol. 3A, table "Conditions for Generating a Double Fault": what is left out is handled one by one.
+# Source: SDM Vol. 3A, table "Conditions for Generating a Double Fault": pairs that are not listed are handled serially.
 MAKES_DOUBLE_FAULT = {
     (vectors.CONTRIBUTORY, vectors.CONTRIBUTORY),
     (vectors.PAGE_FAULT, vectors.CONTRIBUTORY),
@@ -75,8 +75,8 @@ class NestedFault(Exception):  # noqa: N818 - the manual's word
 def deliver(at: Machine | CpuState, event: Event, enter: Enter | None = None) -> Delivery:
     """Deliver `event` as the processor does, escalating until a handler is entered or it shuts down.
 
-    A Machine is never changed. A State is: what was pushed stays in its memory, and its registers become the handler's.
-    `enter` stands for `enter_handler` where a processor with other habits is meant.
+    A Machine is never changed. A CpuState is: what was pushed stays in its memory, and its registers become the
+    handler's. `enter` replaces `enter_handler` to model a processor that deviates from the manual.
     UsageError when the machine is not in long mode.
     """
     state = CpuState(at) if isinstance(at, Machine) else at
@@ -168,7 +168,7 @@ class Checks:
     ) -> NoReturn:
         """Note the check that failed, and raise its fault."""
         self.steps.append(Step(step, address, found, f"{rule}{rule and ': '}{vectors.label(vector)}({code:#x})"))
-        if cr2 is not None:  # loaded as soon as a page fault is detected, whatever becomes of it
+        if cr2 is not None:  # loaded as soon as a page fault is detected, however its delivery ends
             self.state.cr2 = cr2
         where = ("" if address is None else f" at {address:#x}") + self.stack
         raise NestedFault(Event(vector, EXCEPTION, code, 0, cr2), f"{step}{where}: {found}")
@@ -257,7 +257,7 @@ def check_gate(this: Checks, gate: Gate) -> None:
     # "The descriptor must be a 64-bit interrupt gate or trap gate, else #GP(vector number * 8 + 2 + EXT)."
     if gate.s or gate.type not in (INTERRUPT_GATE, TRAP_GATE):
         found = "all zero" if gate.kind == "absent" else f"S {gate.s:d}, type {gate.type:#x}"
-        this.refuse("gate type", None, found, "no interrupt or trap gate", GP, this.gate_code())
+        this.refuse("gate type", None, found, "not an interrupt or trap gate", GP, this.gate_code())
     this.passed("gate type", None, f"{gate.type:#x}", f"{gate.kind} gate")
     # "If the event is a software interrupt (INT n, INT3) and the gate's DPL < CPL, #GP"; EXT is 0 then anyhow.
     if this.event.kind == INT:
@@ -272,7 +272,7 @@ def check_gate(this: Checks, gate: Gate) -> None:
 
 def read_code_segment(this: Checks, selector: Selector) -> tuple[int, SegmentDescriptor]:
     """The descriptor that the gate's selector names, and its linear address."""
-    # "If the selector is null, #GP(EXT)"; an RPL does not make it less null, and is not used for anything else.
+    # "If the selector is null, #GP(EXT)"; its RPL does not matter, here or later.
     if selector.null:
         this.refuse("gate selector", None, f"{int(selector):#x}", "null selector", GP, this.null_code())
     table = "LDT" if selector.ti else "GDT"
@@ -299,7 +299,7 @@ def check_code_segment(this: Checks, selector: Selector, code: SegmentDescriptor
     cpl = this.cpl or 0
     # "If the segment is not a code segment, or its DPL > CPL, #GP(selector + EXT)."
     if not code.s or not code.code:
-        this.refuse("segment type", None, code.kind, "no code segment", GP, this.selector_code(selector))
+        this.refuse("segment type", None, code.kind, "not a code segment", GP, this.selector_code(selector))
     if code.dpl > cpl:
         found = f"DPL {code.dpl}, CPL {cpl}"
         this.refuse("segment DPL", None, found, "less privileged than CPL", GP, this.selector_code(selector))
@@ -310,7 +310,7 @@ def check_code_segment(this: Checks, selector: Selector, code: SegmentDescriptor
     # "In IA-32e mode the handler's segment must be 64-bit code (L=1, D=0), else #GP(selector + EXT)."
     if not code.l or code.d_b:
         found = f"L {code.l:d}, D {code.d_b:d}"
-        this.refuse("segment L, D", None, found, "no 64-bit code segment", GP, this.selector_code(selector))
+        this.refuse("segment L, D", None, found, "not a 64-bit code segment", GP, this.selector_code(selector))
     this.passed("segment P, L, D", None, "P 1, L 1, D 0", "present 64-bit code")
     # A conforming segment runs at the privilege level that was interrupted, any other at its DPL.
     return cpl if code.conforming else code.dpl
@@ -339,8 +339,8 @@ def choose_stack(this: Checks, ist: int, cpl: int) -> tuple[str, int]:
     this.passed("TSS limit", None, f"{tr.limit:#x}", f"covers {name}")
     address = (tr.base + offset) % TOP
     rsp = int.from_bytes(this.read(f"TSS {name}", address, 8), "little")
-    # "If the new stack pointer is not canonical, #SS(EXT)": the new SS is null in 64-bit mode. 0 is a pointer as good
-    # as any.
+    # "If the new stack pointer is not canonical, #SS(EXT)": the new SS is null in 64-bit mode. 0 is a
+    # pointer like any other.
     if not canonical(rsp, this.state.machine.space.levels):
         this.refuse(f"TSS {name}", address, f"{rsp:#x}", "not canonical", SS, this.null_code())
     this.passed(f"TSS {name}", address, f"{rsp:#x}", "the new stack")

@@ -1,4 +1,4 @@
-"""What is delivered, and what became of it: Event, and Delivery with its attempts and steps."""
+"""Event: what is delivered; Delivery: how it went, by attempts and steps."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Attempt(Record):
 
 
 class Delivery(Record):
-    """What became of an event. `outcome` is `delivered`, `shutdown` or `unknown`; `reason` says why in words.
+    """How the delivery of an event ended. `outcome` is `delivered`, `shutdown` or `unknown`; `reason` says why.
 
     When delivered: the `vector` that was entered, the `stack` it runs on (`IST1`, `RSP0`, `current`), the `frame` as
     pushed (lowest address first; None when a register in it is not known), and the registers at the handler's first

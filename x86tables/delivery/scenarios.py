@@ -1,4 +1,4 @@
-"""What a kernel's stack overflow and its kin lead to: each scenario tries several ways, and the worst counts."""
+"""What a kernel's stack overflow and related failures lead to: a scenario tries several variants; the worst counts."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     Played: TypeAlias = "tuple[list[Variant], tuple[str, ...]]"
     from ..tables.idt import Gate
 
-DEFAULT = ("stack-overflow",)  # what is asked when nothing is said
+DEFAULT = ("stack-overflow",)  # the default options
 NOT_APPLICABLE = "not-applicable"
 ORDER = (NOT_APPLICABLE, SURVIVES, UNKNOWN, LOOPS, TRIPLE_FAULT)  # the better first
 
 
 class ScenarioOptions(Record):
-    """What a person may say of a scenario: bytes of stack that a handler takes, a stack pointer, the frame of a
+    """The options of a scenario: bytes of stack that a handler takes, a stack pointer, the frame of a
     function, and how large a stack may be whose size is not known."""
 
     handler_stack: int = HANDLER_STACK
@@ -56,7 +56,7 @@ class ScenarioOptions(Record):
 
 
 class Variant(Record):
-    """One way in which it may happen, and how that went; `story` is None when it cannot be told."""
+    """One variant of a scenario, and how it went; `simulation` is None when it could not be simulated."""
 
     name: str
     verdict: str
@@ -66,8 +66,8 @@ class Variant(Record):
 
 
 class Scenario(Record):
-    """A scenario with all its ways; verdict and reason are those of the `worst`, which is None without any way (and in
-    `current-stack` those of the stack, if no way is bad).
+    """A scenario with all its variants; verdict and reason are those of the `worst`, which is None without any variant
+    (and in `current-stack` those of the stack, if no variant is bad).
 
     `remarks` are sentences for a person.
     """
@@ -81,7 +81,7 @@ class Scenario(Record):
 
     @property
     def needs(self) -> str | None:
-        """What would have to be known for a verdict."""
+        """The missing input, when the verdict is unknown."""
         return None if self.worst is None else self.worst.needs
 
     @property
@@ -253,7 +253,7 @@ def _interrupt(machine: Machine) -> int | None:
 
 
 def current_stack(on: Situation) -> Played:
-    """An exception, an NMI and an interrupt on the stack as it is. When they fare well, the scenario's verdict is the
+    """An exception, an NMI and an interrupt on the stack as it is. When they end well, the scenario's verdict is the
     stack's: whether it has a guard page, and what an overflow runs over when it has none."""
     events = [Event.exception("#UD"), Event.nmi()]
     vector = _interrupt(on.machine)

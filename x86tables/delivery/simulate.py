@@ -1,4 +1,4 @@
-"""run(machine, event): a delivery and what comes after, until a handler runs, the CPU shuts down, or it goes round."""
+"""run(machine, event): a delivery and what comes after, until a handler runs, the CPU shuts down, or it loops."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "u
 HANDLER_STACK = 128  # the 15 general registers and a return address
 FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
 MOST_EVENTS = 10_000
-SHORT = PAGE  # a stack that is eaten up round by round, with none left out
-FARTHEST = 1 << 30  # how far down a stack that is eaten up is followed
+SHORT = PAGE  # rounds of a loop that consumes stack, none left out
+FARTHEST = 1 << 30  # bytes: how far down a loop that consumes stack is followed
 
 
 class Handler(Record):
@@ -41,8 +41,8 @@ class Handler(Record):
 class Loop(Record):
     """Events that come again and again, round by round: `stride` bytes deeper into the stack each time, or 0.
 
-    `rounds` is how many; None when nothing ends it. Of them the story keeps the first and, when the loop ends, the
-    last; `at` is how many of its deliveries come before the ones left out.
+    `rounds` is how many; None when nothing ends it. Of them the simulation keeps the first and, when the loop ends,
+    the last; `at` is how many of its deliveries come before the ones left out.
     """
 
     vectors: tuple[int, ...]
@@ -59,8 +59,8 @@ class Loop(Record):
 class Simulation(Record):
     """How it went: `survives`, `triple-fault`, `loops` or `unknown`, and why.
 
-    There is one Handler for each delivery that entered one. A story that survives ends in the handler of `vector` on
-    `stack`. It begins with the registers in `start` and ends with those in `registers`.
+    There is one Handler for each delivery that entered one. A simulation that survives ends in the handler of
+    `vector` on `stack`. It begins with the registers in `start` and ends with those in `registers`.
     """
 
     deliveries: tuple[Delivery, ...]
@@ -78,7 +78,7 @@ class Simulation(Record):
 def simulate(
     at: Machine | CpuState, event: Event, handler_stack: int = HANDLER_STACK, enter: Enter | None = None
 ) -> Simulation:
-    """Deliver `event`, then each fault that a handler meets before it runs, until one does or none ever will.
+    """Deliver `event`, then each fault that a handler meets before it runs, until one runs or none can.
 
     A handler runs when its first instruction can be fetched and `handler_stack` bytes below its frame can be pushed to.
     `enter` is passed on to `deliver`.
@@ -180,7 +180,7 @@ def _step(name: str, address: int, probe: Fault | Unknown, event: Event) -> Step
 
 
 class LoopDetector:
-    """Notices when events come round again: at the same stack for ever, or each time a little deeper."""
+    """Detects a loop of events: at the same stack indefinitely, or a little deeper each time."""
 
     def __init__(self, state: CpuState, handler_stack: int) -> None:
         self.state = state
@@ -188,17 +188,17 @@ class LoopDetector:
         self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
         self._loop: Loop | None = None
         self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
-        self._expected: int | None = None  # RSP when it comes next, as long as that is on the first stack it ate
+        self._expected: int | None = None  # RSP when it comes next, as long as that is on the first stack it consumed
         self._deepest = (0, 0)  # its last place there
         self._anchor: tuple[int, tuple[object, ...], dict[int, int | None]] | None = None
 
     def loop_reason(self, event: Event, deliveries: list[Delivery]) -> str:
-        """Why it will go on like this for ever, when it will; "" otherwise. Moves RSP ahead over like rounds."""
+        """Why this repeats indefinitely, when it does; "" otherwise. Moves RSP ahead over like rounds."""
         registers, count = self.state.registers, len(deliveries)
         cs, ss, rsp = registers.cs, registers.ss, registers.rsp or 0
         key = (event, registers.rip, cs and cs.selector, ss and ss.selector, registers.rflags, rsp % 16)
         if self._same((*key, rsp), deliveries):
-            return "the same again for ever"
+            return "repeats indefinitely"
         places = self._seen.setdefault(key, [])
         places.append((count, rsp))
         if self._loop is not None and self._key == key and self._expected == rsp:
@@ -256,7 +256,7 @@ class LoopDetector:
         raise AssertionError("pages have no end")
 
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
-        """The loop that there was; its like rounds are taken out of the story."""
+        """The loop that there was; its equal rounds are taken out of the simulation."""
         loop = self._loop
         if loop is None:
             return None

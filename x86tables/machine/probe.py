@@ -87,7 +87,7 @@ class Fault(Record):
 
 
 class Unknown(Record):
-    """Nobody can tell: `needs` says what would have to be known, in a few words."""
+    """Not known: `needs` says what is missing, in a few words."""
 
     needs: str
 

@@ -1,4 +1,4 @@
-"""What is odd about a value: short facts for a person, not rules; `checks` judges."""
+"""What is unusual about a value: short facts for people, not rules; `checks` judges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..tables.legacy import GATES, LegacyGate, Tss16, Tss32
 from ..tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
 from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
 from ..tables.tss import Tss
-from .describe import TYPES32, TYPES64, no_gate, protected, size, type32
+from .describe import TYPES32, TYPES64, not_gate, protected, size, type32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 LEAST = dict.fromkeys(TSS16, Tss16.size - 1) | dict.fromkeys((TSS_AVAILABLE, TSS_BUSY), Tss32.size - 1)
 
 
-def oddities(value: Layout) -> list[str]:
-    """What is odd about a value, one short fact each; nothing when a descriptor or gate is all zero, a free place."""
+def anomalies(value: Layout) -> list[str]:
+    """What is unusual about a value, one short fact each; none for an empty descriptor or gate."""
     if hasattr(value, "dpl") and not any(bytes(value)):
         return []
     return [*_ODD.get(type(value), _nothing)(value), *_reserved(value)]
@@ -61,7 +61,7 @@ def _address(name: str, address: int) -> Iterator[str]:
 
 def _absent(value: Any) -> Iterator[str]:
     if not value.p:
-        yield "not present, yet not all zero"
+        yield "not present, but not all zero"
 
 
 def _target(value: Gate | CallGate) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _tss_limit(value: SystemDescriptor | LegacySystemDescriptor, least: int) -> 
 
 def _call_gate_odd(value: CallGate) -> Iterator[str]:
     if value.s or value.type != 0xC:
-        yield no_gate(value.s, value.type, "call gate")
+        yield not_gate(value.s, value.type, "call gate")
     else:
         yield from _target(value)
     yield from _absent(value)
@@ -136,7 +136,7 @@ def _gate_odd(value: Gate) -> Iterator[str]:
 
 def _legacy_gate_odd(value: LegacyGate) -> Iterator[str]:
     if value.s or value.type not in GATES:
-        yield "S=1 in a gate" if value.s else f"type {value.type:#x} ({type32(value.type)}) is no gate"
+        yield "S=1 in a gate" if value.s else f"type {value.type:#x} ({type32(value.type)}) is not a gate"
     elif value.type == 0x5:
         if value.offset:
             yield f"a task gate has no offset, yet these bits are {value.offset:#x}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .anomalies import oddities
+from .anomalies import anomalies
 from .describe import meaning
 from .diagram import diagram
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def text(kind: str, value: Layout, found: Sequence[Named] | None, symbols: Symbols | None) -> Iterator[str]:
-    """The value, its bytes, its meaning, what is odd, the diagram, and what it names in an image."""
+    """The value, its bytes, its meaning, its anomalies, the diagram, and what it names in an image."""
     number = f"0x{int(value):0{value.size * 2}x}" if value.size <= 16 else f"{value.size} bytes"
     rows = [(kind, [number]), ("bytes", [bytes(value).hex(" ")])]
-    rows += [("meaning", meaning(value).split("; ")), ("odd", oddities(value) or ["nothing"])]
-    indent = max(len(kind), len("meaning")) + 2
+    rows += [("meaning", meaning(value).split("; ")), ("anomalies", anomalies(value) or ["none"])]
+    indent = max(len(kind), len("anomalies")) + 2
     for label, texts in rows:
         yield from _labelled(label, texts, indent)
     yield ""

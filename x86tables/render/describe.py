@@ -1,4 +1,4 @@
-"""Numbers into words: the only place that says in English what a value means; `odd` says what is odd about it."""
+"""Numbers into words: the only place that says in English what a value means; `anomalies` says what is unusual."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def meaning(value: Layout) -> str:
 def segment(value: SegmentDescriptor) -> str:
     """`64-bit code, ring 0, readable, accessed`; base and limit are for `extent`."""
     if not value.s:
-        return _no_segment(value.type) if any(bytes(value)) else f"null descriptor ({NOTHING})"
+        return _not_segment(value.type) if any(bytes(value)) else f"null descriptor ({NOTHING})"
     if value.code:
         names = ["64-bit code" if value.l else "32-bit code" if value.d_b else "16-bit code"]
         traits = ((value.conforming, "conforming"), (True, "readable" if value.readable else "execute-only"))
@@ -74,7 +74,7 @@ def system(value: SystemDescriptor) -> str:
 def call_gate(value: CallGate) -> str:
     """`64-bit call gate -> 0x8:0xffffffff81000000, ring 3`."""
     ok = not value.s and value.type == 0xC
-    return _gate(TYPES64[0xC] if ok else no_gate(value.s, value.type, "call gate"), value, "")
+    return _gate(TYPES64[0xC] if ok else not_gate(value.s, value.type, "call gate"), value, "")
 
 
 def gate(value: Gate) -> str:
@@ -82,7 +82,7 @@ def gate(value: Gate) -> str:
     if not any(bytes(value)):
         return f"no gate ({NOTHING})"
     ok = not value.s and value.type in (INTERRUPT, TRAP)
-    name = TYPES64[value.type] if ok else no_gate(value.s, value.type, "gate")
+    name = TYPES64[value.type] if ok else not_gate(value.s, value.type, "gate")
     return _gate(name, value, f"IST{value.ist}" if value.ist else "")
 
 
@@ -91,7 +91,7 @@ def legacy_gate(value: LegacyGate) -> str:
     if not any(bytes(value)):
         return f"no gate ({NOTHING})"
     if value.s or value.type not in GATES:
-        name = "no gate (S=1: code or data)" if value.s else f"no gate ({type32(value.type)})"
+        name = "not a gate (S=1: code or data)" if value.s else f"not a gate ({type32(value.type)})"
         return _gate(name, value, "")
     name = TYPES32[value.type]
     if value.type == 0x5:
@@ -104,7 +104,7 @@ def legacy_system(value: LegacySystemDescriptor) -> str:
     """`busy 32-bit TSS, base 0xc1000000, limit 0x67 (104 bytes), ring 0`."""
     if not any(bytes(value)):
         return f"null descriptor ({NOTHING})"
-    name = "no system descriptor (S=1: code or data)" if value.s else type32(value.type)
+    name = "not a system descriptor (S=1: code or data)" if value.s else type32(value.type)
     return _join([name, extent(value), f"ring {value.dpl}"], (not value.p, "not present"))
 
 
@@ -122,7 +122,7 @@ def selector_error(value: SelectorErrorCode) -> str:
     elif value.ti or value.index:
         name = f"{'LDT' if value.ti else 'GDT'} slot {value.index} (selector {value.index << 3 | value.ti << 2:#x})"
     else:
-        name = "no descriptor named (null selector, or a fault about something else)"
+        name = "no descriptor named (null selector, or a fault that names none)"
     return _join([name], (value.ext, "while an external event was delivered (EXT)"))
 
 
@@ -209,7 +209,7 @@ def _join(names: list[str], *said: tuple[bool, str]) -> str:
 
 
 def _gate(name: str, value: Gate | CallGate | LegacyGate, extra: str) -> str:
-    arrow = "," if name.startswith("no ") else " ->"
+    arrow = "," if name.startswith("not ") else " ->"
     target = f"{name}{arrow} {value.selector:#x}:{value.offset:#x}"
     return _join([target, *([extra] if extra else []), f"ring {value.dpl}"], (not value.p, "not present"))
 
@@ -221,18 +221,18 @@ def type32(number: int) -> str:
 def refused(number: int, expected: str) -> str:
     """A type in the place of another: what 64-bit mode, else protected mode, calls it."""
     if number in TYPES64:
-        return f"no {expected} (type {number:#x}: {TYPES64[number]})"
+        return f"not a {expected} (type {number:#x}: {TYPES64[number]})"
     if number in TYPES32:
-        return f"no {expected} of 64-bit mode (type {number:#x}: {TYPES32[number]} in protected mode)"
-    return f"no {expected} (type {number:#x} is reserved)"
+        return f"not a {expected} in 64-bit mode (type {number:#x}: {TYPES32[number]} in protected mode)"
+    return f"not a {expected} (type {number:#x} is reserved)"
 
 
-def no_gate(s: bool, number: int, expected: str) -> str:
-    return f"no {expected} (S=1: code or data)" if s else refused(number, expected)
+def not_gate(s: bool, number: int, expected: str) -> str:
+    return f"not a {expected} (S=1: code or data)" if s else refused(number, expected)
 
 
-def _no_segment(number: int) -> str:
-    return f"no segment (S=0, type {number:#x}: {TYPES64.get(number) or protected(number)})"
+def _not_segment(number: int) -> str:
+    return f"not a segment (S=0, type {number:#x}: {TYPES64.get(number) or protected(number)})"
 
 
 def protected(number: int) -> str:

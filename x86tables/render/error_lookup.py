@@ -1,4 +1,4 @@
-"""What an error code names in an image, in words."""
+"""What an error code names in an image, as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..checks.error_lookup import BEYOND_LIMIT, NO_VECTOR, NULL, REAL_MODE, UNRE
 from ..machine.paging import ACCESSED, NX, PS, RW, US, P
 from ..tables import vectors
 from . import describe as words
-from .anomalies import oddities
+from .anomalies import anomalies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ def missing(one: Named) -> str:
     if why is None:
         return ""
     if why.kind == REAL_MODE or isinstance(one, NamedPage):
-        return "the CPU is in real mode, which has no gates and no error codes: this code is another mode's, or CPU's"
+        return "the CPU is in real mode, which has neither gates nor error codes: the code is from another mode or CPU"
     if why.kind == NO_VECTOR:
         return f"no IDT has a gate {one.index}: vectors end at 255, so no CPU pushes this code"
     if why.kind == NULL:
-        return "no descriptor: the code is 0 but for EXT, a null selector or a fault about something else"
+        return "no descriptor: the code is 0 apart from EXT: a null selector, or a fault that names none"
     if why.kind == BEYOND_LIMIT and isinstance(one, NamedGate):
         return f"the IDT has no gate {one.index}: its limit {why.limit:#x} covers {why.count}"
     if why.kind == BEYOND_LIMIT and not isinstance(one, NamedGate):
@@ -143,7 +143,7 @@ def _of_gate(one: NamedGate) -> Iterator[str]:
     gate = one.gate
     if gate is None:
         return
-    yield from oddities(gate)
+    yield from anomalies(gate)
     if not any(bytes(gate)):
         yield "there is no gate: all its bytes are zero"
     elif not gate.p:
@@ -164,7 +164,7 @@ def _of_descriptor(one: NamedDescriptor) -> Iterator[str]:
     if entry is not None:
         if entry.index != one.index:
             yield f"slot {one.index} is the upper half of the {entry.kind} descriptor at {entry.selector:#x}"
-        yield from oddities(entry.descriptor)
+        yield from anomalies(entry.descriptor)
         if entry.index == one.index and not any(entry.raw):
             yield "empty: loading it raises #GP"
         elif entry.index == one.index and not entry.descriptor.p:
@@ -172,7 +172,7 @@ def _of_descriptor(one: NamedDescriptor) -> Iterator[str]:
         if entry.truncated:
             yield "its second half is beyond the limit"
     if one.code_of:
-        wanted = f"no 64-bit code segment, yet that of {_gates(one.code_of)}"
+        wanted = f"not a 64-bit code segment, but used by {_gates(one.code_of)}"
         yield f"{wanted}: a delivery there raises #GP({one.code:#x})"
 
 
@@ -180,7 +180,7 @@ def old_qemu(one: NamedEntry) -> str | None:
     """What the code means in a log of an old QEMU."""
     if not isinstance(one, NamedGate) or one.halved is None:
         return None
-    return f"in a log of QEMU 7.2 or older, which write vector*16+2: vector {one.halved:#x}"
+    return f"in a log of QEMU 7.2 or older, which writes vector*16+2: vector {one.halved:#x}"
 
 
 # a page

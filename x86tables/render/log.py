@@ -1,4 +1,4 @@
-"""A QEMU log in words."""
+"""A QEMU log as text: the headline, each chain of faults with its first cause, the counts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 SHOWN = 8  # chains shown in full, and places at which one happened too
 HEADLINES = {
     "triple-fault": "Triple fault: the processor shut down",
-    CUT: "The log ends where a delivery has failed: what became of it is not known",
-    "loops": "It goes round: the same exception again and again",
-    "survives": "A double fault, and its handler was entered: no triple fault",
-    "irq-as-exception": "No fault: a hardware interrupt came on the vector of an exception",
-    "reset": "No fault: the machine was reset on purpose, by a triple fault",
+    CUT: "The log ends where a delivery has failed: how it ended is not known",
+    "loops": "It loops: the same exception again and again",
+    "survives": "A double fault whose handler was entered: no triple fault",
+    "irq-as-exception": "No fault: a hardware interrupt arrived on an exception vector",
+    "reset": "No fault: the machine was reset deliberately, by a triple fault",
     "delivery-failed": "An event could not be delivered: the handler of another exception was entered in its place",
-    GUEST: "A shutdown that is no triple fault of this machine: its own guest's",
+    GUEST: "A shutdown of a nested guest, not a triple fault of this machine",
     "nothing": "Nothing went wrong in delivery: no triple fault, no double fault",
 }
 
 
-# one event, one chain
+# One event, one chain
 
 
 def place(event: Delivering, symbols: Symbols) -> str:
@@ -55,7 +55,7 @@ def what(one: ReportedEvent, first: bool, symbols: Symbols) -> str:
     if origin == INT:
         return f"the instruction INT {event.vector:#x}"
     if origin != EXCEPTION:
-        return "an NMI" if event.vector == 2 else "neither an interrupt controller's nor an exception"
+        return "an NMI" if event.vector == 2 else "neither an exception nor from an interrupt controller"
     if event.vector == PF:
         text = words.page_fault_error(PageFaultErrorCode.from_int(event.error_code & 0xFFFFFFFF))
         if event.cr2 is None:
@@ -63,7 +63,7 @@ def what(one: ReportedEvent, first: bool, symbols: Symbols) -> str:
         near = None if one.below_rsp is None else f", {one.below_rsp} bytes below RSP {event.rsp:#x}"
         return f"{text}, at {event.cr2:#x}{near or _named(event.cr2, symbols)}"
     if event.vector == DF and not first:
-        return "one fault while another was delivered"
+        return "a fault during the delivery of another"
     if event.vector < 32 and vectors.EXCEPTIONS[event.vector].error_code and event.error_code:
         code = SelectorErrorCode.from_int(event.error_code & 0xFFFFFFFF)
         if one.named is not None:
@@ -99,25 +99,25 @@ def cause(one: ReportedChain, symbols: Symbols) -> str:
         line = f"IRQ {event.vector - 8}" if 8 <= event.vector < 16 else "a hardware interrupt"
         timer = " (the timer)" if event.vector == 8 else ""
         return (
-            f"{line}{timer} came on vector {event.vector}, which is that of {words.vector(event.vector)}: "
-            "the PIC is not remapped. It is no exception: no check_exception line leads to it, and the CPU "
+            f"{line}{timer} arrived on vector {event.vector}, which belongs to {words.vector(event.vector)}: "
+            "the PIC is not remapped. It is not an exception: no check_exception line leads to it, and the CPU "
             "pushes no error code. Remap the PIC (to 32, say), or mask it, before STI"
         )
     if one.cause == RESET:
-        return f"INT {event.vector} at {at} after an empty IDT was loaded: a reset on purpose, as firmware does it"
+        return f"INT {event.vector} at {at} after an empty IDT was loaded: a deliberate reset, as firmware does it"
     if one.cause == OVERFLOW:
         return f"the stack ran out in {at}: the page below RSP {event.rsp:#x} cannot be written"
     if one.cause == NO_IDT:
-        return f"{label} at {at}, when no IDT was loaded"
+        return f"{label} at {at}, with no IDT loaded"
     if one.cause == UNTAKEN:
         interrupt = f"INT {event.vector:#x} at {at}"
         if first.origin == INTERRUPT:
             interrupt = f"a hardware interrupt on vector {event.vector:#x}"
-        return f"{interrupt}, for which there is no gate that takes it"
+        return f"{interrupt}, and no gate accepts it"
     return f"{label} at {at}"
 
 
-# the whole
+# The whole log
 
 
 def text(path: str, report: LogReport, symbols: Symbols, remarks: Sequence[str] = ()) -> Iterator[str]:
@@ -136,7 +136,7 @@ def text(path: str, report: LogReport, symbols: Symbols, remarks: Sequence[str] 
     hidden = sum(len(alike) for alike in groups[SHOWN:]) + log.others
     if hidden:
         yield ""
-        yield f"{hidden} more stories like these (--format json has {len(report.chains)})"
+        yield f"{hidden} more chains like these (--format json has {len(report.chains)})"
     if log.repeated is not None:
         yield ""
         yield from _repeated(log, symbols)
@@ -151,7 +151,7 @@ def text(path: str, report: LogReport, symbols: Symbols, remarks: Sequence[str] 
         )
     if log.resets:
         number = f"{log.resets} reset blocks" if log.resets > 1 else "1 reset block"
-        yield f"{number}: power-on prints them too; only the line `Triple fault` tells of one"
+        yield f"{number}: power-on prints them too; only a `Triple fault` line means a triple fault"
 
 
 def _when(report: LogReport) -> str:
@@ -183,9 +183,9 @@ def _chain(one: ReportedChain, symbols: Symbols) -> Iterator[str]:
     if chain.outcome == SHUTDOWN:
         yield f"        => SHUTDOWN, line {chain.end}"
     elif chain.outcome == GUEST:
-        yield f"        => a shutdown that is no triple fault of this machine: its own guest's, line {chain.end}"
+        yield f"        => a shutdown of a nested guest, not a triple fault of this machine, line {chain.end}"
     elif chain.outcome == CUT:
-        yield f"        => the log ends here, line {chain.end}: what became of it is not known"
+        yield f"        => the log ends here, line {chain.end}: how it ended is not known"
     if chain.times > 1:
         yield f"        {chain.times} times, the last one from line {chain.last}"
     yield ""
@@ -193,7 +193,7 @@ def _chain(one: ReportedChain, symbols: Symbols) -> Iterator[str]:
     if one.rule is not None:
         yield from _wrapped("  rule         ", f"{one.rule}, {titles()[one.rule]}: x86tables explain {one.rule}")
         if not one.certain:
-            yield "               as far as the log tells; --in IMAGE, a memory dump, makes it certain"
+            yield "               as far as the log shows; --in IMAGE, with a memory dump, makes it certain"
 
 
 def _elsewhere(alike: list[ReportedChain], symbols: Symbols) -> Iterator[str]:
@@ -218,16 +218,16 @@ def _repeated(log: Log, symbols: Symbols) -> Iterator[str]:
         f"  {vectors.label(event.vector):<5} ",
         f"{going.times} times in a row to the end of the log, at {place(event, symbols)}{deeper}: "
         + (
-            "a handler that faults where it begins, or at its first use of the stack"
+            "the handler faults at its first instruction, or at its first use of the stack"
             if stride
-            else "what its handler does cures nothing"
+            else "its handler returns without fixing the cause"
         ),
     )
 
 
 def _counts(log: Log) -> Iterator[str]:
     if not log.counts:
-        yield "no event of protected or 64-bit mode"
+        yield "no events in protected or 64-bit mode"
         return
     yield "  vector     kind           count   in ring 3  lines"
     for count in log.counts:

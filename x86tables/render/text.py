@@ -277,7 +277,7 @@ def _gate_lines(machine: Machine, image: Snapshot, run: list[tuple[int, Gate | L
     name = image.symbols.place(entry) if image.symbols else None
     remarks = [remark for remark in (name, note, stack) if remark]
     if gate.kind == "refused":
-        kind = words.no_gate(gate.s, gate.type, "gate") if machine.wide else words.type32(gate.type)
+        kind = words.not_gate(gate.s, gate.type, "gate") if machine.wide else words.type32(gate.type)
         remarks += [kind, f"raw {bytes(gate).hex()}"]
     if not gate.p:
         remarks.append("not present")

@@ -39,7 +39,7 @@ def simulation(one: Simulation, symbols: Symbols, all_steps: bool = False) -> It
                 yield from _step(step, symbols)
     if one.loop is not None and one.loop.at >= len(one.deliveries):
         yield f"    ... {loop(one.loop)}"
-    ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "goes round", "unknown": "not known"}
+    ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "loops", "unknown": "not known"}
     yield from wrap(f"    => {ending[one.outcome]}: {one.reason}", "       ")
 
 
@@ -109,6 +109,6 @@ def _event(event: Event) -> str:
 def loop(loop: Loop) -> str:
     events = ", ".join(label(vector) for vector in loop.vectors)
     if loop.rounds is None:
-        return f"{events} again, for ever" + (f", {loop.stride} bytes deeper each time" if loop.stride else "")
+        return f"{events}: repeats indefinitely" + (f", {loop.stride} bytes deeper each time" if loop.stride else "")
     consumed = f"{loop.stride} bytes deeper each time, {loop.stack_consumed:,} bytes of stack"
     return f"{events}: {loop.rounds:,} times in all, {consumed}"

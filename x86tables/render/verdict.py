@@ -1,4 +1,4 @@
-"""Verdicts as text for a tired person: two answers in the first line, why in the second, then the trace."""
+"""Verdicts as text: two answers in the first line, why in the second, then the trace."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def _assessment(assessment: Assessment, symbols: Symbols, all_steps: bool) -> It
         if scenario is not overflow:
             yield ""
             yield from wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
-            yield from _ways(scenario)
+            yield from _variants(scenario)
             if scenario.worst is not None and scenario.worst.verdict != SURVIVES:
                 yield from _scenario(scenario, symbols, all_steps)
     if assessment.interrupt_stacks:
         yield ""
         yield from wrap(
-            f"  room on the interrupt stacks ({HANDLER_STACK} bytes prove entry, not that a panic printer fits)", "    "
+            f"  interrupt stack sizes ({HANDLER_STACK} bytes let a handler start; printing a panic takes more)", "    "
         )
         yield from (f"    {line}" for line in map(_interrupt_stack, assessment.interrupt_stacks))
 
@@ -105,13 +105,14 @@ def _stack(stack: StackInUse) -> str:
     return "; ".join(parts)
 
 
-def _ways(scenario: Scenario) -> Iterator[str]:
-    """Each way in a line; many like ones in one."""
+def _variants(scenario: Scenario) -> Iterator[str]:
+    """One line per variant; many equal ones in one line."""
     if len(scenario.variants) > 8:
         counts: dict[str, int] = {}
         for variant in scenario.variants:
             counts[variant.verdict] = counts.get(variant.verdict, 0) + 1
-        yield f"    {len(scenario.variants)} ways: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+        totals = ", ".join(f"{count} {name}" for name, count in counts.items())
+        yield f"    {len(scenario.variants)} variants: {totals}"
         for name in [name for name in counts if name != SURVIVES]:
             first = next(variant for variant in scenario.variants if variant.verdict == name)
             yield from wrap(f"      {first.name}: {first.reason}", "        ")
@@ -138,12 +139,12 @@ def _interrupt_stack(stack: InterruptStack) -> str:
 
 
 def _scenario(scenario: Scenario, symbols: Symbols, all_steps: bool) -> Iterator[str]:
-    """The trace of the way that decided."""
+    """The trace of the variant that decided."""
     worst = scenario.worst
     if worst is None or worst.simulation is None:
         return
     yield ""
     alike = sum(variant.verdict == worst.verdict and variant.reason == worst.reason for variant in scenario.variants)
-    rest = f" (and {alike - 1} more that end like it)" if alike > 1 else ""
+    rest = f" (and {alike - 1} more with the same result)" if alike > 1 else ""
     yield f"  {worst.name}{rest}"
     yield from simulation(worst.simulation, symbols, all_steps)

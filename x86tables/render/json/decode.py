@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...documents import LEFT_OUT, Answer, hexadecimal
-from ..anomalies import oddities
+from ..anomalies import anomalies
 from ..describe import meaning
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ def decode(kind: str, value: Layout, found: Sequence[Named] | None, symbols: Sym
         raw=bytes(value),
         fields=fields(value),
         meaning=meaning(value),
-        odd=oddities(value),
+        odd=anomalies(value),
         in_image=named,
     )
 
