@@ -177,6 +177,14 @@ class Image:
             CpuState(self.cpu(cpu), registers), event, HANDLER_STACK if handler_stack is None else handler_stack
         )
 
+    def problems(self) -> list[str]:
+        """What a configuration says against itself, a sentence each: stacks that end in a neighbour without a guard."""
+        if self.tables is None or self.find is None:
+            return []
+        from .config.validate import problems
+
+        return problems(self.tables, self.find)
+
     def emit(self, language: str) -> dict[str, bytes]:
         """File name -> contents of a configuration's tables as `bin`, `c`, `gas`, ...; NotThere for an address that is
         not known, UsageError for a language that is none or an image that is no configuration."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..readers import number
-from ._image import chosen, image_from
-from .check import options_from
+from ._arguments import chosen, image_from, options_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

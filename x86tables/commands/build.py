@@ -32,15 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, then write; 1 when the checks refuse it."""
-    from ..api import open_config
+    from ..api import open_config, refusals
+    from ..render import writing
     from ..render.text import output
 
     image = open_config(args.config, args.symbols)
     files = _files(image, args.emit.split(","))
     lines: list[str] = []
     if not args.no_check:
-        reasons = [*_neighbours(image), judged(image, lines)]
-        if refused := "; ".join(filter(None, reasons)):
+        assessments = image.check()
+        lines += writing.checked(image.snapshot, assessments)
+        if refused := "; ".join([*image.problems(), *refusals(assessments)]):
             output([*lines, f"nothing was written: {refused}; --no-check writes it all the same"])
             return 1
     write_all(args.output, files)
@@ -56,29 +58,3 @@ def _files(image: Image, languages: list[str]) -> dict[str, bytes]:
         except NotThere as error:
             raise UsageError(f"--emit {language}: {error}") from None
     return files
-
-
-def _neighbours(image: Image) -> list[str]:
-    from ..config.validate import problems
-
-    return [] if image.tables is None or image.find is None else problems(image.tables, image.find)
-
-
-def judged(image: Image, lines: list[str]) -> str:
-    """Why the checks refuse tables that are about to be written, "" when they do not; and what there is to say of them.
-
-    A verdict that is not known refuses nothing: it depends on memory that was not declared.
-    """
-    from ..api import refusals
-    from ..render import findings
-    from ..render.lines import wrap
-
-    lines.append(f"{image.path}: {len(image.machines)} CPU{'s' if len(image.machines) != 1 else ''}")
-    for remark in image.remarks:
-        lines += wrap(f"  {remark}", "    ")
-    assessments = image.check()
-    for each in assessments:
-        lines += ["", f"CPU {each.cpu}  {each.verdict}: {each.reason}", f"  the stack in use: {each.stack.verdict}"]
-        lines += findings.lines(each)
-    lines.append("")
-    return "; ".join(refusals(assessments))

@@ -7,18 +7,12 @@ more of it. Exit status 1 for any verdict but `survives`, and for a finding of s
 
 from __future__ import annotations
 
-from ..api import exit_status, scenario_names
-from ..delivery.scenarios import SCENARIOS, ScenarioOptions
-from ..delivery.simulate import HANDLER_STACK
-from ..errors import UsageError
-from ..readers import address, number
-from ._image import add_image_arguments, chosen, image_from
+from ..api import exit_status
+from ._arguments import add_image_arguments, add_judging_arguments, chosen, image_from, options_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-
-    from ..api import Image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,29 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--baseline", metavar="FILE", help="accept the findings in the JSON of an earlier check")
     parser.add_argument("--steps", action="store_true", help="every check of the trace, passed ones too (text)")
     parser.add_argument("--format", choices=("text", "json", "sarif"), default="text")
-
-
-def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
-    """What may be said of the scenarios."""
-    judging = parser.add_argument_group("what is judged")
-    judging.add_argument(
-        "--scenario", metavar="NAME", action="append", default=[], help=f"{', '.join(SCENARIOS)}, or all"
-    )
-    judging.add_argument("--handler-stack", metavar="N", help=f"bytes that a handler pushes (default {HANDLER_STACK})")
-    judging.add_argument("--stack", metavar="ADDR", help="a stack pointer on the stack to judge (default: RSP, RSP0)")
-    judging.add_argument("--frame", metavar="N", help="the largest frame of a function (default 4096)")
-
-
-def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...], ScenarioOptions]:
-    """The scenarios that the arguments name, and what they say of them."""
-    names = scenario_names(args.scenario)
-    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack, "--handler-stack")
-    frame = 4096 if args.frame is None else number(args.frame, "--frame")
-    if not 0 <= used <= 1 << 24 or not 0 <= frame <= 1 << 30:
-        raise UsageError("--handler-stack takes 0 to 16 MiB, --frame 0 to 1 GiB")
-    return names, ScenarioOptions(
-        used, None if args.stack is None else address(args.stack, image.symbols, "--stack"), frame
-    )
 
 
 def run(args: argparse.Namespace) -> int:

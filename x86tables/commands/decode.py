@@ -25,7 +25,7 @@ from ..decode import EXAMPLE, LONGEST, decode
 from ..errors import UsageError
 from ..machine.files import standard_input
 from ..tables.selector import PageFaultErrorCode, SelectorErrorCode
-from ._image import add_image_arguments, chosen, image_from
+from ._arguments import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

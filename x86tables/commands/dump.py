@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import ImageError, UsageError
-from ._image import add_image_arguments, chosen, image_from
+from ._arguments import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ..errors import ImageError, UsageError
 from ..machine.memory import PAGE, Recording
 from ..outputs import replacing
 from ..readers import elfcore
-from ._image import add_image_arguments, image_from
+from ._arguments import add_image_arguments, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

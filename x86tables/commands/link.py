@@ -16,8 +16,8 @@ from ..readers import number
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
+    from ..api import Assessment, Image
     from ..link import Plan
 
 
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, then write; or verify what was written."""
     from .. import link
+    from ..api import refusals
     from ..config import load
+    from ..render import writing
     from ..render.text import output
 
     if args.verify and (args.output is not None or args.no_check):
@@ -43,58 +45,32 @@ def run(args: argparse.Namespace) -> int:
     plan = link.plan(link.read(args.kernel, base), load(args.config))
     if args.verify:
         stale = link.stale(plan)
-        output(_verified(plan, stale))
+        output(writing.verified(plan, stale))
         return 1 if stale else 0
-    if refused := [] if args.no_check else _refused(plan):
-        output(
-            [*(f"refused: {reason}" for reason in refused), "nothing was written; --no-check writes it all the same"]
-        )
-        return 1
+    if not args.no_check:
+        image, assessments = _checked(plan)
+        output(writing.checked(image.snapshot, assessments))
+        refused = [*link.problems(plan), "; ".join(refusals(assessments))]
+        if any(refused):
+            lines = [f"refused: {reason}" for reason in refused if reason]
+            output([*lines, "nothing was written; --no-check writes it all the same"])
+            return 1
     out = args.output if args.output is not None else args.kernel
     if os.path.exists(out) and os.path.samefile(out, args.config):
         raise UsageError(f"-o {out}: this is the configuration itself")
-    lines = list(_written(plan, out))
+    lines = list(writing.written(plan, out))
     link.write(plan, out)
     output(lines)
     return 0
 
 
-def _refused(plan: Plan) -> list[str]:
-    """Why the checks refuse what is about to be written; printed is what they say."""
-    from ..api import Image
+def _checked(plan: Plan) -> tuple[Image, list[Assessment]]:
+    """The machines as they will be, and what the checks say of them."""
+    from .. import api
     from ..config import image
-    from ..link import assumptions, problems
-    from ..render.text import output
-    from .build import judged
+    from ..link import assumptions
 
     shown = image(plan.tables, plan.find, plan.kernel.segments)
-    shown = shown.replace(remarks=(*shown.remarks, *plan.remarks, *assumptions(plan)))
-    lines: list[str] = []
-    reason = judged(Image(shown, plan.tables, plan.find), lines)
-    output(lines)
-    return [*problems(plan), *([reason] if reason else [])]
-
-
-def _places(plan: Plan) -> Iterator[str]:
-    width = max(len(patch.table.name) for patch in plan.patches)
-    for patch in plan.patches:
-        where = f"{len(patch.data):5,} bytes at offset {patch.offset:#x} of the file"
-        yield f"  {patch.table.name:<{width}}  {patch.address:#x}  {where}"
-
-
-def _written(plan: Plan, out: str) -> Iterator[str]:
-    found = (plan.kernel.data[patch.offset : patch.offset + len(patch.data)] for patch in plan.patches)
-    changed = sum(
-        a != b for old, patch in zip(found, plan.patches, strict=True) for a, b in zip(old, patch.data, strict=True)
-    )
-    yield f"{out}: {len(plan.patches)} tables patched, {changed:,} bytes changed"
-    yield from _places(plan)
-
-
-def _verified(plan: Plan, stale: list[str]) -> Iterator[str]:
-    if stale:
-        yield f"{plan.kernel.path}: not as {plan.tables.source.path} declares it"
-        yield from (f"  {line}" for line in stale)
-    else:
-        yield f"{plan.kernel.path}: as {plan.tables.source.path} declares it"
-        yield from _places(plan)
+    remarks = (*shown.remarks, *plan.remarks, *assumptions(plan))
+    made = api.Image(shown.replace(remarks=remarks), plan.tables, plan.find)
+    return made, made.check()

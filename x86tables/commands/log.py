@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .. import api
 from ..errors import ImageError, UsageError
-from ._image import optional
+from ._arguments import optional
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

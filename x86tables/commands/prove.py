@@ -15,10 +15,9 @@ from __future__ import annotations
 from ..delivery.scenarios import NOT_APPLICABLE
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..errors import UsageError
-from ._image import add_image_arguments, chosen, image_from
+from ._arguments import add_image_arguments, add_judging_arguments, chosen, image_from, options_from
 from ._qemu import add_guest_arguments
 from ._qemu import run as run_qemu
-from .check import add_judging_arguments, options_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

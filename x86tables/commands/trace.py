@@ -12,7 +12,7 @@ from ..delivery.simulate import HANDLER_STACK
 from ..errors import UsageError
 from ..readers import number
 from ..tables import vectors
-from ._image import add_image_arguments, chosen, image_from
+from ._arguments import add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import api
 from ..errors import UsageError
-from ..readers import FORMATS, number
+from ..readers import FORMATS, address, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..api import Image
+    from ..delivery.scenarios import ScenarioOptions
     from ..machine.machine import Machine
     from ..machine.memory import Memory
 
@@ -88,3 +89,32 @@ def optional(text: str | None, where: str) -> int | None:
 def chosen(image: Image, args: argparse.Namespace) -> list[Machine]:
     """The machines that `--cpu` asks for: one, or all."""
     return list(image.machines) if args.cpu is None else [image.cpu(number(args.cpu, "--cpu"))]
+
+
+def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said of the scenarios."""
+    from ..delivery.scenarios import SCENARIOS
+    from ..delivery.simulate import HANDLER_STACK
+
+    judging = parser.add_argument_group("what is judged")
+    judging.add_argument(
+        "--scenario", metavar="NAME", action="append", default=[], help=f"{', '.join(SCENARIOS)}, or all"
+    )
+    judging.add_argument("--handler-stack", metavar="N", help=f"bytes that a handler pushes (default {HANDLER_STACK})")
+    judging.add_argument("--stack", metavar="ADDR", help="a stack pointer on the stack to judge (default: RSP, RSP0)")
+    judging.add_argument("--frame", metavar="N", help="the largest frame of a function (default 4096)")
+
+
+def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...], ScenarioOptions]:
+    """The scenarios that the arguments name, and what they say of them."""
+    from ..delivery.scenarios import ScenarioOptions
+    from ..delivery.simulate import HANDLER_STACK
+
+    names = api.scenario_names(args.scenario)
+    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack, "--handler-stack")
+    frame = 4096 if args.frame is None else number(args.frame, "--frame")
+    if not 0 <= used <= 1 << 24 or not 0 <= frame <= 1 << 30:
+        raise UsageError("--handler-stack takes 0 to 16 MiB, --frame 0 to 1 GiB")
+    return names, ScenarioOptions(
+        used, None if args.stack is None else address(args.stack, image.symbols, "--stack"), frame
+    )
