@@ -106,7 +106,7 @@ class CheckedCpu(CheckedTables):
     @property
     def second_tss(self) -> LegacySystemDescriptor | None:
         """The 8-byte TSS descriptor in the slot that should be the upper half of TR's; None when it is none."""
-        code = self.tss_descriptor
+        code = self.tss_descriptor if self.tr_known else None
         if code is None:
             return None
         upper = LegacySystemDescriptor.parse(bytes(code)[8:])

@@ -192,12 +192,14 @@ def unmapped(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: base = (uint64_t)&tss, bits 63:32 in the second slot
     """
     table = cpu.tss
-    if table is None or not cpu.asks_for_tss or cpu.second_tss is not None:
+    if table is None or not cpu.asks_for_tss:
         return
     needed = [(name, users) for name, users in cpu.reachable() if Tss.field(name).offset + 7 <= table.limit]
     for name, users in needed:
         address = table.base + Tss.field(name).offset
         if "tss" not in cpu.machine.physical and (fault := cpu.fault(address) or cpu.fault(address + 7)):
+            if cpu.second_tss is not None:
+                return
             who = labels(users) if users else RING3_STACK
             message = f"the TSS at {table.base:#x} cannot be read for {who}: {fault.why}{_half(cpu, table.base)}"
             yield Finding("tss", None, "", message)

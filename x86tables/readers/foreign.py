@@ -54,7 +54,8 @@ def refuse(path: str, data: Data) -> None:
         at = int.from_bytes(data[0x3C:0x40], "little")
         what = "a PE file (an EFI or Windows program)" if data[at : at + 4] == b"PE\0\0" else "a DOS program (MZ)"
         raise ImageError(
-            f"{path}: {what}: give the ELF file that it was made of, or a memory dump of the machine that runs it"
+            f"{path}: {what}: give the ELF file that it was made of, or a memory dump of the machine that runs it; "
+            "--image-format raw takes it as flat memory all the same"
         )
     if instead := _text(data):
         raise ImageError(f"{path}: {instead}")
