@@ -13,6 +13,8 @@ from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescrip
 from x86tables.api import assess
 from x86tables.config.lines import key_lines, shown, tokens
 from x86tables.config.validate import problems
+from x86tables.delivery.scenarios import run_scenario
+from x86tables.delivery.stacks import stack_in_use
 from x86tables.machine.symbols import Symbols
 from x86tables.machine.synthetic import Mapping
 
@@ -431,6 +433,29 @@ def test_symbols_of_a_kernel_must_not_contradict(tmp_path: Path) -> None:
         find("d")
     with pytest.raises(NotThere, match=r"^kernel\.elf: no symbol 'e'$"):
         find("e")
+
+
+def test_a_declared_stack_ends_where_it_ends(tmp_path: Path) -> None:
+    """CPU 1's stack lies right above CPU 0's, or above an interrupt stack of its own: it has no guard."""
+    tables = """[gdt]
+segments = ["kernel_code", "kernel_data", "tss"]
+[[cpu]]
+stack = { bottom = 0x211000, size = "16 KiB", guard = 8192 }
+ist1 = { name = "df", bottom = 0x222000, size = "8 KiB", guard = 8192 }
+[[cpu]]
+stack = { bottom = BOTTOM, size = "16 KiB" }
+ist1 = { name = "df", bottom = 0x242000, size = "8 KiB", guard = 8192 }
+[idt]
+"#DF" = { handler = "asm_df", ist = "df" }
+"""
+    for bottom, verdict in ((0x215000, "silent-corruption"), (0x244000, "silent-corruption"), (0x250000, "unknown")):
+        declared = loaded(tmp_path, tables.replace("BOTTOM", hex(bottom)))
+        machines = config.image(declared, config.lookup(declared)).machines
+        stack = stack_in_use(machines[1])
+        assert (stack.verdict, stack_in_use(machines[0]).verdict) == (verdict, "guarded")
+        if verdict != "unknown":
+            assert stack.reason == f"it ends at {bottom:#x}, and the page below can be written"
+        assert run_scenario("stack-overflow", machines[0]).verdict == "survives"
 
 
 def test_a_guard_is_whole_pages(tmp_path: Path) -> None:

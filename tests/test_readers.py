@@ -15,6 +15,7 @@ import zstandard
 from cli import call, dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
+from x86tables import api
 from x86tables.errors import ImageError
 from x86tables.machine.image import OpenOptions
 from x86tables.machine.memory import Memory
@@ -321,6 +322,24 @@ def test_the_size_of_a_symbol_of_another_file(core: Path, tmp_path: Path) -> Non
         specimens.kernel().replace(struct.pack("<Q", LIMITS[0] + 1), struct.pack("<Q", 8))
     )
     assert dumped(core, *options, "--gdt", "gdt")["cpus"][0]["gdt"]["limit"] == 0xFFFF
+
+
+def test_a_symbol_with_a_size_ends_a_stack(core: Path, tmp_path: Path) -> None:
+    """A variable that holds RSP is the stack: what lies below it is somebody else's. It moves with the kernel."""
+    before = struct.pack("<QQ", LINK + specimens.TSS, 104)
+    for start, size, end in (
+        (0x2800, 0x800, f"it ends at {BASE + 0x2800:#x}, and the page below can be written"),
+        (0x2D00, 0x300, ""),  # too small for one
+    ):
+        data = specimens.kernel().replace(before, struct.pack("<QQ", LINK + start, size))
+        (tmp_path / "kernel").write_bytes(data)
+        image = api.open(str(core), symbols=str(tmp_path / "kernel"), kaslr_offset=BASE - LINK & (1 << 64) - 1)
+        stack = image.check()[0].stack
+        assert stack.rsp == BASE + 0x2F00
+        assert (stack.reason == end) == bool(end)
+        if end:
+            assert stack.verdict == "silent-corruption"
+        assert image.machines[0].stacks == ((range(BASE + start, BASE + start + size),) if end else ())
 
 
 def test_bss_is_unknown_and_not_zero(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said of the scenarios."""
     from ..delivery.scenarios import SCENARIOS
     from ..delivery.simulate import HANDLER_STACK
+    from ..delivery.stacks import STACK_SIZE
 
     judging = parser.add_argument_group("what is judged")
     judging.add_argument(
@@ -102,6 +103,7 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     )
     judging.add_argument("--handler-stack", metavar="N", help=f"bytes that a handler pushes (default {HANDLER_STACK})")
     judging.add_argument("--stack", metavar="ADDR", help="a stack pointer on the stack to judge (default: RSP, RSP0)")
+    judging.add_argument("--stack-size", metavar="N", help=f"a guard lies within so many bytes (default {STACK_SIZE})")
     judging.add_argument("--frame", metavar="N", help="the largest frame of a function (default 4096)")
 
 
@@ -109,12 +111,13 @@ def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...
     """The scenarios that the arguments name, and what they say of them."""
     from ..delivery.scenarios import ScenarioOptions
     from ..delivery.simulate import HANDLER_STACK
+    from ..delivery.stacks import STACK_SIZE
 
     names = api.scenario_names(args.scenario)
     used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack, "--handler-stack")
     frame = 4096 if args.frame is None else number(args.frame, "--frame")
+    size = STACK_SIZE if args.stack_size is None else number(args.stack_size, "--stack-size", 1 << 30)
     if not 0 <= used <= 1 << 24 or not 0 <= frame <= 1 << 30:
         raise UsageError("--handler-stack takes 0 to 16 MiB, --frame 0 to 1 GiB")
-    return names, ScenarioOptions(
-        used, None if args.stack is None else address(args.stack, image.symbols, "--stack"), frame
-    )
+    stack = None if args.stack is None else address(args.stack, image.symbols, "--stack")
+    return names, ScenarioOptions(used, stack, frame, size)

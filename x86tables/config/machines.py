@@ -48,6 +48,8 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
     coverage = Coverage(
         (range(m.address, m.address + m.size) for m in mappings), partial(_name, mappings, bool(placed))
     )
+    known_stacks = {(s.bottom.at(known), s.top.at(known)) for s in tables.stacks if s.bottom is not None}
+    stacks = tuple(range(*ends) for ends in sorted(known_stacks))
     machines = tuple(
         Machine(
             registers.replace(cr3=cr3),
@@ -56,6 +58,7 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
             vendor=tables.config.machine.vendor,
             maxphyaddr=52,
             declared=coverage,
+            stacks=stacks,
         )
         for cpu, registers in enumerate(_registers(tables, known))
     )

@@ -93,9 +93,10 @@ def extent(machine: Machine, top: int, most: int = NEAR, occupants: Occupants | 
     inside = [each for each in inside if each.kind in (TABLE, STACK)]
     if inside:
         bottom, below = min(inside[0].end, top), inside[0]
-    own = next((known.start for known in machine.stacks if top - 1 in known), bottom)
-    if own > bottom:
-        bottom, below = own, Occupant(own - 1, own, "memory that is not this stack's", STACK, machine.cpu)
+    own = machine.known_stack(top - 1)
+    if own is not None and own.start > bottom:
+        bottom = own.start
+        below = Occupant(bottom - 1, bottom, "memory that is not this stack's", STACK, machine.cpu)
     return Extent(top, bottom, below, above)
 
 
@@ -200,7 +201,7 @@ def stack_in_use(
     rsp = registers.rsp
     if rsp is None:
         return StackInUse(UNKNOWN, "RSP is not known")
-    own = next((known for known in machine.stacks if rsp - 1 in known), None)
+    own = machine.known_stack(rsp - 1)
     try:
         guard = guard_below(machine, registers)
     except Inaccessible as error:
@@ -208,7 +209,7 @@ def stack_in_use(
     if stack is None and machine.registers.cpl == 3 and _trampoline(machine, rsp):
         return StackInUse(NOT_JUDGED, "RSP0 is an entry trampoline, not the kernel's stack", rsp, guard)
     unprotected = _unprotected(machine, rsp, size)
-    end = (rsp - NEAR if guard is None else guard.top) if own is None else own.start
+    end = rsp - NEAR if guard is None else guard.top
     occupants = occupants or Occupants([machine])
     between = occupants.between(machine, max(end, own.start) if own else end, rsp)
     if between:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from functools import cached_property
 
 from ..errors import NotThere
@@ -62,7 +63,7 @@ class Table(Record):
 class Machine:
     """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
 
-    `stacks` are stacks whose extent is known, in linear memory.
+    `stacks` are the ranges of linear memory, in order, that a stack in one of them does not leave.
     `assumed` lists, in words, what the image does not say and was inferred. `physical` names the tables whose base is
     a physical address. `core` is what a core's headers say of EFER.LMA; `mode_needs` what would have to be known of the
     mode, where nothing tells it. Nothing of a Machine changes.
@@ -216,6 +217,11 @@ class Machine:
         if access.write and isinstance(answer, Ok) and not self.memory.backed(answer.physical):
             return unbacked(answer.physical)
         return answer
+
+    def known_stack(self, address: int) -> range | None:
+        """The one of `stacks` that an address is in; None where nothing tells how far a stack there reaches."""
+        number = bisect(self.stacks, address, key=lambda known: known.start)
+        return next((known for known in self.stacks[number - 1 : number] if address in known), None)
 
     # Tables
 

@@ -10,7 +10,7 @@ from ..errors import ImageError, NotThere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     from .files import Data
@@ -29,7 +29,8 @@ class Symbols:
     """Names by address, addresses by name, and source lines where debugging information has them.
 
     `lines` answers for an address as linked (`file.c:12` or None), `sizes` for a name (in bytes, 0 where it is not
-    known). A symbol costs 12 bytes and its name: millions of them fit into memory.
+    known). `objects` are the addresses and sizes of what may be a stack. A symbol costs 12 bytes and its name:
+    millions of them fit into memory.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Symbols:
         pairs: Iterable[tuple[int, str]] = (),
         lines: Callable[[int], str | None] | None = None,
         sizes: Callable[[str], int] | None = None,
+        objects: Sequence[tuple[int, int]] = (),
     ) -> None:
         self._lines, self._sizes, self._offset = (
             lines,
             sizes,
             0,
         )  # the offset lies between the addresses as linked, kept here, and as moved
+        self._objects = objects
         self._addresses, self._starts, self._names = array("Q"), array("I"), bytearray(b"\0")  # NUL around each name
         self._append(sorted((address & MASK, _encoded(name)) for address, name in pairs))
 
@@ -126,6 +129,12 @@ class Symbols:
     def size(self, name: str) -> int:
         """How many bytes a symbol has; 0 where the file of symbols does not tell."""
         return 0 if self._sizes is None else self._sizes(name)
+
+    @property
+    def objects(self) -> tuple[range, ...]:
+        """Where the variables lie that may be stacks, in order."""
+        starts = sorted((address + self._offset & MASK, size) for address, size in self._objects)
+        return tuple(range(start, start + size) for start, size in starts)
 
     def offset_for(self, handlers: Iterable[int]) -> int | None:
         """How far a kernel was moved (KASLR): the one offset, a multiple of 4 KiB, that puts symbols on the handlers.

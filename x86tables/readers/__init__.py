@@ -94,6 +94,8 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     if options.symbols is not None:
         symbols, moved = _placed(symbols, machines) if options.kaslr_offset is None else (symbols, [])
         remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
+    if stacks := symbols.objects:
+        machines = [machine.replace(stacks=stacks, assumed=machine.assumed) for machine in machines]
     return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
 
 

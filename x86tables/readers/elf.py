@@ -16,11 +16,13 @@ from .dwarf import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from ..machine.files import Data
     from ..machine.image import OpenOptions
 
+NOTYPE, OBJECT = 0, 1  # types of symbols
 # Names that kernels give their tables, the likeliest first; compared without case and leading underscores or dots.
 NAMES = {
     "gdt": ("gdt", "gdt_table", "gdt64", "boot_gdt", "global_descriptor_table", "gdt_start"),
@@ -29,6 +31,7 @@ NAMES = {
 }
 LARGEST = {"gdt": 0x10000, "idt": 0x1000, "tss": 0x68}
 _ENDS = re.compile("end|ptr|pointer|desc|gdtr|idtr|size|limit")
+SMALLEST_STACK, LARGEST_STACK = 1 << 10, 1 << 18  # what is larger holds more than one stack, or is a heap
 DEFAULT_SIZE = {"gdt": 0, "idt": 0x1000, "tss": 0x68}
 
 
@@ -54,8 +57,21 @@ def matches(data: Data) -> bool:
 
 def symbol_table(path: str, data: Data) -> Symbols:
     """Every named symbol that has a place, with source lines where the file has debugging information."""
-    elf = Elf(path, data)
-    return Symbols(((row[1], row[0]) for row in elf.symbols()), lines=Lines(data), sizes=partial(_size, elf))
+    return _symbols(Elf(path, data), data)
+
+
+def _symbols(elf: Elf, data: Data) -> Symbols:
+    objects: list[tuple[int, int]] = []
+    pairs = _pairs(elf, objects)
+    return Symbols(pairs, lines=Lines(data), sizes=partial(_size, elf), objects=objects)
+
+
+def _pairs(elf: Elf, objects: list[tuple[int, int]]) -> Iterator[tuple[int, str]]:
+    """Address and name of each symbol; what may be a stack goes into `objects`."""
+    for name, address, size, info, _ in elf.symbols():
+        if SMALLEST_STACK <= size <= LARGEST_STACK and info & 15 in (NOTYPE, OBJECT):
+            objects.append((address, size))
+        yield address, name
 
 
 def _size(elf: Elf, wanted: str) -> int:
@@ -77,7 +93,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
     memory = Linked(pieces)
     memory.reserved = tuple(reserved)
     triples = [(address, name, size) for name, address, size, _, _ in elf.symbols()]
-    symbols = Symbols(((row[0], row[1]) for row in triples), lines=Lines(data), sizes=partial(_size, elf))
+    symbols = _symbols(elf, data)
     places = _places(elf, triples)
     remarks = [
         f"{name.upper()} at {base:#x} ({what}): as linked, not as loaded"
