@@ -22,7 +22,21 @@ from x86tables.errors import UsageError
 from x86tables.machine.coverage import Coverage
 from x86tables.machine.image import OpenOptions, Snapshot
 from x86tables.machine.machine import Machine
-from x86tables.machine.registers import MCE, PAE, Registers, Segment, TableRegister
+from x86tables.machine.registers import (
+    LMA,
+    LME,
+    MCE,
+    PAE,
+    PE,
+    PG,
+    SCE,
+    SMAP,
+    SMEP,
+    UMIP,
+    Registers,
+    Segment,
+    TableRegister,
+)
 from x86tables.machine.symbols import Symbols
 from x86tables.machine.synthetic import Mapping, synthetic_machine
 from x86tables.readers import open_image
@@ -335,6 +349,8 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("REG002", set_register(ss=Segment(CS)), "ss", "", 1),
     ("REG003", set_register(ds=Segment(TR)), "ds", "", 1),
     ("REG002", lambda k: k.gdt[0].__setitem__(DS, SegmentDescriptor.kernel_data().replace(type=1)), "ss", "", 1),
+    ("REG004", lambda k: k.registers[1].update(cr0=PE | PG), "cr0.wp", "", 2),
+    ("REG004", both(set_register(cr4=PAE | SMEP | SMAP | UMIP), lambda k: k.registers[1].update(cr4=PAE | SMAP)), "cr4.umip,smep", "", 2),  # noqa: E501
     ("SYS001", set_register(star=0x0013_0010 << 32), "star[47:32]", "", 1),
     ("SYS001", set_register(star=0), "star[47:32]", "", 1),
     ("SYS002", set_register(star=0x000B_0008 << 32), "star[63:48]", "", 1),
@@ -365,6 +381,17 @@ def test_without_a_tss_what_is_never_raised_is_a_note() -> None:
     assert [row for row in found(judge(kernel.image())) if row[1] == "TSS001"] == [(0, "TSS001", "note", "tr")]
     kernel.gate(2, ist=1)
     assert (0, "TSS001", "error", "tr") in found(judge(kernel.image()))
+
+
+def test_execute_disable_off_on_one_cpu() -> None:
+    kernel = Kernel(2)
+    kernel.registers[1]["efer"] = SCE | LME | LMA
+    first, second = judge(kernel.image())
+    assert first.findings == ()
+    (finding,) = (finding for finding in second.findings if finding.rule == "REG004")
+    assert (finding.where, finding.message) == ("efer.nxe", "EFER.NXE is clear, but set on CPU 0")
+    kernel.registers[1]["efer"] = None
+    assert ("REG004", "EFER is not known") in [(gap.rule, gap.needs) for gap in judge(kernel.image())[1].not_checked]
 
 
 def test_clean_configuration() -> None:

@@ -24,7 +24,7 @@ TABLES = {
     "IDT": "the interrupt descriptor table and its gates",
     "TSS": "the task-state segment and TR",
     "STK": "the stacks that the TSS names",
-    "REG": "segment registers against the tables",
+    "REG": "registers against the tables, and against those of other CPUs",
     "SYS": "SYSCALL and SYSRET against the GDT",
 }
 

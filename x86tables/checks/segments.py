@@ -1,8 +1,11 @@
-"""Rules about segment registers and STAR: whether their selectors name the right descriptors in the current GDT."""
+"""Rules about segment registers and STAR: whether their selectors name the right descriptors in the current GDT; and
+about control registers that differ between CPUs."""
 
 from __future__ import annotations
 
+from ..machine.registers import NXE, SMAP, SMEP, UMIP, WP
 from ..tables.gdt import SegmentDescriptor
+from ..tables.vectors import ranges
 from .catalogue import ERROR, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from ..machine.image import Snapshot
     from .cpu import CheckedCpu
 
+# what protects memory, and must be set by each CPU for itself
+PROTECTION = {"cr0": {"wp": WP}, "cr4": {"umip": UMIP, "smep": SMEP, "smap": SMAP}, "efer": {"nxe": NXE}}
 SYSCALL, SYSRET = "star[47:32]", "star[63:48]"  # the halves of STAR that hold selectors
 
 
@@ -93,6 +98,35 @@ def stale_data(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         fits = isinstance(code, SegmentDescriptor) and code.s and code.readable and code.p
         if wrong := mismatch(cpu, segment.selector, fits):
             yield Finding(name, None, "", f"{name.upper()} {segment.selector:#x} is {wrong} in the current GDT")
+
+
+@rule("REG004", WARNING, "a protection bit that other CPUs have set is clear")
+def protection_differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: each processor has control registers of its own, and what the boot processor sets the others must set, too.
+        Where CR0.WP is clear, ring 0 writes through read-only pages: a read-only guard page below a stack guards
+        nothing on that CPU. Where SMEP, SMAP or UMIP is clear, code of the same kernel that faults on one CPU goes
+        through on another; where EFER.NXE is clear, a page with bit 63 set in its entry is a reserved-bit fault (SDM
+        Vol. 3A, "Control Registers", and "Determination of Access Rights"). CPUs in long mode are compared. Usual
+        cause: the start-up code of the other processors sets PE, PG and PAE only.
+    Fix: load CR0, CR4 and EFER of every CPU with the values that the boot processor ends up with.
+    Bad: mov cr0, 0x80000001 on the second CPU, 0x80010001 on the first
+    Good: the start-up code of each CPU loads CR0, CR4 and EFER from variables that the first CPU has filled
+    """
+    if len(cpu.cpus) < 2:
+        return
+    for name, bits in PROTECTION.items():
+        mine = getattr(cpu.registers, name)
+        if mine is None:
+            cpu.missing(f"{name.upper()} is not known")
+            continue
+        found = {}
+        for bit, mask in bits.items():
+            there = [other.number for other in cpu.cpus if (getattr(other.registers, name) or 0) & mask]
+            if there and not mine & mask:
+                found[bit] = f"{name.upper()}.{bit.upper()} is clear, but set on CPU {ranges(there)}"
+        if found:
+            yield Finding(name, None, tuple(found), "; ".join(found.values()))
 
 
 def star(cpu: CheckedCpu) -> int | None:
