@@ -17,6 +17,7 @@ from mutated import CHANGES, linux
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
 from x86tables.checks.selection import find, read_baseline, select, without
+from x86tables.checks.stacks import has_red_zone
 from x86tables.delivery.scenarios import run_scenario
 from x86tables.errors import UsageError
 from x86tables.machine.coverage import Coverage
@@ -94,6 +95,7 @@ class Kernel:
             self.tss.append(Tss(rsp0=stack(0, cpu), **tops))
         self.registers: list[dict[str, Any]] = [{"rsp": stack(0, cpu) - 0x100, "star": STAR} for cpu in range(cpus)]
         self.symbols = {handler(vector): f"isr{vector}" for vector in range(256)}
+        self.producers = {"kernel.c": "GNU C17 12.2.0 -mno-red-zone -mtune=generic -g"}
         self.format, self.vendor, self.own_idt = "elfcore", "intel", False
 
     def mapping(self, name: str, permissions: str) -> None:
@@ -139,7 +141,11 @@ class Kernel:
             }
             registers = first.registers.replace(**own | self.registers[cpu])
             machines.append(Machine(registers, first.memory, cpu=cpu, vendor=self.vendor))
-        return Snapshot("kernel", self.format, first.memory, tuple(machines), Symbols(self.symbols.items()))
+        symbols = Symbols(self.symbols.items(), compiled=self.compiled)
+        return Snapshot("kernel", self.format, first.memory, tuple(machines), symbols)
+
+    def compiled(self, how: Callable[[str], bool]) -> tuple[str, ...]:
+        return tuple(name for name, producer in self.producers.items() if how(producer))
 
 
 def found(reports: list[Report]) -> list[tuple[int, str, str, str]]:
@@ -344,6 +350,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("STK005", both(lambda k: k.pointers(ist5=stack(5)), lambda k: k.gate(48, 49, ist=5)), "tss.ist5", "note", 1),
     ("STK006", lambda k: k.pointers(1, ist1=stack(1)), "tss.ist1", "", 2),
     ("STK007", lambda k: k.mapping("stack1", "rwu"), "tss.ist1", "", 1),
+    ("STK008", lambda k: k.producers.update({"string.c": "GNU C17 12.2.0 -mtune=generic -g -O2"}), "rsp", "", 1),
     ("REG001", set_register(cs=Segment(DS, flags=0xAF9B00)), "cs", "", 1),
     ("REG001", set_register(cs=Segment(UCS, flags=0xAF9B00)), "cs", "", 1),
     ("REG002", set_register(ss=Segment(CS)), "ss", "", 1),
@@ -392,6 +399,25 @@ def test_execute_disable_off_on_one_cpu() -> None:
     assert (finding.where, finding.message) == ("efer.nxe", "EFER.NXE is clear, but set on CPU 0")
     kernel.registers[1]["efer"] = None
     assert ("REG004", "EFER is not known") in [(gap.rule, gap.needs) for gap in judge(kernel.image())[1].not_checked]
+
+
+@pytest.mark.parametrize(
+    ("producer", "expected"),
+    [
+        ("GNU C17 12.2.0 -mtune=generic -march=x86-64 -g -O2 -ffreestanding", True),
+        ("GNU C17 12.2.0 -mno-red-zone -mtune=generic -march=x86-64", False),
+        ("GNU C17 12.2.0 -mno-red-zone -mred-zone -march=x86-64", True),
+        ("GNU C17 12.2.0 -m32 -mtune=generic", False),
+        ("GNU C17 12.2.0 -mabi=ms -mtune=generic", False),
+        ("clang version 16.0.6 /usr/bin/clang -c -g -ffreestanding kernel.c", True),
+        ("clang version 16.0.6 /usr/bin/clang -c -g -mno-red-zone kernel.c", False),
+        ("clang version 16.0.6 /usr/bin/clang --target=x86_64-unknown-windows -c kernel.c", False),
+        ("clang version 16.0.6", False),
+        ("clang LLVM (rustc version 1.75.0 (82e1608df 2023-12-21))", False),
+    ],
+)
+def test_what_tells_of_a_red_zone(producer: str, expected: bool) -> None:
+    assert has_red_zone(producer) == expected
 
 
 def test_clean_configuration() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from x86tables.checks.stacks import has_red_zone
 from x86tables.commands import main
 from x86tables.machine.files import load
 from x86tables.machine.symbols import Symbols
@@ -99,6 +100,22 @@ def test_what_gcc_writes(tmp_path: Path, options: list[str]) -> None:
     subprocess.run(["objcopy", "--strip-debug", "k", "none"], cwd=tmp_path, check=True)
     stripped = read_symbols(str(tmp_path / "none"))
     assert stripped.place(stripped.address("handler")) == "handler"
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("options", [["-gdwarf-4"], ["-gdwarf-5"], ["-gdwarf-5", "-gz=zlib"]])
+def test_what_code_was_compiled_with(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "a.c").write_text(MAIN)
+    (tmp_path / "b.c").write_text("int two(int a) { return a * 2; }\n")
+    build = ["gcc", *options, "-ffreestanding", "-nostdlib", "-static"]
+    subprocess.run([*build, "-mno-red-zone", "-c", "a.c"], cwd=tmp_path, check=True)
+    for name, more in (("bad", []), ("good", ["-mno-red-zone"]), ("none", ["-gno-record-gcc-switches"])):
+        subprocess.run([*build, *more, "-c", "b.c"], cwd=tmp_path, check=True)
+        files = ["b.o"] if name == "none" else ["a.o", "b.o"]
+        subprocess.run([*build, "-o", name, *files], cwd=tmp_path, check=True)
+    found = {name: read_symbols(str(tmp_path / name)).compiled(has_red_zone) for name in ("bad", "good", "none")}
+    assert found == {"bad": ("b.c",), "good": (), "none": None}
+    assert read_symbols(KERNEL).compiled(has_red_zone) is None, "an assembler's"
 
 
 @pytest.mark.parametrize("step", [7, 13])

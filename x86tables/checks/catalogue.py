@@ -23,7 +23,7 @@ TABLES = {
     "GDT": "the global descriptor table",
     "IDT": "the interrupt descriptor table and its gates",
     "TSS": "the task-state segment and TR",
-    "STK": "the stacks that the TSS names",
+    "STK": "the stacks that the TSS names, and the one that is interrupted",
     "REG": "registers against the tables, and against those of other CPUs",
     "SYS": "SYSCALL and SYSRET against the GDT",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..delivery.occupants import Occupant
 from ..machine.probe import Unknown
 from ..tables.vectors import labels
-from .catalogue import ERROR, NOTE, WARNING, Finding, rule
+from .catalogue import ERROR, LOADED, NOTE, WARNING, Finding, rule
 from .cpu import FRAME, ROOM
 from .gates import trap_stacks
 from .tables import TOP
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .cpu import CheckedCpu, UsedStack
 
 DF, UNMASKABLE = 8, {1, 2, 18}
+# options that decide about the red zone, the last one given; the ABI of Windows and UEFI has none
+RED_ZONE = {"-mred-zone": True} | dict.fromkeys(
+    ("-mno-red-zone", "-mkernel", "-fapple-kext", "-mabi=ms", "-m16", "-m32"), False
+)
 
 
 @rule("STK001", ERROR, "a stack in use cannot be pushed to")
@@ -200,3 +204,34 @@ def for_users(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         if stack.usable and cpu.for_users(((stack.top & ~15) - 8) % TOP):
             message = f"{stack.names} {stack.top:#x}, {stack.used_by}, is in a user page (U/S=1)"
             yield Finding("tss", None, stack.fields, message)
+
+
+@rule("STK008", ERROR, "code of the kernel is compiled with a red zone", LOADED)
+def red_zone(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: the System V ABI lets a leaf function keep data in the 128 bytes below RSP without moving RSP. In ring 0 an
+        interrupt whose gate has no IST pushes its frame right there (SDM Vol. 3A, "64-Bit Mode Stack Frame"): local
+        variables change between two instructions, now and then, and nowhere else than where an interrupt has hit.
+        Judged by the options that GCC records in DW_AT_producer, and Clang with -grecord-command-line, of the file
+        given as --symbols; rustc records none.
+    Fix: compile everything that is linked into the kernel, libgcc too, with -mno-red-zone; in Rust, use the target
+        x86_64-unknown-none, or "disable-redzone": true in a target of your own.
+    Bad: gcc -ffreestanding -mcmodel=kernel -c kernel.c
+    Good: gcc -ffreestanding -mcmodel=kernel -mno-red-zone -c kernel.c
+    """
+    gates = [gate for gate in cpu.present.values() if not gate.ist]
+    if not gates:
+        return
+    files = image.symbols.compiled(has_red_zone)
+    if files is None:
+        cpu.missing("the options that the kernel was compiled with (--symbols ELF, with debugging information)")
+    elif files and any(image.symbols.name(gate.offset) for gate in gates):
+        yield Finding("rsp", None, "", f"compiled without -mno-red-zone: {', '.join(files)}")
+
+
+def has_red_zone(producer: str) -> bool:
+    """Whether a compiler was told, by options, to make 64-bit code with a red zone; False where it shows no options."""
+    words = producer.split()
+    told = [RED_ZONE[word] for word in words if word in RED_ZONE]
+    windows = any(name in word for word in words for name in ("-windows", "-uefi", "-win32", "-mingw"))
+    return " -" in producer and not windows and (told or [True])[-1]

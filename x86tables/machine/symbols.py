@@ -29,7 +29,8 @@ class Symbols:
     """Names by address, addresses by name, and source lines where debugging information has them.
 
     `lines` answers for an address as linked (`file.c:12` or None), `sizes` for a name (in bytes, 0 where it is not
-    known). `objects` are the addresses and sizes of what may be a stack. A symbol costs 12 bytes and its name:
+    known), `compiled` for a test of compilers' options (some source files compiled so, None where that is not known).
+    `objects` are the addresses and sizes of what may be a stack. A symbol costs 12 bytes and its name:
     millions of them fit into memory.
     """
 
@@ -39,13 +40,14 @@ class Symbols:
         lines: Callable[[int], str | None] | None = None,
         sizes: Callable[[str], int] | None = None,
         objects: Sequence[tuple[int, int]] = (),
+        compiled: Callable[[Callable[[str], bool]], tuple[str, ...] | None] | None = None,
     ) -> None:
         self._lines, self._sizes, self._offset = (
             lines,
             sizes,
             0,
         )  # the offset lies between the addresses as linked, kept here, and as moved
-        self._objects = objects
+        self._objects, self._compiled = objects, compiled
         self._addresses, self._starts, self._names = array("Q"), array("I"), bytearray(b"\0")  # NUL around each name
         self._append(sorted((address & MASK, _encoded(name)) for address, name in pairs))
 
@@ -129,6 +131,11 @@ class Symbols:
     def size(self, name: str) -> int:
         """How many bytes a symbol has; 0 where the file of symbols does not tell."""
         return 0 if self._sizes is None else self._sizes(name)
+
+    def compiled(self, how: Callable[[str], bool]) -> tuple[str, ...] | None:
+        """Some source files for whose compiler and options, as DW_AT_producer has them, `how` is true; None where no
+        options were recorded."""
+        return None if self._compiled is None else self._compiled(how)
 
     @property
     def objects(self) -> tuple[range, ...]:

@@ -1,9 +1,14 @@
-"""Source lines for addresses, from an ELF file's DWARF: a unit is decoded when an address in it is asked for."""
+"""Source lines for addresses, from an ELF file's DWARF: a unit is decoded when an address in it is asked for.
+
+And what its code was compiled with, where compilers have recorded that.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_right
+from functools import cached_property
 from io import BytesIO
 
 from ..elf import DYN, EXEC, MOST_NAME, Elf
@@ -11,7 +16,7 @@ from ..machine.symbols import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, TypeAlias
 
     from ..machine.files import Data
@@ -31,6 +36,10 @@ UNUSED = (
 # DWARF 5, section 7.5.6: bytes of the forms that entries of a line table may have; those with a length of their own 0
 FORM_SIZES = {0x08: 0, 0x09: 0, 0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x0E: 4, 0x0F: 0, 0x1E: 16, 0x1F: 4}
 STRING, BLOCK, ULEB = 0x08, 0x09, 0x0F
+# DW_AT_producer of GCC, or of Clang with -grecord-command-line: with options, as no other string has them
+PRODUCER = rb"(?:^|(?<=\0))(?:GNU (?!AS )|[^\0]{0,40}clang version )[^\0]* -[^\0]+"
+MOST_OPTIONS = 1 << 14  # bytes of them
+MOST_FILES = 4  # source files that are named as compiled in some way
 
 
 class Lines:
@@ -54,6 +63,34 @@ class Lines:
             return self._find(address)
         except Exception:  # damage shows in many ways, and a name without its line is good enough
             return None
+
+    def compiled(self, how: Callable[[str], bool]) -> tuple[str, ...] | None:
+        """Some of the source files whose compiler and options, as it recorded them, are as `how` says; None where no
+        compiler has recorded any, or this cannot be read."""
+        try:
+            if not any(map(how, self._producers)):
+                return () if self._producers else None
+            if not self._opened:
+                self._open()
+            found: dict[str, None] = {}
+            for unit in self._dwarf.iter_CUs():
+                top = unit.get_top_DIE().attributes
+                self._dwarf.debug_info_sec.stream.budget.spend(len(top))
+                if {"DW_AT_producer", "DW_AT_name"} <= top.keys() and how(
+                    _text(top["DW_AT_producer"].value, MOST_OPTIONS)
+                ):
+                    found[_text(top["DW_AT_name"].value)] = None
+                    if len(found) == MOST_FILES:
+                        break
+            return tuple(found)
+        except Exception:  # as for lines
+            return None
+
+    @cached_property
+    def _producers(self) -> set[str]:
+        """Compilers with their options; a search in the strings is faster than a walk over the units."""
+        strings = _sections(Elf("", self._data), ("str",)).get("str", b"")
+        return {_text(each, MOST_OPTIONS) for each in re.findall(PRODUCER, strings)}
 
     def _open(self) -> None:
         from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
@@ -150,13 +187,13 @@ class Metered(BytesIO):
         return data
 
 
-def _sections(elf: Elf) -> dict[str, bytes]:
+def _sections(elf: Elf, wanted: tuple[str, ...] = SECTIONS) -> dict[str, bytes]:
     """Sections of debugging information, by name without `.debug_`; `.zdebug_` is how they once were compressed."""
     found = {}
     for section in elf.sections:
         _, packed, name = section.name.partition(".zdebug_")
         name = name or section.name.removeprefix(".debug_")
-        if name in SECTIONS and section.name.startswith((".debug_", ".zdebug_")):
+        if name in wanted and section.name.startswith((".debug_", ".zdebug_")):
             data = elf.contents(section)
             if packed and data[:4] == b"ZLIB":
                 data = elf.unpack(section, data[12:], int.from_bytes(data[4:12], "big"))
@@ -248,7 +285,7 @@ def _files(header: Any, directory: str) -> dict[int, str]:
     return names
 
 
-def _text(value: Any) -> str:
-    if len(value) > MOST_NAME:
+def _text(value: Any, most: int = MOST_NAME) -> str:
+    if len(value) > most:
         raise ValueError("a path that is too long")
     return printable(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)

@@ -63,7 +63,8 @@ def symbol_table(path: str, data: Data) -> Symbols:
 def _symbols(elf: Elf, data: Data) -> Symbols:
     objects: list[tuple[int, int]] = []
     pairs = _pairs(elf, objects)
-    return Symbols(pairs, lines=Lines(data), sizes=partial(_size, elf), objects=objects)
+    lines = Lines(data)
+    return Symbols(pairs, lines=lines, sizes=partial(_size, elf), objects=objects, compiled=lines.compiled)
 
 
 def _pairs(elf: Elf, objects: list[tuple[int, int]]) -> Iterator[tuple[int, str]]:
