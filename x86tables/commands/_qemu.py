@@ -83,9 +83,9 @@ def _symbols(args: argparse.Namespace) -> Symbols:
 
 def _print(args: argparse.Namespace, lines: Iterable[str], values: Any) -> None:
     if args.format == "json":
-        import json
+        from ..render.json import output as output_json
 
-        print(json.dumps(values(), indent=1))
+        output_json(values())
     else:
         from ..render import text
 

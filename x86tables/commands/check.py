@@ -44,11 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
         text.output(verdict.check(image.snapshot, assessments, args.steps))
     else:
-        import json
-
         from ..render import sarif
         from ..render.json import check
+        from ..render.json import output as output_json
 
         document = (sarif.log if args.format == "sarif" else check.check)(image.snapshot, assessments)
-        print(json.dumps(document, indent=1))
+        output_json(document)
     return exit_status(assessments)

@@ -56,15 +56,15 @@ def run(args: argparse.Namespace) -> int:
     elif args.address is not None:
         raise UsageError("--address is looked up in an image: give --in IMAGE")
     if args.format == "json":
-        import json
-
         from ..render.json import decode as document
+        from ..render.json import output as output_json
 
-        print(json.dumps(document.decode(kind, value, found, symbols), indent=2))
+        output_json(document.decode(kind, value, found, symbols), 2)
     else:
         from ..render import decode as words
+        from ..render.text import output
 
-        print("\n".join(words.text(kind, value, found, symbols)))
+        output(words.text(kind, value, found, symbols))
     return 0
 
 

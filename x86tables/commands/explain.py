@@ -34,11 +34,10 @@ def run(args: argparse.Namespace) -> int:
     tables = [table for table in TABLES if args.rule is None or table == args.rule.upper()]
     rules = tuple(rule for rule in RULES if rule.table in tables) or (find(args.rule),)
     if args.format == "json":
-        import json
-
         from ..render.json import explain as document
+        from ..render.json import output as output_json
 
-        print(json.dumps(document.explain(rules), indent=1))
+        output_json(document.explain(rules))
     else:
         for line in listing(tables) if tables else explanation(rules[0]):
             print(line)

@@ -52,11 +52,10 @@ def run(args: argparse.Namespace) -> int:
         symbols = read_symbols(args.symbols).moved(offset or 0)
     found = report(log, None if image is None else image.snapshot)
     if args.format == "json":
-        import json
-
+        from ..render.json import output as output_json
         from ..render.json.log import log as document
 
-        print(json.dumps(document(args.file, found, symbols), indent=1))
+        output_json(document(args.file, found, symbols))
     else:
         from ..render.log import text
         from ..render.text import output

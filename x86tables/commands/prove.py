@@ -56,11 +56,10 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--scenario {name}: {OURS[name]}")
     proofs = image.prove(args.on, names, chosen(image, args), options)
     if args.format == "json":
-        import json
-
+        from ..render.json import output as output_json
         from ..render.json import prove as document
 
-        print(json.dumps(document.prove(image.snapshot, proofs, bochs.CPU), indent=1))
+        output_json(document.prove(image.snapshot, proofs, bochs.CPU))
     else:
         from ..render import prove as lines
         from ..render import text

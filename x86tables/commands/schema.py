@@ -17,9 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    import json
-
     from ..config.schema import schema
+    from ..render.json import output as output_json
 
-    print(json.dumps(schema(), indent=1))
+    output_json(schema())
     return 0

@@ -54,11 +54,10 @@ def run(args: argparse.Namespace) -> int:
         registers = _registers(machine, args, image)
         traced.append((machine, registers, image.simulate(event, machine.cpu, registers, used)))
     if args.format == "json":
-        import json
-
+        from ..render.json import output as output_json
         from ..render.json import trace as document
 
-        print(json.dumps(document.trace(image.snapshot, event, traced), indent=1))
+        output_json(document.trace(image.snapshot, event, traced))
     else:
         from ..render import text, trace
 

@@ -11,3 +11,10 @@ class ImageJson(Document):
     path: str
     format: str
     remarks: list[str]
+
+
+def output(document: object, indent: int = 1) -> None:
+    """Print a document."""
+    import json
+
+    print(json.dumps(document, indent=indent))
