@@ -96,9 +96,9 @@ def test_a_name_that_would_speak_to_the_terminal(tmp_path: Path) -> None:
 
 
 def test_our_colours_are_not_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    from x86tables.render import text
+    from x86tables.render.lines import output
 
-    text.output(["\x1b[1;31mloops\x1b[0m \x1b[8mhidden", "plain"])
+    output(["\x1b[1;31mloops\x1b[0m \x1b[8mhidden", "plain"])
     assert capsys.readouterr().out == "\x1b[1;31mloops\x1b[0m \\x1b[8mhidden\nplain\n"
 
 

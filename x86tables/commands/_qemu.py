@@ -87,6 +87,6 @@ def _print(args: argparse.Namespace, lines: Iterable[str], values: Any) -> None:
 
         output_json(values())
     else:
-        from ..render import text
+        from ..render.lines import output
 
-        text.output(lines)
+        output(lines)

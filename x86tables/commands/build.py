@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, then write; 1 when the checks refuse it."""
     from ..api import open_config, refusals
     from ..render import writing
-    from ..render.text import output
+    from ..render.lines import output
 
     image = open_config(args.config, args.symbols)
     files = _files(image, args.emit.split(","))

@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
         options=options,
     )
     if args.format == "text":
-        from ..render import text, verdict
+        from ..render import verdict
+        from ..render.lines import output
 
-        text.output(verdict.check(image.snapshot, assessments, args.steps))
+        output(verdict.check(image.snapshot, assessments, args.steps))
     else:
         from ..render import sarif
         from ..render.json import check

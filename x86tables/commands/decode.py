@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         output_json(document.decode(kind, value, found, symbols), 2)
     else:
         from ..render import decode as words
-        from ..render.text import output
+        from ..render.lines import output
 
-        output(words.text(kind, value, found, symbols))
+        output("\n".join(words.text(kind, value, found, symbols)).splitlines())
     return 0
 
 

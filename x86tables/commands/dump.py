@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(piece)
     else:
         from ..render import text
+        from ..render.lines import output
 
-        text.output(text.dump(image.snapshot, machines, tables, args.all))
+        output(text.dump(image.snapshot, machines, tables, args.all))
     _require_something(image, machines, tables)
     return 0
 

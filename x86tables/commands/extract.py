@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if path and os.path.exists(path) and os.path.exists(args.output) and os.path.samefile(args.output, path):
             what = "the image itself" if path == args.image else "one of the files to read"
             raise UsageError(f"-o {args.output}: this is {what}")
-    from ..render.text import output
+    from ..render.lines import output
 
     image = image_from(args, record)
     if image.format == "elf":

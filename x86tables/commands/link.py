@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from ..api import refusals
     from ..config import load
     from ..render import writing
-    from ..render.text import output
+    from ..render.lines import output
 
     if args.verify and (args.output is not None or args.no_check):
         raise UsageError("--verify writes nothing: -o and --no-check do not go with it")

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
         output_json(document(args.file, found, symbols))
     else:
+        from ..render.lines import output
         from ..render.log import text
-        from ..render.text import output
 
         output(text(args.file, found, symbols, image.remarks if image is not None and args.symbols else ()))
     return 0

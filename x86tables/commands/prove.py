@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         output_json(document.prove(image.snapshot, proofs, bochs.CPU))
     else:
         from ..render import prove as lines
-        from ..render import text
+        from ..render.lines import output
 
-        text.output(lines.prove(image.snapshot, proofs, bochs.CPU, args.events))
+        output(lines.prove(image.snapshot, proofs, bochs.CPU, args.events))
     return status(proofs, args.expect)
 
 

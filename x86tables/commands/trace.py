@@ -59,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
 
         output_json(document.trace(image.snapshot, event, traced))
     else:
-        from ..render import text, trace
+        from ..render import trace
+        from ..render.lines import output
 
-        text.output(trace.trace(image.snapshot, event, traced, args.steps))
+        output(trace.trace(image.snapshot, event, traced, args.steps))
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def width() -> int:
@@ -32,3 +32,19 @@ def coloured(word: str) -> str:
     if word in COLOURS and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         return f"\x1b[1;{COLOURS[word]}m{word}\x1b[0m"
     return word
+
+
+def output(lines: Iterable[str]) -> None:
+    """Print lines in one go: of escapes only our colours, nothing that the name of a file may hold."""
+    sys.stdout.write("\n".join(map(_shown, lines)) + "\n")
+
+
+def _shown(line: str) -> str:
+    if line.isprintable():
+        return line
+    import re
+
+    from ..machine.symbols import printable
+
+    parts = re.split(r"(\x1b\[(?:0|1;3[1-3])m)", line)  # what `coloured` writes
+    return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from ..delivery.occupants import Occupants
 from ..delivery.stacks import Extent
 from ..errors import NotThere
 from ..machine.memory import PAGE
 from ..machine.probe import Fault, FaultKind
-from ..machine.symbols import printable
 from ..tables import vectors
 from ..tables.gdt import Gdt, SegmentDescriptor
 from ..tables.legacy import Tss32
@@ -402,17 +399,3 @@ def _ports(machine: Machine, table: Table) -> str:
         return f"{base}: every port refused"
     shown = ", ".join(f"{run.start:#x}-{run.stop - 1:#x}" if len(run) > 1 else f"{run.start:#x}" for run in runs[:12])
     return f"{base}: open to ring 3: {shown}" + (f" and {len(runs) - 12} more" if len(runs) > 12 else "")
-
-
-def output(lines: Iterable[str]) -> None:
-    """Print lines in one go: of escapes only our colours, nothing that the name of a file may hold."""
-    sys.stdout.write("\n".join(map(_shown, lines)) + "\n")
-
-
-def _shown(line: str) -> str:
-    if line.isprintable():
-        return line
-    import re
-
-    parts = re.split(r"(\x1b\[(?:0|1;3[1-3])m)", line)  # what verdict.coloured writes
-    return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
