@@ -50,7 +50,7 @@ ROOT = Path(__file__).parent.parent
 K = 0xFFFF_FFFF_8000_0000
 GDT, IDT, TSS, CODE = K, K + 0x1000, K + 0x2000, K + 0x10_0000
 NEXT = 0x20_0000  # from a CPU's tables and stacks to those of the next
-CS, DS, UDS, UCS, TR = 0x08, 0x10, 0x18, 0x20, 0x28
+CS, DS, UDS, UCS, TR, LDT = 0x08, 0x10, 0x18, 0x20, 0x28, 0x38
 STAR = 0x0013_0008 << 32
 IST = {1: 2, 2: 3, 8: 1, 18: 4}  # vector -> stack
 
@@ -224,6 +224,22 @@ def bitmap(k: Kernel) -> None:
     k.descriptor(limit=0x87)
 
 
+def odd_gdt(k: Kernel) -> None:
+    k.mappings["odd"] = Mapping("odd", K + 0x4000, 0x1000, data=b"\0" + bytes(k.gdt[0]))
+    k.registers[0]["gdtr"] = TableRegister(K + 0x4001, k.gdt[0].limit)
+
+
+def odd_idt(k: Kernel) -> None:
+    k.mappings["odd"] = Mapping("odd", K + 0x4000, 0x2000, data=b"\0" + bytes(k.idt))
+    k.registers[0]["idtr"] = TableRegister(K + 0x4001, k.idt.limit)
+
+
+def local_table(k: Kernel) -> None:
+    """An LDT of two slots behind the TSS."""
+    k.mappings["LDT"] = Mapping("LDT", K + 0x4000, 0x2000)
+    k.gdt[0].append(SystemDescriptor.ldt(K + 0x4000, 0xF))
+
+
 def narrow_idt(k: Kernel) -> None:
     """A table of 8-byte gates, as 32-bit code builds it: 256 of them in 2 KiB."""
     one = LegacyGate(selector=CS, p=True, type=0xE)
@@ -257,6 +273,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("GDT011", set_register(gdtr=TableRegister(IDT, 0x7F)), "gdtr", "", 1),
     ("GDT012", both(set_register(tr=tr()), narrow_tss), "gdt[5,6]", "", 1),
     ("GDT012", both(set_register(tr=tr(base=0x68_8000_2080)), narrow_tss), "gdt[5,6]", "", 1),
+    ("GDT013", odd_gdt, "gdtr.base", "", 1),
     ("IDT001", lambda k: k.gate(8, p=False), "idt[8].p", "", 1),
     ("IDT001", both(fault_stack, lambda k: k.gate(8, p=False)), "idt[8].p", "warning", 1),
     ("IDT001", lambda k: k.gate(*range(256), p=False), "idt", "", 1),
@@ -297,6 +314,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("IDT018", lambda k: k.registers[1].update(idtr=TableRegister(IDT, 0x1FF)), "idtr.limit", "", 2),
     ("IDT019", lambda k: k.gate(2, p=False), "idt[2].p", "", 1),
     ("IDT020", narrow_idt, "idt", "", 1),
+    ("IDT021", odd_idt, "idtr.base", "", 1),
     ("TSS001", set_register(tr=Segment(0, 0, 0xFFFF)), "tr", "", 1),
     ("TSS002", both(set_register(tr=tr()), lambda k: k.descriptor(type=1)), "tr", "", 1),
     ("TSS002", set_register(tr=tr(selector=0x48)), "tr", "", 1),
@@ -358,6 +376,10 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("REG002", lambda k: k.gdt[0].__setitem__(DS, SegmentDescriptor.kernel_data().replace(type=1)), "ss", "", 1),
     ("REG004", lambda k: k.registers[1].update(cr0=PE | PG), "cr0.wp", "", 2),
     ("REG004", both(set_register(cr4=PAE | SMEP | SMAP | UMIP), lambda k: k.registers[1].update(cr4=PAE | SMAP)), "cr4.umip,smep", "", 2),  # noqa: E501
+    ("REG005", set_register(cs=Segment(CS, flags=0xAF9F00)), "cs.conforming", "", 1),
+    ("REG005", both(local_table, set_register(ldtr=Segment(LDT, K + 0x5000, 0xF, 0x8200))), "ldtr.base", "", 1),
+    ("REG005", both(local_table, set_register(ldtr=Segment(LDT, K + 0x4000, 0xFF, 0x8200))), "ldtr.limit", "", 1),
+    ("REG005", set_register(ldtr=Segment(DS, K + 0x4000, 0xF, 0x8200)), "ldtr", "", 1),
     ("SYS001", set_register(star=0x0013_0010 << 32), "star[47:32]", "", 1),
     ("SYS001", set_register(star=0), "star[47:32]", "", 1),
     ("SYS002", set_register(star=0x000B_0008 << 32), "star[63:48]", "", 1),
@@ -388,6 +410,26 @@ def test_without_a_tss_what_is_never_raised_is_a_note() -> None:
     assert [row for row in found(judge(kernel.image())) if row[1] == "TSS001"] == [(0, "TSS001", "note", "tr")]
     kernel.gate(2, ist=1)
     assert (0, "TSS001", "error", "tr") in found(judge(kernel.image()))
+
+
+def test_copies_in_compatibility_mode() -> None:
+    """There base, limit and size of CS and SS count, and the bits that SYSCALL sets do not; in 64-bit mode none do."""
+    kernel = Kernel()
+    kernel.gdt[0].append(SystemDescriptor.ldt(K + 0x4000, 0xF))
+    flat = int(SegmentDescriptor.kernel_code().replace(l=False, d_b=True)) >> 32
+    kernel.gdt[0].append(SegmentDescriptor.kernel_code().replace(l=False, d_b=True))
+    selector = 0x48
+    for flags, base, limit, expected in (
+        (flat | 0x10_0000, 0, 0xFFFFFFFF, []),  # AVL
+        (flat, 0x1000, 0xFFFFF, ["cs.base,limit"]),
+        (flat & ~0x40_0000, 0, 0xFFFFFFFF, ["cs.d_b"]),
+    ):
+        set_register(cs=Segment(selector, base, limit, flags))(kernel)
+        (report,) = judge(kernel.image())
+        assert report.machine.mode == "compat"
+        assert [finding.where for finding in report.findings if finding.rule == "REG005"] == expected
+    set_register(cs=Segment(CS, 0x1000, 0xFFF, int(SegmentDescriptor.kernel_code().replace(type=9)) >> 32))(kernel)
+    assert found(judge(kernel.image())) == []
 
 
 def test_execute_disable_off_on_one_cpu() -> None:

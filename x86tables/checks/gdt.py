@@ -268,3 +268,19 @@ def narrow_tss(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         f"64-bit mode takes both for one, with base {code.base:#x}"
     )
     yield Finding("gdt", (tr.selector >> 3, (tr.selector >> 3) + 1), "", message)
+
+
+@rule("GDT013", NOTE, "the GDT is at an odd address")
+def odd_address(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: the processor reads a table at any address, but no compiler or linker puts one at an odd one: the base was
+        worked out wrongly, or the table is a member of a packed structure. The first looks well as long as the bytes
+        fit; the second costs two accesses wherever a descriptor crosses a cache line (SDM Vol. 3A, "Segment Descriptor
+        Tables": the base should be aligned on an eight-byte boundary).
+    Fix: align the table to 8 bytes.
+    Bad: struct { u16 limit; u64 base; u8 flags; u64 gdt[7]; } __attribute__((packed))
+    Good: u64 gdt[7] __attribute__((aligned(8)))
+    """
+    table = cpu.table("gdt")
+    if table is not None and table.base & 1 and not cpu.gdt_lost:
+        yield Finding("gdtr", None, "base", f"base {table.base:#x} is odd: 8-byte alignment is expected")

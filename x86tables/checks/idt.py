@@ -241,6 +241,21 @@ def narrow_gates(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         yield Finding("idt", None, "", message)
 
 
+@rule("IDT021", NOTE, "the IDT is at an odd address")
+def odd_address(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: the processor reads a table at any address, but no compiler or linker puts one at an odd one: the base was
+        worked out wrongly, or the table is a member of a packed structure, and every interrupt may read across two
+        cache lines (SDM Vol. 3A, "Interrupt Descriptor Table (IDT)": the base should be aligned on an 8-byte boundary).
+    Fix: align the table to 16 bytes.
+    Bad: struct { u16 limit; u64 base; u8 flags; struct gate idt[256]; } __attribute__((packed))
+    Good: struct gate idt[256] __attribute__((aligned(16)))
+    """
+    table = cpu.table("idt")
+    if table is not None and table.base & 1 and cpu.present:
+        yield Finding("idtr", None, "base", f"base {table.base:#x} is odd: 8-byte alignment is expected")
+
+
 def _most_common(cpus: list[CheckedCpu]) -> CheckedCpu | None:
     """The first CPU of those with the most common gates; of equally common ones, those with more gates."""
     groups: list[list[CheckedCpu]] = []

@@ -4,9 +4,9 @@ about control registers that differ between CPUs."""
 from __future__ import annotations
 
 from ..machine.registers import NXE, SMAP, SMEP, UMIP, WP
-from ..tables.gdt import SegmentDescriptor
+from ..tables.gdt import LDT, SegmentDescriptor, SystemDescriptor
 from ..tables.vectors import ranges
-from .catalogue import ERROR, WARNING, Finding, rule
+from .catalogue import ERROR, LOADED, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
 
 TYPE_CHECKING = False
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..machine.image import Snapshot
+    from ..machine.registers import Segment
     from .cpu import CheckedCpu
 
 # what protects memory, and must be set by each CPU for itself
@@ -127,6 +128,53 @@ def protection_differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
                 found[bit] = f"{name.upper()}.{bit.upper()} is clear, but set on CPU {ranges(there)}"
         if found:
             yield Finding(name, None, tuple(found), "; ".join(found.values()))
+
+
+@rule("REG005", WARNING, "a segment register's cached copy differs from its descriptor", LOADED)
+def stale_copy(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: a descriptor is read when its selector is loaded, and never again: CS, SS and LDTR go on with what it was then,
+        until an IRETQ, a task switch or an LLDT reads what it is now (SDM Vol. 3A, figure "Segment Registers": visible
+        selector and hidden part). The table was changed or replaced after the load. Harmless, and not told: the
+        accessed bit, AVL and G; in 64-bit mode the base and limit of CS and SS, whether CS can be read, and all of SS
+        but what REG002 looks at, since SYSCALL, SYSRET and VM exits load fixed attributes. TR is TSS003's.
+    Fix: load the selector again after its descriptor was changed.
+    Bad: gdt[6] = SystemDescriptor.ldt(new_ldt, size - 1), and no LLDT
+    Good: gdt[6] = SystemDescriptor.ldt(new_ldt, size - 1); lldt 0x30
+    """
+    for name in ("cs", "ss", "ldtr"):
+        held = getattr(cpu.registers, name)
+        if held is None or held.null:
+            continue
+        if held.flags is None:
+            cpu.missing(f"what {name.upper()} has cached is not known")
+            continue
+        code, _ = cpu.lookup(held.selector)
+        if name == "ldtr":
+            fits = isinstance(code, SystemDescriptor) and code.p and code.type == LDT and not code.s
+            if wrong := mismatch(cpu, held.selector, fits):
+                yield Finding("ldtr", None, "", f"LDTR {held.selector:#x} is {wrong} in the current GDT")
+                continue
+        if code is not None and (changed := _changed(held, code, cpu.machine.mode == "long64")):
+            message = ", ".join(f"{field} {here} here, {there} in the GDT" for field, here, there in changed)
+            yield Finding(name, None, tuple(field for field, _, _ in changed), f"{name.upper()}: {message}")
+
+
+def _changed(held: Segment, code: SegmentDescriptor | SystemDescriptor, wide: bool) -> list[tuple[str, str, str]]:
+    """What matters of a segment register and is not so in its descriptor: field, value here, value there."""
+    cached, pairs = held.descriptor, list[tuple[str, int, int]]()
+    if cached.s != code.s or not code.p:  # for REG001 and REG002
+        return []
+    if isinstance(code, SystemDescriptor) or not wide:
+        pairs = [("base", held.base, code.base), ("limit", held.limit, code.effective_limit)]
+    if isinstance(code, SegmentDescriptor):
+        if cached.code != code.code or cached.l != code.l:
+            return []
+        if code.code:
+            pairs.append(("conforming", cached.conforming, code.conforming))
+        if not wide:
+            pairs.append(("d_b", cached.d_b, code.d_b))
+    return [(field, f"{here + 0:#x}", f"{there + 0:#x}") for field, here, there in pairs if here != there]
 
 
 def star(cpu: CheckedCpu) -> int | None:
