@@ -27,7 +27,7 @@ from x86tables.tables.vectors import label
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from x86tables.delivery.deliver import Enter
     from x86tables.machine.machine import Machine
@@ -44,9 +44,9 @@ class Pushing(CpuState):
         super().__init__(machine)
         self.pushing: int | None = None  # RIP of the handler that has begun to push
 
-    def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:
+    def write(self, linear: int, data: Sequence[int | None] | None, size: int, access: Access) -> None:
         """As State's; a handler's pushes, whose values are not known, are noted."""
-        if isinstance(data, list) and data[0] is None:
+        if data is None:
             self.pushing = self.registers.rip
         super().write(linear, data, size, access)
 

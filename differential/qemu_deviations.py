@@ -20,7 +20,7 @@ from x86tables.tables.tss import Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from x86tables.machine.machine import Machine
@@ -55,7 +55,7 @@ class QemuCpuState(CpuState):
                 error.probe, "no_rip_check", "the handler's address is not canonical: #GP at its fetch"
             ) from None
 
-    def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:
+    def write(self, linear: int, data: Sequence[int | None] | None, size: int, access: Access) -> None:
         """As CpuState's, for what a handler pushes."""
         try:
             super().write(linear, data, size, access)

@@ -146,7 +146,7 @@ def test_the_page_that_is_missing_is_named(tmp_path: Path) -> None:
         (("--scenario", "overflow"), "--scenario overflow: one of stack-overflow, current-stack"),
         (("--handler-stack", "lots"), "'lots'"),
         (("--stack-size", "0x80000000"), "--stack-size: '0x80000000' is too large: at most 0x40000000"),
-        (("--frame", "0x80000000"), "--handler-stack takes 0 to 16 MiB, --frame 0 to 1 GiB"),
+        (("--frame", "0x80000000"), "--frame: '0x80000000' is too large: at most 0x40000000"),
         (("--stack", "no_such_symbol"), "no_such_symbol"),
         (("--cpu", "7"), "--cpu 7"),
     ],

@@ -1,19 +1,26 @@
 """Scenarios: every way off a stack, the stack in use, and the questions that texts on double faults ask."""
 
+from pathlib import Path
+
 import pytest
+from cli import IMAGES
 from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
 
 from x86tables import Tss
 from x86tables.api import assess
 from x86tables.checks import Report
+from x86tables.delivery.events import Event
 from x86tables.delivery.rings import in_ring0
-from x86tables.delivery.scenarios import SCENARIOS, Scenario, ScenarioOptions, run_scenario
+from x86tables.delivery.scenarios import SCENARIOS, Scenario, ScenarioOptions, Situation, run_scenario
+from x86tables.delivery.simulate import simulate
 from x86tables.delivery.stacks import guard_below, interrupt_stacks, stack_in_use
+from x86tables.delivery.state import StepBudget
 from x86tables.errors import UsageError
 from x86tables.machine.machine import Machine
 from x86tables.machine.memory import Memory
 from x86tables.machine.registers import CET, PAE, SMAP, Registers, Segment, TableRegister
 from x86tables.machine.synthetic import Mapping
+from x86tables.readers import open_image
 
 GONE = CODE + 0x9000
 
@@ -269,3 +276,38 @@ def test_an_idt_that_is_not_mapped_is_a_shutdown(name: str) -> None:
     scenario = run_scenario(name, machine.replace(nowhere))
     assert scenario.verdict == "triple-fault"
     assert "IDT entry" in scenario.reason
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("*.core")), ids=lambda path: path.stem)
+def test_ordinary_images_take_a_fraction_of_the_steps(path: Path) -> None:
+    for machine in open_image(str(path)).machines:
+        situation = Situation(machine)
+        for name in SCENARIOS:
+            situation.run(name)
+        assert situation.budget.steps - situation.budget.left < situation.budget.steps // 10
+
+
+def test_all_scenarios_of_a_cpu_share_the_steps() -> None:
+    # each simulation consumes a stack frame by frame: the first ones are told to their ends, the rest is not known
+    machine = kernel(gates={**gate(14, offset=GONE), **gate(8, offset=GONE)}, rsp=TOP)
+    told = run_scenario("survival-matrix", machine)
+    assert "unknown" not in {variant.verdict for variant in told.variants}
+    situation = Situation(machine)
+    situation.budget = StepBudget(1000)
+    scenario = situation.run("survival-matrix")
+    assert situation.budget.left < 0
+    number = [variant.verdict for variant in scenario.variants].index("unknown")
+    assert number > 0 and scenario.variants[:number] == told.variants[:number]
+    variant = scenario.variants[number]
+    assert (variant.reason, variant.needs) == ("no end within 1000 steps",) * 2
+    # what the first delivery decides is known all the same
+    for now, before in zip(scenario.variants[number:], told.variants[number:], strict=True):
+        assert now.verdict == "unknown" or now == before
+
+
+def test_a_handlers_stack_takes_steps() -> None:
+    big = (*MAPPINGS, Mapping("big", 0x4000_0000, 0x10_0000))
+    machine = kernel(mappings=big, rsp=0x4010_0000)
+    simulation = simulate(machine, Event.int3(), 0x8_0000, budget=StepBudget(64))
+    assert (simulation.outcome, simulation.needs) == ("unknown", "no end within 64 steps")
+    assert simulate(machine, Event.int3(), 0x8_0000, budget=StepBudget(200)).outcome == "survives"

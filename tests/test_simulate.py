@@ -134,7 +134,7 @@ def test_double_faults_that_go_round() -> None:
 
 
 def test_a_stack_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("x86tables.delivery.simulate.FARTHEST", 0x2000)
+    monkeypatch.setattr("x86tables.budgets.FARTHEST", 0x2000)
     simulation = simulate(kernel(gates=gate(14, offset=GONE)), PF)
     assert (simulation.outcome, simulation.loop and simulation.loop.rounds) == ("loops", None)
     assert "48 bytes deeper each time" in simulation.reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import api
+from .. import api, budgets
 from ..errors import UsageError
 from ..readers import FORMATS, address, number
 
@@ -110,14 +110,20 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
 def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...], ScenarioOptions]:
     """The scenarios that the arguments name, and what they say of them."""
     from ..delivery.scenarios import ScenarioOptions
-    from ..delivery.simulate import HANDLER_STACK
     from ..delivery.stacks import STACK_SIZE
 
     names = api.scenario_names(args.scenario)
-    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack, "--handler-stack")
-    frame = 4096 if args.frame is None else number(args.frame, "--frame")
-    size = STACK_SIZE if args.stack_size is None else number(args.stack_size, "--stack-size", 1 << 30)
-    if not 0 <= used <= 1 << 24 or not 0 <= frame <= 1 << 30:
-        raise UsageError("--handler-stack takes 0 to 16 MiB, --frame 0 to 1 GiB")
+    used = handler_stack(args)
+    frame = 4096 if args.frame is None else number(args.frame, "--frame", budgets.FRAME)
+    size = STACK_SIZE if args.stack_size is None else number(args.stack_size, "--stack-size", budgets.STACK_SIZE)
     stack = None if args.stack is None else address(args.stack, image.symbols, "--stack")
     return names, ScenarioOptions(used, stack, frame, size)
+
+
+def handler_stack(args: argparse.Namespace) -> int:
+    """What `--handler-stack` says: the bytes that a handler pushes."""
+    from ..delivery.simulate import HANDLER_STACK
+
+    if args.handler_stack is None:
+        return HANDLER_STACK
+    return number(args.handler_stack, "--handler-stack", budgets.HANDLER_STACK)

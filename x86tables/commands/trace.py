@@ -12,7 +12,7 @@ from ..delivery.simulate import HANDLER_STACK
 from ..errors import UsageError
 from ..readers import number
 from ..tables import vectors
-from ._arguments import add_image_arguments, chosen, image_from
+from ._arguments import add_image_arguments, chosen, handler_stack, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the trace for each CPU in long mode."""
     event = _event(args)
-    used = HANDLER_STACK if args.handler_stack is None else number(args.handler_stack, "--handler-stack")
+    used = handler_stack(args)
     image = image_from(args)
     machines = [machine for machine in chosen(image, args) if machine.wide]
     if not machines:

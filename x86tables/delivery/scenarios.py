@@ -28,7 +28,7 @@ from .stacks import (
     interrupt_stacks,
     stack_in_use,
 )
-from .state import TOP, CpuState
+from .state import TOP, CpuState, StepBudget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Situation:
         """`occupants` are those of the whole image; without them, those of this CPU count."""
         self.machine, self.options = machine, options
         self.occupants = occupants or Occupants([machine])
+        self.budget = StepBudget()
         self._run: dict[str, Scenario] = {}
 
     def run(self, name: str) -> Scenario:
@@ -160,7 +161,7 @@ class Situation:
     @cached_property
     def far_guard(self) -> Guard | None:
         """The nearest such page within 4 GiB."""
-        return self.guard or guard_below(self.machine, self.registers, FAR)
+        return self.guard or guard_below(self.machine, self.registers, FAR, self.budget)
 
     @cached_property
     def stack(self) -> StackInUse:
@@ -178,7 +179,11 @@ class Situation:
     def simulate(self, name: str, event: Event, registers: Registers | None = None) -> Variant:
         """One variant: an event, from the kernel's registers or from others."""
         start = CpuState(self.machine, registers or self.registers)
-        return _variant(name, simulate(start, event, self.options.handler_stack))
+        return _variant(name, self.outcome(start, event))
+
+    def outcome(self, state: CpuState, event: Event) -> Simulation:
+        """The simulation of an event in a state, its steps taken from what this CPU has left."""
+        return simulate(state, event, self.options.handler_stack, budget=self.budget)
 
 
 def run_scenario(name: str, machine: Machine, options: ScenarioOptions = ScenarioOptions()) -> Scenario:  # noqa: B008
@@ -273,10 +278,10 @@ def double_fault_questions(on: Situation) -> Played:
         number, gates = {"#BP": 3, "#PF": 14}[missing], _gates(on.machine)
         gone = frozenset({gates[number].offset}) if number < len(gates) else frozenset()
         state = CpuState(on.machine, on.registers, gone)
-        simulation = simulate(state, events[0], on.options.handler_stack)
+        simulation = on.outcome(state, events[0])
         for event in events[1:]:
             if simulation.outcome == SURVIVES:
-                simulation = simulate(state, event, on.options.handler_stack)
+                simulation = on.outcome(state, event)
         return _variant(name, simulation)
 
     page_fault = Event.exception("#PF", 0, 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
+from .. import budgets
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
 from ..machine.paging import Access
@@ -12,7 +15,7 @@ from ..tables import vectors
 from .deliver import PUSHES, MissingInput, deliver
 from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
 from .stacks import pages_below
-from .state import TOP, CpuState
+from .state import TOP, CpuState, NoEnd, StepBudget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +28,7 @@ if TYPE_CHECKING:
 SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
 HANDLER_STACK = 128  # the 15 general registers and a return address
 FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
-MOST_EVENTS = 10_000
 SHORT = PAGE  # rounds of a loop that consumes stack, none left out
-FARTHEST = 1 << 30  # bytes: how far down a loop that consumes stack is followed
 
 
 class Handler(Record):
@@ -76,17 +77,23 @@ class Simulation(Record):
 
 
 def simulate(
-    at: Machine | CpuState, event: Event, handler_stack: int = HANDLER_STACK, enter: Enter | None = None
+    at: Machine | CpuState,
+    event: Event,
+    handler_stack: int = HANDLER_STACK,
+    enter: Enter | None = None,
+    budget: StepBudget | None = None,
 ) -> Simulation:
     """Deliver `event`, then each fault that a handler meets before it runs, until one runs or none can.
 
     A handler runs when its first instruction can be fetched and `handler_stack` bytes below its frame can be pushed to.
-    `enter` is passed on to `deliver`.
+    `enter` is passed on to `deliver`. The steps come out of `budget`, which simulations of one CPU share; the first
+    delivery is made even when none are left.
     """
+    budget = budget or StepBudget()
     state = CpuState(at) if isinstance(at, Machine) else at
     deliveries: list[Delivery] = []
     handlers: list[Handler] = []
-    rounds, start = LoopDetector(state, handler_stack), state.registers
+    rounds, start = LoopDetector(state, handler_stack, budget), state.registers
 
     def simulation(outcome: str, reason: str, needs: str | None = None) -> Simulation:
         last = deliveries[-1]
@@ -96,7 +103,7 @@ def simulate(
             tuple(deliveries), tuple(handlers), outcome, reason, state.registers, needs, *found, loop, start
         )
 
-    while len(deliveries) < MOST_EVENTS:
+    while True:
         delivery = deliver(state, event, enter)
         deliveries.append(delivery)
         if delivery.outcome != DELIVERED or delivery.vector is None:
@@ -105,19 +112,23 @@ def simulate(
             )
         name = vectors.label(delivery.vector)
         try:
-            handler = start_handler(state, delivery.vector, handler_stack)
-        except MissingInput as error:
+            handler = start_handler(state, delivery.vector, handler_stack, budget)
+        except (MissingInput, NoEnd) as error:
             handlers.append(Handler(delivery.vector, (Step("handler", None, str(error), "not known"),)))
             return simulation(UNKNOWN, f"whether the {name} handler runs: {error}", str(error))
         handlers.append(handler)
         if handler.fault is None:
             return simulation(SURVIVES, f"the {name} handler runs on {stack_name(deliveries)}")
         event = handler.fault
-        if why := rounds.loop_reason(event, deliveries):
+        try:
+            budget.take(sum(len(attempt.steps) for attempt in delivery.attempts))
+            why = rounds.loop_reason(event, deliveries)
+        except NoEnd as error:
+            return simulation(UNKNOWN, str(error), str(error))
+        if why:
             return simulation(
                 LOOPS, f"{name} is delivered, but its handler cannot run ({handler.steps[-1].found}): {why}"
             )
-    return simulation(UNKNOWN, f"no end within {MOST_EVENTS} events", "a longer simulation")
 
 
 def stack_name(deliveries: Sequence[Delivery]) -> str:
@@ -128,12 +139,12 @@ def stack_name(deliveries: Sequence[Delivery]) -> str:
     return "the current stack" + (f" ({switched})" if switched else "")
 
 
-def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:
+def start_handler(state: CpuState, vector: int, handler_stack: int, budget: StepBudget) -> Handler:
     """Fetch the handler's first instruction, then touch its stack push by push.
 
     A fault in either is a new event, not a nested one: SDM Vol. 3A says under #DF that faults of a handler's fetch are
     outside of the table. It is saved with the handler's first address, RSP being that before the push that failed.
-    Raises MissingInput where this is not known.
+    Raises MissingInput where this is not known, NoEnd when the stack has more pages than steps are left.
     """
     registers = state.registers
     rip, user = registers.rip or 0, registers.cpl == 3
@@ -149,13 +160,14 @@ def start_handler(state: CpuState, vector: int, handler_stack: int) -> Handler:
         first = (rsp - used - 8) % TOP
         count = min(-(-(handler_stack - used) // 8) * 8, first % PAGE + 8)
         try:
-            # what a handler pushes is not known
-            state.write((first + 8 - count) % TOP, [None] * count, count, access)
+            state.write((first + 8 - count) % TOP, None, count, access)  # what a handler pushes is not known
         except Inaccessible as error:
             event = _new_event(state, error.probe, first)
             state.registers = registers.replace(rsp=(first + 8) % TOP)
             return Handler(vector, (fetched, _step("handler's stack", first, error.probe, event)), event)
         used += count
+        if used < handler_stack:
+            budget.take()
     found = f"{handler_stack} bytes below {rsp:#x}"
     return Handler(vector, (fetched, Step("handler's stack", (rsp - used) % TOP, found, "can be pushed to")))
 
@@ -182,15 +194,15 @@ def _step(name: str, address: int, probe: Fault | Unknown, event: Event) -> Step
 class LoopDetector:
     """Detects a loop of events: at the same stack indefinitely, or a little deeper each time."""
 
-    def __init__(self, state: CpuState, handler_stack: int) -> None:
-        self.state = state
+    def __init__(self, state: CpuState, handler_stack: int, budget: StepBudget) -> None:
+        self.state, self._budget = state, budget
         self._reach = handler_stack + 64  # how far below RSP one delivery and its handler write
         self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
         self._loop: Loop | None = None
         self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
         self._expected: int | None = None  # RSP when it comes next, as long as that is on the first stack it consumed
         self._deepest = (0, 0)  # its last place there
-        self._anchor: tuple[int, tuple[object, ...], dict[int, int | None]] | None = None
+        self._anchor: tuple[int, tuple[object, ...], dict[int, tuple[bytes, bytes]]] | None = None
 
     def loop_reason(self, event: Event, deliveries: list[Delivery]) -> str:
         """Why this repeats indefinitely, when it does; "" otherwise. Moves RSP ahead over like rounds."""
@@ -230,9 +242,9 @@ class LoopDetector:
         """Skip the rounds that are certain to be like the last one; real ones are left before anything changes."""
         rsp = self.state.registers.rsp or 0
         free = rsp - self._obstacle(rsp)
-        if free >= FARTHEST:
+        if free >= budgets.FARTHEST:
             self._key, self._loop = None, loop.replace(rounds=None)
-            return f"{loop.stride} bytes deeper each time, with no end within {FARTHEST >> 20} MiB"
+            return f"{loop.stride} bytes deeper each time, with no end within {budgets.FARTHEST >> 20} MiB"
         if free > SHORT:
             rsp -= max(0, free - loop.stride - len(loop.vectors) * self._reach) // loop.stride * loop.stride
             if self._expected is not None and self._expected + loop.stride == self.state.registers.rsp:
@@ -241,18 +253,39 @@ class LoopDetector:
         return ""
 
     def _obstacle(self, rsp: int) -> int:
-        """The end of the highest page below that a push cannot enter, or that holds a part of a table."""
-        machine, end = self.state.machine, (rsp & -PAGE) + PAGE
-        for lowest, answer in pages_below(machine, rsp + 1, PUSHES[self.state.registers.cpl == 3][0]):
-            if not isinstance(answer, Ok):
+        """The end of the highest page below that a push cannot enter, or that holds a part of a table; or an address
+        further down than anybody asks."""
+        free = self._budget.free[self.state.registers.cpl == 3]
+        top = end = (rsp & -PAGE) + PAGE
+        number = bisect_left(free, (rsp + 1,))
+        if number < len(free) and min(free[number][1], free[number][0] - PAGE) <= rsp:
+            top, end, stopped = free[number]
+            if stopped or rsp - end >= budgets.FARTHEST:
                 return end
+            del free[number]
+        end, stopped = self._descend(rsp, end)
+        insort(free, (top, end, stopped))
+        return end
+
+    def _descend(self, rsp: int, end: int) -> tuple[int, bool]:
+        """The lowest address down to which a stack can be consumed from `end`, and whether something stops it there.
+        The search goes to FARTHEST below `rsp`."""
+        machine = self.state.machine
+        for lowest, answer in pages_below(machine, end, PUSHES[self.state.registers.cpl == 3][0], self._budget):
+            if not isinstance(answer, Ok):
+                return end, True
             page = machine.space.page(lowest % TOP)
             first = lowest - (page.physical + (lowest % TOP - page.linear))  # linear less physical address
-            if tables := [at for number in machine.table_pages if lowest <= (at := first + number * PAGE) < end]:
-                return max(tables) + PAGE
-            if rsp - lowest >= FARTHEST or lowest <= 0:
-                return lowest
+            if page.size == PAGE:
+                if page.physical >> 12 in machine.table_pages:
+                    return end, True
+            elif tables := [at for number in machine.table_pages if lowest <= (at := first + number * PAGE) < end]:
+                return max(tables) + PAGE, True
             end = lowest
+            if lowest <= 0:
+                return end, True
+            if rsp - lowest >= budgets.FARTHEST:
+                return end, False
         raise AssertionError("pages have no end")
 
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:

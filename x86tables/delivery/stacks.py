@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..machine.paging import Access
     from ..machine.probe import FaultKind, Probe
     from ..machine.registers import Registers
+    from .state import StepBudget
 
 NEAR = 1 << 20  # a guard page is looked for so far below a stack pointer
 FAR = 1 << 32  # and so far, when none is near
@@ -32,17 +33,22 @@ STACK_SIZE = 1 << 16  # a guard further away is not taken for that of a stack wh
 GUARDED, SILENT, UNKNOWN, NOT_JUDGED = "guarded", "silent-corruption", "unknown", "not-judged"
 
 
-def pages_below(machine: Machine, top: int, access: Access = PUSH) -> Iterator[tuple[int, Probe]]:
+def pages_below(
+    machine: Machine, top: int, access: Access = PUSH, budget: StepBudget | None = None
+) -> Iterator[tuple[int, Probe]]:
     """The pages from the one with the byte below `top` downwards, without end: (its lowest address, the answer).
 
-    A large page that can be pushed to is one step. Addresses are not wrapped: below 0 they are negative.
+    A large page that can be pushed to is one step. Addresses are not wrapped: below 0 they are negative. NoEnd when no
+    steps are left of `budget`.
     """
     page = top - 1 & -PAGE
     while True:
+        if budget is not None:
+            budget.take()
         answer = machine.probe(page % TOP, access)
         lowest = page
         if isinstance(answer, Ok) and page >= 0:
-            lowest = machine.space.page(page).linear
+            lowest = machine.space.start_of(page)
         yield lowest, answer
         page = lowest - PAGE
 
@@ -135,14 +141,16 @@ class Guard(Record):
         return self.fault.kind
 
 
-def guard_below(machine: Machine, registers: Registers, most: int = NEAR) -> Guard | None:
+def guard_below(
+    machine: Machine, registers: Registers, most: int = NEAR, budget: StepBudget | None = None
+) -> Guard | None:
     """The first page at or below RSP that a push cannot enter; None when there is none within `most` bytes.
 
-    Raises Inaccessible where this is not known.
+    Raises Inaccessible where this is not known, NoEnd when no steps are left of `budget`.
     """
     access = PUSHES[0][(registers.rflags or 0) & AC != 0]
     start = ((registers.rsp or 0) - 1) % TOP & -PAGE
-    for page, answer in pages_below(machine, start + PAGE, access):
+    for page, answer in pages_below(machine, start + PAGE, access, budget):
         if isinstance(answer, Unknown):
             raise Inaccessible(answer)
         if isinstance(answer, Fault):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from ..budgets import KEPT_PAGES
 from ..errors import UsageError
 from ..records import Record
 from . import probe as answer
@@ -229,9 +230,15 @@ class AddressSpace:
         """`walk`, remembered: a page that was found once is not looked up again."""
         return self._page(linear, self._remembered(linear))
 
+    def start_of(self, linear: int) -> int:
+        """Where the page that holds `linear` begins; Inaccessible when there is none."""
+        return linear & self._all & -1 << self._remembered(linear)[1]
+
     def _remembered(self, linear: int) -> Found:
         found = self._pages.get(linear >> 12)
         if found is None:
+            if len(self._pages) >= KEPT_PAGES:
+                self._pages.clear()
             found = self._pages[linear >> 12] = self._find(linear)
         return found
 
@@ -263,6 +270,8 @@ class AddressSpace:
             self._check(linear, allowed, access)
         physical = place + (linear & (1 << shift) - 1)
         if access is READ:
+            if len(self._frames) >= KEPT_PAGES:
+                self._frames.clear()
             self._frames[linear >> 12] = physical - (linear & PAGE - 1)
         return physical
 

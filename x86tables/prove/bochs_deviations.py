@@ -27,7 +27,7 @@ from .event_log import EventLog, predict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from ..machine.machine import Machine
     from ..tables.gdt import SegmentDescriptor
@@ -49,7 +49,7 @@ class BochsState(CpuState):
         """As State's, but that RFLAGS.AC lifts SMAP from the tables too."""
         return super().read(linear, size, self._lifted(access))
 
-    def write(self, linear: int, data: Iterable[int | None], size: int, access: Access) -> None:
+    def write(self, linear: int, data: Sequence[int | None] | None, size: int, access: Access) -> None:
         """As State's, but that RFLAGS.AC lifts SMAP from the tables too."""
         super().write(linear, data, size, self._lifted(access))
 

@@ -123,7 +123,7 @@ def changed(state: CpuState) -> dict[int, int | None]:
     """The bytes that differ from what the machine's memory held, or may."""
     before: dict[int, bytes | None] = {}
     changed: dict[int, int | None] = {}
-    for address, byte in state.written.items():
+    for address, byte in state.changes():
         number = address // PAGE
         if number not in before:
             try:
