@@ -75,13 +75,19 @@ def test_the_rest_of_the_memory_stays_where_it_is(name: str, tmp_path: Path) -> 
     assert small.stat().st_size < (len(near) + 2) * PAGE, "headers, notes and pages are all of the file"
 
 
+class Reading(Recording):
+    """A recording of what is read, without what is only asked for."""
+
+    holds = Memory.holds
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_that_was_read_is_there(name: str) -> None:
-    """Each page that dump asks the small image for is in it: no table of it ends early."""
+    """Each page that dump reads of the small image is in it: no table of it ends early."""
     recordings: list[Recording] = []
 
     def record(memory: Memory) -> Memory:
-        recordings.append(Recording(memory))
+        recordings.append(Reading(memory))
         return recordings[-1]
 
     image = open_image(str(IMAGES / f"{name}.core"), OpenOptions(memory=record))
@@ -117,8 +123,9 @@ def test_notes_are_kept_byte_by_byte(tmp_path: Path) -> None:
     (tmp_path / "big.core").write_bytes(specimens.core(said=specimens.notes(2) + vmcoreinfo))
     ram = elfcore.note(b"x86tables", 0, f"ram={FRAME:#x}-{specimens.END:#x}".encode())
     output("extract", tmp_path / "big.core", "-o", tmp_path / "small.core")
-    assert open_image(str(tmp_path / "small.core")).notes == specimens.notes(2) + ram
-    assert b"OSRELEASE" not in (tmp_path / "small.core").read_bytes()
+    content, small = (tmp_path / "small.core").read_bytes(), open_image(str(tmp_path / "small.core"))
+    assert content.count(specimens.notes(2) + ram) == 1 and b"OSRELEASE" not in content
+    assert (small.notes, small.memory.ram) == (specimens.notes(2), (range(FRAME, specimens.END),))
 
 
 @pytest.mark.parametrize(("name", "machine"), [("linux", 62), ("linux32", 3)])

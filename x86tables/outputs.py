@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(paths: Sequence[str], mode: int | None = None) -> Iterator[list[str]]:
+def replacing(paths: Sequence[str], mode: int | None = None, most: int = 0o7777) -> Iterator[list[str]]:
     """A new, empty file beside each path, for the caller to fill; they take the paths as names when the block ends.
 
     When it raises they are gone, and what had these names is as it was. `mode` is that of the new files: by default
-    that of a file that is replaced, or what the umask leaves. A symbolic link is replaced, not written through.
-    UsageError where no file can be.
+    that of a file that is replaced, or what the umask leaves; `most` is what others than the owner may have at all. A
+    symbolic link is replaced, not written through. UsageError where no file can be.
     """
     complete: list[str] = []
     try:
         for path in paths:
-            complete.append(_new_file(path))
+            complete.append(_new_file(path, 0o600 | most & 0o666))
         yield complete
         for path, name in zip(paths, complete, strict=True):
             if mode is not None or os.path.isfile(path):
-                os.chmod(name, os.stat(path, follow_symlinks=False).st_mode & 0o7777 if mode is None else mode)
+                allowed = os.stat(path, follow_symlinks=False).st_mode & 0o7777 if mode is None else mode
+                os.chmod(name, allowed & (0o700 | most))
         for path, name in zip(paths, complete, strict=True):
             os.replace(name, path)
     except BaseException as error:
@@ -39,7 +40,7 @@ def replacing(paths: Sequence[str], mode: int | None = None) -> Iterator[list[st
         raise
 
 
-def _new_file(path: str) -> str:
+def _new_file(path: str, mode: int) -> str:
     """An empty file under a name of its own in the directory of `path`."""
     if os.path.lexists(path) and not os.path.islink(path) and not os.path.isfile(path):
         raise UsageError(f"{path}: not a file")
@@ -48,7 +49,7 @@ def _new_file(path: str) -> str:
         raise UsageError(f"{path}: there is no such directory")
     name = os.path.join(directory, f".x86tables-{os.urandom(8).hex()}")
     try:
-        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
     return name

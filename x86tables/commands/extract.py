@@ -51,17 +51,19 @@ def run(args: argparse.Namespace) -> int:
     touch(image)
     (recording,) = recordings
     read = set(recording.pages)
-    if not any(map(recording.holds, read)):
+    held = [page for page in sorted(read) if any(recording.parts(page, page + PAGE))]
+    if not held:
         raise ImageError(
             f"{image.path}: no page that the tables need is in this image ({len(read)} looked for): "
             "take a dump of the whole memory"
         )
-    pages = {page + step for page in read for step in (-PAGE, 0, PAGE) if page + step >= 0}
+    pages = {page + step for page in read for step in (-PAGE, 0, PAGE) if 0 <= page + step < 1 << 64}
     try:
-        count = _write(args.output, recording, pages, _notes(image, args), image.machines[0].long_mode)
+        with replacing([os.path.realpath(args.output)], most=_permissions(args)) as (complete,):
+            count = elfcore.write(complete, recording, pages, _notes(image, args), image.machines[0].long_mode)
     except (OSError, ValueError) as error:
         raise UsageError(f"-o {args.output}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    output(_report(args.output, recording, read, count, len(image.machines)))
+    output(_report(args.output, held, count, len(image.machines)))
     return 0
 
 
@@ -79,10 +81,12 @@ def _require_a_file(path: str) -> None:
         raise UsageError(f"-o {path}: this is standard output, where the report goes: name another file")
 
 
-def _write(path: str, memory: Memory, pages: set[int], notes: bytes, long_mode: bool) -> int:
-    """Write the core; a link goes on naming the file that it names."""
-    with replacing([os.path.realpath(path)]) as (complete,):
-        return elfcore.write(complete, memory, pages, notes, long_mode)
+def _permissions(args: argparse.Namespace) -> int:
+    """What all of the files allow whose memory goes into the new one: it may be secret."""
+    allowed = 0o777
+    for path in (args.image, *(item.rpartition("@")[0] for item in args.map)):
+        allowed &= os.stat(path).st_mode
+    return allowed
 
 
 def touch(image: Image) -> None:
@@ -103,8 +107,9 @@ def _notes(image: Image, args: argparse.Namespace) -> bytes:
     told = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
     if image.snapshot.notes and not told:
         return image.snapshot.notes + ram
-    more = {name: str(getattr(args, name)) for name in ("vendor", "maxphyaddr") if getattr(args, name)}
-    notes = ram
+    extra = image.snapshot.extra
+    more = {name: str(said) for name in ("vendor", "maxphyaddr") if (said := getattr(args, name) or extra.get(name))}
+    notes = elfcore.remarks_of(image.snapshot.notes) + ram
     for machine in image.machines:
         if machine.physical:
             more["physical"] = ",".join(sorted(machine.physical))
@@ -112,14 +117,13 @@ def _notes(image: Image, args: argparse.Namespace) -> bytes:
     return notes
 
 
-def _report(path: str, memory: Memory, read: set[int], count: int, cpus: int) -> Iterator[str]:
-    held = sum(memory.holds(page) for page in read)
+def _report(path: str, read: list[int], count: int, cpus: int) -> Iterator[str]:
     size = os.path.getsize(path)
     yield f"{path}: {size} bytes"
     yield f"  registers of {cpus} CPU{'s' if cpus != 1 else ''}"
-    yield f"  {held} pages that were read, {count - held} neighbours; nothing else of the memory:"
+    yield f"  {len(read)} pages that were read, {count - len(read)} neighbours; nothing else of the memory:"
     start = previous = None
-    for page in [*sorted(page for page in read if memory.holds(page)), None]:
+    for page in [*read, None]:
         if page is not None and previous is not None and page == previous + PAGE:
             previous = page
             continue

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Snapshot(Record):
     """A file that holds one or several CPUs' tables.
 
-    `notes` are what an ELF core says of the registers, kept byte by byte for `extract`. `remarks` are sentences for the
-    person: what was taken for granted, or what the image cannot tell.
+    `notes` are what an ELF core says of the registers, kept byte by byte for `extract`, `extra` what our own among them
+    say beside these. `remarks` are sentences for the person: what was taken for granted, or what the image cannot tell.
     """
 
     path: str
@@ -27,6 +27,7 @@ class Snapshot(Record):
     symbols: Symbols = Symbols()
     remarks: tuple[str, ...] = ()
     notes: bytes = b""
+    extra: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
 class OpenOptions(Record):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Piece: TypeAlias = tuple[int, int, Data, int]
 
 PAGE = 0x1000
+MOST_RANGES = 1024  # of memory, held or not, that a note names
 DEVICES = range(0xFEC0_0000, 0xFEF0_0000)  # I/O and local APIC: a push there is lost
 
 
@@ -88,6 +89,15 @@ class Memory:
             yield data[at : at + count]
             address += count
 
+    def parts(self, start: int, stop: int) -> Iterator[range]:
+        """What is held of the addresses from `start` to before `stop`, in ascending order."""
+        for number in range(max(0, bisect_right(self._starts, start) - 1), len(self._starts)):
+            first, end = self._pieces[number][:2]
+            if first >= stop:
+                break
+            if end > start:
+                yield range(max(first, start), min(end, stop))
+
     def holds(self, address: int) -> bool:
         """Whether the byte at this address is known."""
         number = bisect_right(self._starts, address) - 1
@@ -95,7 +105,10 @@ class Memory:
 
     def backed(self, address: int) -> bool:
         """Whether there is memory at this address that can be written, whatever it holds; device registers are none."""
-        return (self.holds(address) or any(address in known for known in self.ram)) and address not in DEVICES
+        return self._backed(address, self.holds(address))
+
+    def _backed(self, address: int, held: bool) -> bool:
+        return (held or any(address in known for known in self.ram)) and address not in DEVICES
 
     @property
     def ranges(self) -> list[range]:
@@ -110,7 +123,10 @@ class Memory:
 
 
 class Recording(Memory):
-    """A view of another memory that notes every physical page that is read."""
+    """A view of another memory that notes every physical page whose contents decide something.
+
+    Whether there is memory at an address is no question of contents, as long as a note can name all that there is.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self._set(memory._pieces)
@@ -120,3 +136,12 @@ class Recording(Memory):
     def read(self, address: int, size: int) -> bytes:
         self.pages.update(range(address & ~(PAGE - 1), address + size, PAGE))
         return super().read(address, size)
+
+    def holds(self, address: int) -> bool:
+        self.pages.add(address & -PAGE)
+        return super().holds(address)
+
+    def backed(self, address: int) -> bool:
+        if len(self._pieces) + len(self.ram) > MOST_RANGES:
+            self.pages.add(address & -PAGE)
+        return self._backed(address, super().holds(address))

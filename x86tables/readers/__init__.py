@@ -96,7 +96,7 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
         remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
     if stacks := symbols.objects:
         machines = [machine.replace(stacks=stacks, assumed=machine.assumed) for machine in machines]
-    return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes)
+    return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes, contents.extra)
 
 
 def _assumed(machine: Machine, bases: dict[str, Segment]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import struct
 
 from ..elf import CORE, LOAD, NOTE, X86, X86_64, Elf, ProgramHeader, header, is_elf, section_zero
 from ..errors import ImageError
-from ..machine.memory import PAGE, Memory
+from ..machine.memory import MOST_RANGES, PAGE, Memory
 from ..machine.registers import MOST_CPUS, Registers, Segment, TableRegister
 from . import Contents
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 NT_PRSTATUS = 1
 MOST_PIECES, MOST_NOTES = 1 << 18, 1 << 22  # segments apart, bytes: what is read
-MOST_RANGES = 1024  # of memory that our note names
+MOST_REMARKS = 64
+COPIED = 1 << 20  # bytes at once
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 _NOTE = struct.Struct("<III")
 # QEMU's note: version, size, 16 general registers, rip, rflags, ten segments, cr0-4, and from QEMU 3 on kernel_gs_base
@@ -30,6 +31,7 @@ _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" fo
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldtr", "tr", "gdtr", "idtr")
 _FLAGS = {f"{name}.flags": name for name in _SEGMENTS if name not in ("gdtr", "idtr")}
 _OURS = b"x86tables"
+_SAID, _REMARKS = 0, 1  # kinds of our notes: NAME=VALUE with blanks between, and what was remarked of the whole image
 
 
 def matches(data: Data) -> bool:
@@ -53,11 +55,16 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
             registers.append(state)
             if len(registers) > MOST_CPUS:
                 raise ImageError(f"{path}: notes of more than {MOST_CPUS} CPUs are not read")
+        elif name == _OURS and kind == _REMARKS:
+            remarks += _remarked(content)
+            continue  # they are part of the remarks now
         elif name == _OURS:
             said = _said(content, remarks)
             if registers:
                 registers[-1] = _with(registers[-1], said)
             extra |= said
+            if said.keys() == {"ram"}:
+                continue  # it is in `extra`
         elif name != b"CORE" or kind != NT_PRSTATUS:
             continue
         kept += whole
@@ -68,7 +75,8 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
     # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
     long_mode = Elf(path, data).machine == X86_64 if kept else None
-    unique = tuple(dict.fromkeys(remarks))
+    unique = tuple(dict.fromkeys(remarks))[:MOST_REMARKS]
+    kept[:0] = remarks_note(unique)
     return Contents(memory, tuple(registers), remarks=unique, notes=bytes(kept), extra=extra, long_mode=long_mode)
 
 
@@ -238,14 +246,37 @@ def extra_note(registers: Registers, more: dict[str, str]) -> bytes:
     if unknown:
         said["unknown"] = ",".join(unknown)
     said |= more
-    return note(_OURS, 0, " ".join(f"{name}={value}" for name, value in said.items()).encode("ascii")) if said else b""
+    text = " ".join(f"{name}={value}" for name, value in said.items())
+    return note(_OURS, _SAID, text.encode("ascii")) if said else b""
 
 
 def ram_note(memory: Memory) -> bytes:
     """A note of our own that says where there is memory, held or not; none for memory in very many pieces."""
-    known = [*memory.ranges, *memory.ram]
+    known: list[range] = []
+    for each in sorted([*memory.ranges, *memory.ram], key=lambda each: each.start):
+        if known and each.start <= known[-1].stop:
+            known[-1] = range(known[-1].start, max(known[-1].stop, each.stop))
+        else:
+            known.append(each)
     text = ",".join(f"{each.start:#x}-{each.stop:#x}" for each in known)
-    return note(_OURS, 0, f"ram={text}".encode("ascii")) if len(known) <= MOST_RANGES else b""
+    return note(_OURS, _SAID, f"ram={text}".encode("ascii")) if len(known) <= MOST_RANGES else b""
+
+
+def remarks_note(remarks: Iterable[str]) -> bytes:
+    """A note of our own with what was remarked of an image, for the small one that is cut from it."""
+    text = "\n".join(remarks)
+    return note(_OURS, _REMARKS, text.encode()) if text else b""
+
+
+def remarks_of(notes: bytes) -> bytes:
+    """The note of remarks among the notes of an image."""
+    found = _notes(notes, [(0, len(notes))], [])
+    return b"".join(whole for name, kind, _, whole in found if (name, kind) == (_OURS, _REMARKS))
+
+
+def _remarked(content: bytes) -> list[str]:
+    """The remarks in such a note, those that a terminal can show."""
+    return [line for line in content.decode("utf-8", "replace").split("\n") if line and line.isprintable()]
 
 
 def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes, long_mode: bool = True) -> int:
@@ -254,15 +285,14 @@ def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes, long_mo
     `long_mode` is whether CPU 0 is in long mode, which e_machine says.
     """
     runs: list[list[int]] = []
-    count = 0
+    held = set()
     for page in sorted(set(pages)):
-        if not memory.holds(page):
-            continue
-        count += 1
-        if runs and runs[-1][1] == page:
-            runs[-1][1] = page + PAGE
-        else:
-            runs.append([page, page + PAGE])
+        for part in memory.parts(page, page + PAGE):
+            held.add(page)
+            if runs and runs[-1][1] == part.start:
+                runs[-1][1] = part.stop
+            else:
+                runs.append([part.start, part.stop])
     segments = len(runs) + 1
     extra = section_zero(segments)
     headers = 64 + 56 * segments + len(extra)
@@ -278,6 +308,6 @@ def write(path: str, memory: Memory, pages: Iterable[int], notes: bytes, long_mo
         out.write(notes)
         out.write(bytes(begin - headers - len(notes)))
         for start, stop in runs:
-            for page in range(start, stop, PAGE):
-                out.write(memory.read(page, PAGE))
-    return count
+            for at in range(start, stop, COPIED):
+                out.write(memory.read(at, min(COPIED, stop - at)))
+    return len(held)
