@@ -1,16 +1,21 @@
 """`extract`: a small image that shows what the big one shows, and that holds nothing else of the memory."""
 
+import json
+import random
 import re
+import stat
 import struct
 from pathlib import Path
 
+import fuzz
 import pytest
 import specimens
-from cli import IMAGES, dumped, output, refused
+from cli import IMAGES, call, dumped, output, refused
 from specimens import BASE, FRAME
 
 from x86tables.machine.image import OpenOptions
-from x86tables.machine.memory import PAGE, Memory, Recording
+from x86tables.machine.memory import MOST_RANGES, PAGE, Memory, Recording
+from x86tables.machine.registers import Segment, TableRegister
 from x86tables.readers import elfcore, open_image
 
 NAMES = sorted(path.stem for path in IMAGES.glob("*.core"))
@@ -128,6 +133,102 @@ def test_notes_are_kept_byte_by_byte(tmp_path: Path) -> None:
     assert (small.notes, small.memory.ram) == (specimens.notes(2), (range(FRAME, specimens.END),))
 
 
+def answers(path: Path) -> list[tuple[int, object]]:
+    """What dump and check say of an image, but for its name."""
+    found: list[tuple[int, object]] = []
+    for words in (["dump", path], ["check", path, "--scenario", "all"]):
+        status, out, _ = call(*words, "--format", "json")
+        document = json.loads(out) if out else {"image": {}}
+        document["image"].pop("path", None)
+        found.append((status, document))
+    return found
+
+
+@pytest.mark.parametrize(("name", "count"), [("specimen", 150), ("grub", 20), ("ovmf", 10), ("memtest", 10)])
+def test_a_damaged_core_is_judged_alike_when_it_is_cut(name: str, count: int, tmp_path: Path) -> None:
+    """All that dump and check say, remarks on the damage included; what cannot be read cannot be cut either."""
+    good = specimens.core() if name == "specimen" else (IMAGES / f"{name}.core").read_bytes()
+    big, small = tmp_path / "big.core", tmp_path / "small.core"
+    cut = 0
+    for number in range(count):
+        big.write_bytes(fuzz.damaged(good, random.Random(f"{name} {number}")))
+        if call("extract", big, "-o", small)[0] == 0:
+            assert answers(small) == answers(big), number
+            cut += 1
+    assert cut > count // 4
+
+
+def core_of(tmp_path: Path, loads: list[tuple[int, int, int]], said: bytes | None = None) -> tuple[Path, Path]:
+    """A core of these segments, and the small image that is cut from it."""
+    big, small = tmp_path / "big.core", tmp_path / "small.core"
+    big.write_bytes(specimens.core(loads, said=said))
+    output("extract", big, "-o", small)
+    return big, small
+
+
+def test_pages_held_in_part_stay_so(tmp_path: Path) -> None:
+    """The last page table ends in the middle of its page, and the page of the tables begins in the middle."""
+    begin, end = 0x80, specimens.END - FRAME - 0x800
+    big, small = core_of(tmp_path, [(begin, FRAME + begin, end - begin)])
+    assert answers(small) == answers(big)
+    first, last = open_image(str(small)).memory.ranges[0].start, open_image(str(small)).memory.ranges[-1].stop
+    assert (first, last) == (FRAME + begin, FRAME + end)
+
+
+def test_memory_in_very_many_pieces(tmp_path: Path) -> None:
+    """More than the note on memory can name: where is memory is known all the same."""
+    apart = [(0, FRAME * 2 + 2 * PAGE * n, PAGE) for n in range(MOST_RANGES + 1)]
+    big, small = core_of(tmp_path, [(0, FRAME, specimens.END - FRAME), *apart])
+    assert answers(small) == answers(big)
+    assert open_image(str(small)).memory.ram == () and len(pages(small)) < 16
+
+
+def test_pages_that_decide_about_long_mode_are_kept(tmp_path: Path) -> None:
+    """Three levels lead to memory that is there, four to a page that is not: that decides, and neither is read."""
+    root, directory, table, high = (specimens.TABLES + PAGE * n for n in range(4))
+    data = bytearray(specimens.memory())
+    data[specimens.TABLES - FRAME :] = bytes(specimens.END - specimens.TABLES)
+    entries = {root: directory | 1, directory: table | 3, table + 8: specimens.STACK | 3}  # PAE: 0x1000
+    entries |= {root + 4 * 8: high | 3, high: 0x4000_0000 | 0x83}  # four levels: the first address of PML4E 4
+    for address, value in entries.items():
+        data[address - FRAME : address - FRAME + 8] = value.to_bytes(8, "little")
+    registers = specimens.registers().replace(
+        cs=Segment(8, 0, 0xFFFF_FFFF, 0x00CF_9B00), cr4=0x20, rip=0x1000, rsp=0x5000,
+        gdtr=TableRegister(0x5000, 0x37), idtr=TableRegister(0x6000, 0x7F), tr=Segment(0x18, 4 << 39, 0x67, 0x8B00),
+    )  # fmt: skip
+    big, small = tmp_path / "big.core", tmp_path / "small.core"
+    memory = Memory([(FRAME, len(data), bytes(data), 0)])
+    elfcore.write(str(big), memory, range(FRAME, specimens.END, PAGE), elfcore.state_note(registers))
+    output("extract", big, "-o", small)
+    assert answers(small) == answers(big)
+    assert "EFER.LME=0 (the page tables are PAE's)" in open_image(str(big)).machines[0].assumed
+
+
+def test_remarks_go_along(tmp_path: Path) -> None:
+    """Those on the file itself, once, and none that would move the terminal's cursor."""
+    big, small, again = (tmp_path / f"{name}.core" for name in ("big", "small", "again"))
+    big.write_bytes(specimens.core()[:-0x10])
+    output("extract", big, "-o", small)
+    output("extract", small, "-o", again)
+    (remark,) = dumped(big)["image"]["remarks"]
+    assert "0x10 bytes that its headers promise" in remark
+    assert dumped(small)["image"]["remarks"] == dumped(again)["image"]["remarks"] == [remark]
+    assert small.read_bytes() == again.read_bytes()
+    told = specimens.notes() + elfcore.remarks_note(["\x1b[2J", "plain"])
+    big.write_bytes(specimens.core(said=told))
+    assert dumped(big)["image"]["remarks"] == ["plain"]
+    output("extract", big, "--reg", "rip=0x1000", "-o", small)
+    assert dumped(small)["image"]["remarks"] == ["plain"]
+
+
+def test_what_notes_say_of_the_processor_outlives_registers_given(tmp_path: Path) -> None:
+    said = specimens.notes() + elfcore.extra_note(specimens.registers(), {"vendor": "amd", "maxphyaddr": "48"})
+    (tmp_path / "big.core").write_bytes(specimens.core(said=said))
+    output("extract", tmp_path / "big.core", "--reg", "rip=0x1000", "-o", tmp_path / "small.core")
+    (machine,) = open_image(str(tmp_path / "small.core")).machines
+    assert (machine.vendor, machine.maxphyaddr, machine.registers.rip) == ("amd", 48, 0x1000)
+
+
 @pytest.mark.parametrize(("name", "machine"), [("linux", 62), ("linux32", 3)])
 def test_the_machine_says_whether_it_is_long_mode(name: str, machine: int, tmp_path: Path) -> None:
     """e_machine as QEMU writes it, by EFER.LMA of CPU 0."""
@@ -176,6 +277,31 @@ def test_a_file_that_has_the_name_gives_its_mode(tmp_path: Path) -> None:
     assert link.is_symlink() and small.stat().st_mode & 0o777 == 0o600
     assert tables(small) == tables(tmp_path / "core")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["core", "link", "small.core"]
+
+
+@pytest.mark.parametrize(
+    ("image", "laid_over", "before", "after"),
+    [
+        (0o600, 0o644, None, 0o600),
+        (0o644, 0o640, None, 0o640),
+        (0o400, 0o444, None, 0o600),
+        (0o600, 0o644, 0o664, 0o600),
+        (0o644, 0o644, None, 0o644),
+    ],
+)
+def test_nobody_may_read_more_than_before(
+    image: int, laid_over: int, before: int | None, after: int, tmp_path: Path
+) -> None:
+    core, flash, small = (tmp_path / name for name in ("core", "flash", "small"))
+    core.write_bytes(specimens.core())
+    flash.write_bytes(bytes(PAGE))
+    core.chmod(image)
+    flash.chmod(laid_over)
+    if before is not None:
+        small.touch()
+        small.chmod(before)
+    output("extract", core, "--map", f"{flash}@0xf0000", "-o", small)
+    assert stat.S_IMODE(small.stat().st_mode) == after
 
 
 def test_the_small_image_is_an_elf_core_for_others_too(tmp_path: Path) -> None:
