@@ -5,7 +5,7 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PIP := $(PYTHON) -m pip --python .venv/bin/python --disable-pip-version-check --quiet
 RUN := .venv/bin/python -m
 
-.PHONY: demo test check docs bench fuzz differential differential-qemu clean
+.PHONY: demo test check coverage mutants docs bench fuzz differential differential-qemu clean
 
 demo: .venv/demo.stamp
 	.venv/bin/x86tables dump tests/images/linux.core --symbols tests/images/linux.map
@@ -18,6 +18,16 @@ check: .venv/check.stamp
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) pytest tests/test_layers.py
+
+# Lines and branches of the delivery that its tests do not reach.
+coverage: .venv/check.stamp
+	$(RUN) coverage run --branch --source=x86tables/delivery -m pytest -p no:xdist \
+		$(addprefix tests/test_,$(addsuffix .py,deliver simulate scenarios prove))
+	$(RUN) coverage report --show-missing --skip-covered
+
+# One operator, constant or condition of the delivery changed at a time: does a test notice? Ten minutes on two cores.
+mutants: .venv/test.stamp
+	.venv/bin/python tests/mutate.py
 
 docs: .venv/test.stamp
 	$(RUN) x86tables.checks > docs/rules.md

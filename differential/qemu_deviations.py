@@ -147,7 +147,7 @@ def _read_gate(this: QemuChecks) -> Gate:
 def _choose_stack(this: QemuChecks, ist: int, cpl: int) -> tuple[str, int]:
     """The stack that the gate or the new privilege level asks for."""
     tr = this.state.registers.tr
-    if not ist and cpl >= (this.cpl or 0):
+    if not ist and cpl >= this.cpl:
         return "current", this.state.registers.rsp or 0
     assert tr is not None
     name = f"IST{ist}" if ist else f"RSP{cpl}"

@@ -802,20 +802,28 @@ def test_damaged_machines_are_judged(seed: int) -> None:
         assert as_json(report)
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(40))
 def test_what_does_not_survive_has_an_error(seed: int) -> None:
-    """A bit or two wrong in a table: where the simulation of a stack overflow ends badly, some rule says why."""
+    """A bit or two wrong in a table, drawn until a stack overflow ends badly: some rule says why."""
     draw = random.Random(seed)
+    while run_scenario("stack-overflow", (image := _with_wrong_bits(draw)).machines[0]).verdict == "survives":
+        pass
+    (report,) = judge(image)
+    assert report.failed
+
+
+def _with_wrong_bits(draw: random.Random) -> Snapshot:
+    """Most in what the delivery of #DF reads: its code segment, its gate, IST1; the others anywhere."""
     kernel = Kernel()
     gdt, idt, tss = bytearray(bytes(kernel.gdt[0])), bytearray(bytes(kernel.idt)), bytearray(bytes(kernel.tss[0]))
+    read = [(gdt, range(CS, CS + 8)), (idt, range(8 * 16, 9 * 16)), (tss, range(0x24, 0x2C))]
+    anywhere = [(gdt, range(len(gdt))), (idt, range(8 * 16, 15 * 16)), (tss, range(104))]
     for _ in range(draw.randrange(1, 3)):
-        table, places = draw.choice([(gdt, range(len(gdt))), (idt, range(8 * 16, 15 * 16)), (tss, range(104))])
+        table, places = draw.choice(draw.choice([read, read, anywhere]))
         table[draw.choice(places)] ^= 1 << draw.randrange(8)
     kernel.gdt[0], kernel.idt, kernel.tss[0] = Gdt.parse(gdt), Idt.parse(idt), Tss.parse(tss)
     kernel.registers[0]["tr"] = tr()
-    image = kernel.image()
-    (report,) = judge(image)
-    assert report.failed or run_scenario("stack-overflow", image.machines[0]).verdict == "survives"
+    return kernel.image()
 
 
 # Selection

@@ -33,14 +33,17 @@ from x86tables import ErrorFrame, Frame, Gate, Gdt, SegmentDescriptor, Tss
 from x86tables.delivery.deliver import deliver
 from x86tables.delivery.events import Delivery, Event
 from x86tables.delivery.state import CpuState
+from x86tables.errors import UsageError
 from x86tables.machine.machine import Machine
+from x86tables.machine.paging import WRITE
 from x86tables.machine.registers import AC, CET, FRED, PAE, SMAP, Registers, Segment, TableRegister
-from x86tables.machine.synthetic import Mapping
+from x86tables.machine.synthetic import Mapping, load
 
 PF, GP, DF, INT = Event.exception(14, 2, 0x1234), Event.exception(13, 0x10), Event.exception(8), Event.software(0x80)
 UD, IRQ = Event.exception("#UD"), Event.interrupt(0x20)
 HOLE = STACK - 0x8000  # canonical, and nothing is there
 OUTSIDE = 0x8000_0000_1000  # not canonical
+END = 1 << 64  # the last address is the one before
 
 
 def chain(delivery: Delivery) -> list[str]:
@@ -66,6 +69,21 @@ def test_frame_with_error_code() -> None:
     assert delivery.registers.rip == handler(14)
     assert delivery.registers.rflags == 2
     assert (delivery.cr2, delivery.registers.cr2) == (0x1234, 0x1234)
+    assert delivery.registers.cs == load(CS, SegmentDescriptor.kernel_code())
+    assert deliver(kernel(), Event.exception(14)).pushed == delivery.pushed.replace(error_code=0)
+
+
+@pytest.mark.parametrize(
+    ("event", "cr2"),
+    [
+        (PF, 0x1234), (Event.exception(14, 2), 0x77), (Event.exception(13, 0, 0x1234), 0x77),
+        (Event(14, "interrupt", cr2=0x1234), 0x77), (IRQ, 0x77), (INT, 0x77),
+    ],
+)  # fmt: skip
+def test_cr2_is_loaded_by_page_faults_alone(event: Event, cr2: int) -> None:
+    assert deliver(kernel(cr2=0x77), event).registers.cr2 == cr2
+    nested = deliver(kernel(cr2=0x77, gates=gate(event.vector, selector=0)), event)
+    assert (nested.attempts[0].fault, nested.cr2) == (Event.exception(13, int(event.kind != "int")), cr2)
 
 
 def test_frame_without_error_code_from_an_unaligned_stack() -> None:
@@ -100,6 +118,8 @@ def test_saved_rip(event: Event, moved: int) -> None:
     pushed = deliver(kernel(), event).pushed
     assert pushed is not None
     assert pushed.rip == CODE + 0x1800 + moved
+    last = deliver(kernel(rip=END - 1), event).pushed
+    assert last is not None and last.rip == (END - 1 + moved) % END
 
 
 def test_a_fault_while_delivering_int_n_saves_the_int_itself() -> None:
@@ -113,7 +133,8 @@ def test_a_fault_while_delivering_int_n_saves_the_int_itself() -> None:
     [
         (PF, 0, 1), (UD, 0, 1), (Event.exception(1), 0, 0), (Event.exception(1), 1, 1), (Event.trap(1), 0, 0),
         (INT, 1, 0), (Event.int3(), 1, 0), (Event.int1(), 1, 0), (IRQ, 0, 0), (IRQ, 1, 1), (Event.nmi(), 0, 0),
-        (Event.exception("#MC"), 0, 0),
+        (Event.exception("#MC"), 0, 0), (DF, 0, 1), (Event.software(8), 1, 0), (Event.interrupt(8), 0, 0),
+        (Event.interrupt(6), 0, 0), (Event.exception(32), 0, 1), (Event.interrupt(33), 0, 0),
     ],
 )  # fmt: skip
 def test_resume_flag_in_the_image(event: Event, before: int, after: int) -> None:
@@ -137,6 +158,17 @@ def test_ring_3_switches_to_rsp0_and_a_null_ss() -> None:
     r = delivery.registers
     assert r.cs is not None and r.ss is not None
     assert (r.cs.selector, r.ss.selector, r.cpl, r.rsp) == (CS, 0, 0, TOP - 40)
+
+
+@pytest.mark.parametrize("ring", [1, 2])
+def test_other_rings(ring: int) -> None:
+    """To ring 1 or 2: a stack of its own, and SS null with that RPL."""
+    code = SegmentDescriptor.kernel_code().replace(dpl=ring)
+    tss = Tss(rsp0=HOLE, **{f"rsp{ring}": TOP})
+    delivery = deliver(kernel(ring=3, segments=(code,), tss=tss, gates=gate(0x20, selector=0x40)), IRQ)
+    r = delivery.registers
+    assert r.cs == load(0x40 | ring, code) and r.ss is not None
+    assert (delivery.stack, r.ss.selector, r.cpl, r.rsp) == (f"RSP{ring}", ring, ring, TOP - 40)
 
 
 def test_an_ist_alone_leaves_ss() -> None:
@@ -192,6 +224,18 @@ CHECKS = {
     "GDT limit": (kernel(gates=gate(0x20, selector=0x48)), IRQ, ["#GP(0x49)", "13 on current"]),
     "GDT limit, to the byte": (
         kernel(gates=gate(0x20, selector=0x38), gdtr=TableRegister(GDT, 0x3E)), IRQ, ["#GP(0x39)", "13 on current"],
+    ),
+    "GDT limit, covered": (
+        kernel(gates=gate(0x20, selector=0x38), gdtr=TableRegister(GDT, 0x3F)), IRQ, ["32 on current"],
+    ),
+    "null LDT, limit and all": (
+        kernel(gates=gate(0x20, selector=0xC), ldtr=Segment(0, GDT, 0xFFFF)), IRQ, ["#GP(0xd)", "13 on current"],
+    ),
+    "LDT limit, to the byte": (
+        kernel(gates=gate(0x20, selector=0xC), ldtr=Segment(0x48, GDT, 0xE)), IRQ, ["#GP(0xd)", "13 on current"],
+    ),
+    "LDT limit, covered": (
+        kernel(gates=gate(0x20, selector=0xC), ldtr=Segment(0x48, GDT, 0xF)), IRQ, ["32 on current"],
     ),
     "no LDT": (kernel(gates=gate(0x20, selector=0xC)), IRQ, ["#GP(0xd)", "13 on current"]),
     "LDT limit": (
@@ -265,6 +309,49 @@ def test_check(machine: Machine, event: Event, expected: list[str]) -> None:
     assert chain(deliver(machine, event)) == expected
 
 
+REFUSED = {  # where a check fails: the step, the address that was read, and what was found there
+    "IDT limit": ("IDT limit", None, "limit 0x20e, entry 32 ends at 0x20f"),
+    "IDT not canonical": ("IDT entry 32", OUTSIDE + 0x200, "not canonical"),
+    "16-bit gate": ("gate type", None, "S 0, type 0x6"),
+    "type before P": ("gate type", None, "S 0, type 0x0"),
+    "DPL, ring 3": ("gate DPL", None, "DPL 0, CPL 3"),
+    "P": ("gate P", None, "P 0"),
+    "null selector, RPL 3": ("gate selector", None, "0x3"),
+    "GDT limit": ("GDT limit", None, "limit 0x3f, selector 0x48"),
+    "null LDT, limit and all": ("LDT limit", None, "LDTR is null"),
+    "data segment": ("segment type", None, "data"),
+    "ring 3 code": ("segment DPL", None, "DPL 3, CPL 0"),
+    "code not present": ("segment P", None, "P 0"),
+    "32-bit code": ("segment L, D", None, "L 0, D 1"),
+    "TSS limit, IST1": ("TSS limit", None, "limit 0x2a, IST1 ends at 0x2b"),
+    "TSS limit, RSP0": ("TSS limit", None, "limit 0xa, RSP0 ends at 0xb"),
+    "TSS not mapped": ("TSS IST1", HOLE + 0x24, "PTE not present"),
+    "IST not canonical": ("TSS IST1", TSS + 0x24, f"{OUTSIDE:#x}"),
+    "IST of 0": ("push SS", END - 8, "PDPTE not present"),
+    "handler not canonical": ("gate offset", None, f"{OUTSIDE:#x}"),
+    "stack not canonical": ("push SS", OUTSIDE - 8, "not canonical"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_where_a_check_fails(name: str) -> None:
+    machine, event, (fault, *_) = CHECKS[name]
+    step = deliver(machine, event).attempts[0].steps[-1]
+    assert (step.step, step.address, step.found) == REFUSED[name]
+    assert step.rule.endswith(fault) and step.rule.startswith(fault) == (step.found == "not canonical" or "PF" in fault)
+
+
+def test_a_conforming_segment_is_said_to_be_one() -> None:
+    found = [deliver(kernel(gates=gate(0x20, selector=selector)), IRQ) for selector in (CS, DS, TR, CONFORMING)]
+    read = [step.found for one in found for step in one.attempts[0].steps if step.step.startswith("GDT entry")]
+    assert read == ["code64, DPL 0", "data, DPL 0", "system, DPL 0", "code64, conforming, DPL 0"]
+
+
+def test_all_zero_is_told_from_a_wrong_type() -> None:
+    machine = kernel(gates={"g32": Gate()})
+    assert deliver(machine, IRQ).attempts[0].steps[-1].found == "all zero"
+
+
 # Access rights
 
 RIGHTS = {
@@ -275,6 +362,9 @@ RIGHTS = {
     "SMAP, ring 3, AC": (
         kernel(ring=3, mappings=mappings("TSS", "rwu"), cr4=PAE | SMAP, rflags=0x202 | AC), IRQ,
         ["#PF(0x1)", "#PF(0x1)", "#PF(0x1)"],
+    ),
+    "SMAP does not matter in ring 3": (
+        kernel(ring=3, gates=gate(0x20, selector=CONFORMING), cr4=PAE | SMAP), IRQ, ["32 on current"],
     ),
     "SMAP stack": (
         kernel(mappings=mappings("stack", "rwu"), cr4=PAE | SMAP), IRQ, ["#PF(0x3)", "#PF(0x3)", "8 on IST1"]
@@ -308,6 +398,86 @@ def test_the_accessed_bit_is_set_in_the_story_alone() -> None:
     deliver(state, IRQ)
     assert state.read(GDT + 0x40, 8) == bytes(SegmentDescriptor.kernel_code())
     assert machine.read(GDT + 0x40, 8) == bytes(SegmentDescriptor.kernel_code().replace(type=0xA))
+
+
+def test_the_accessed_bit_faults_at_its_byte() -> None:
+    machine, event, _ = RIGHTS["accessed bit, read-only GDT"]
+    attempt = deliver(machine, event).attempts[0]
+    assert attempt.fault == Event.exception(14, 3, GDT + 0x45)
+    assert (attempt.steps[-1].step, attempt.steps[-1].address) == ("accessed bit", GDT + 0x45)
+
+
+def put(state: CpuState, linear: int, data: bytes) -> None:
+    """Write over memory, across pages and the end of all addresses."""
+    for at, byte in enumerate(data):
+        state.write((linear + at) % END, [byte], 1, WRITE)
+
+
+AROUND = (*MAPPINGS, Mapping("first", 0, 0x1000), Mapping("last", END - 0x1000, 0x1000))
+CLEAR = SegmentDescriptor.kernel_code().replace(type=0xA)
+STRADDLING = {  # a structure over the edge of two pages, or beyond the last address: registers, where it is, its bytes
+    "gate": ({"idtr": TableRegister(IDT - 0x208, 0xFFF)}, IDT - 8, bytes(idt()[32])),
+    "gate at the end": ({"idtr": TableRegister(END - 0x208, 0xFFF)}, END - 8, bytes(idt()[32])),
+    "gate at 0": ({"idtr": TableRegister(END - 0x200, 0xFFF)}, 0, bytes(idt()[32])),
+    "descriptor": ({"gdtr": TableRegister(END - 12, 0xF)}, END - 4, bytes(CLEAR)),
+    "descriptor at 0": ({"gdtr": TableRegister(END - 8, 0xF)}, 0, bytes(CLEAR)),
+    "pointer": ({"tr": Segment(TR, END - 0x28, 0x67)}, END - 4, IST.to_bytes(8, "little")),
+    "pointer at 0": ({"tr": Segment(TR, END - 0x24, 0x67)}, 0, IST.to_bytes(8, "little")),
+}
+
+
+@pytest.mark.parametrize(("registers", "place", "data"), STRADDLING.values(), ids=STRADDLING)
+def test_addresses_go_on_in_the_next_page_and_at_0(registers: dict[str, Any], place: int, data: bytes) -> None:
+    ist = int("tr" in registers)
+    state = CpuState(kernel(mappings=AROUND, gates=gate(0x20, ist=ist), **registers))
+    put(state, place, data)
+    delivery = deliver(state, IRQ)
+    assert chain(delivery) == ["32 on IST1" if ist else "32 on current"]
+    assert (delivery.registers.rip, delivery.registers.cs) == (
+        handler(0x20), load(CS, SegmentDescriptor.kernel_code()),
+    )  # fmt: skip
+    if data == bytes(CLEAR):
+        assert state.read(place, 8) == bytes(SegmentDescriptor.kernel_code())
+
+
+def test_a_stack_that_ends_with_the_last_address() -> None:
+    delivery = deliver(kernel(mappings=AROUND, rsp=0), IRQ)
+    assert delivery.pushed is not None and (delivery.pushed.rsp, delivery.registers.rsp) == (0, END - 40)
+    assert "RSP 0x0" in [step.found for step in delivery.attempts[0].steps if step.step == "stack"]
+
+
+def test_an_ist_is_eight_bytes() -> None:
+    delivery = deliver(kernel(gates=gate(0x20, ist=1), tss=Tss(ist1=IST, ist2=END - 1)), IRQ)
+    assert delivery.registers.rsp == IST - 40
+
+
+LAST = OUTSIDE - 0x1001  # of the lower canonical addresses; nothing is there
+
+
+@pytest.mark.parametrize(
+    ("registers", "fault"),
+    [
+        # whether all 8 bytes are canonical is asked before the first is looked for
+        ({"tr": Segment(TR, LAST - 7 - 0x24, 0x67)}, Event.exception(14, 0, LAST - 7)),
+        ({"tr": Segment(TR, LAST - 6 - 0x24, 0x67)}, Event.exception(13, 1)),
+        ({"idtr": TableRegister(LAST - 7 - 0x200, 0xFFF)}, Event.exception(14, 0, LAST - 7)),
+        ({"idtr": TableRegister(LAST - 6 - 0x200, 0xFFF)}, Event.exception(13, 1)),
+    ],
+)
+def test_the_edge_of_the_canonical_addresses(registers: dict[str, Any], fault: Event) -> None:
+    machine = kernel(gates=gate(0x20, ist=1), **registers)
+    assert deliver(machine, IRQ).attempts[0].fault == fault
+
+
+def test_a_frame_over_two_pages() -> None:
+    """Each push lands where its address says, and the pages need not be neighbours in physical memory."""
+    edge = IST - 0x1000
+    state = CpuState(kernel(gates=gate(14, ist=2), tss=Tss(ist2=edge + 0x18)))
+    delivery = deliver(state, PF)
+    assert delivery.registers.rsp == edge + 0x10 - 48
+    assert delivery.frame == state.read(edge + 0x10 - 48, 48) and delivery.pushed == deliver(kernel(), PF).pushed
+    pushes = [(step.address, step.found) for step in delivery.attempts[0].steps if step.step == "push"]
+    assert pushes == [(edge, f"16 bytes below {edge + 16:#x}"), (edge - 32, f"32 bytes below {edge:#x}")]
 
 
 def test_a_read_that_straddles_pages_names_the_second() -> None:
@@ -375,6 +545,7 @@ def test_a_frame_breaks_off_half_way_and_stays_in_memory() -> None:
     delivery = deliver(state, UD)
     assert chain(delivery) == ["#PF(0x2)", "#PF(0x2)", "8 on IST1"]
     assert delivery.cr2 == STACK - 8
+    assert [attempt.steps[-1].step for attempt in delivery.attempts[:2]] == ["push RFLAGS"] * 2
     # SS and RSP are above the page's edge; RSP was aligned down first
     assert state.read(STACK, 16) == (STACK + 0x18).to_bytes(8, "little") + DS.to_bytes(8, "little")
     assert state.machine.read(STACK, 16) == bytes(16)
@@ -385,10 +556,15 @@ def test_shutdown_changes_cr2_and_nothing_else() -> None:
     delivery = deliver(machine, UD)
     assert chain(delivery) == ["#PF(0x2)", "#PF(0x2)", "#PF(0x2)", "shutdown"]
     assert delivery.cr2 == STACK - 8
-    assert delivery.registers == machine.registers
+    assert (delivery.registers, delivery.vector, delivery.frame) == (machine.registers, None, None)
     assert delivery.reason == (
         f"#DF cannot be delivered: push SS at {STACK - 8:#x} on the same stack (no IST): PTE not present"
     )
+    machine = kernel(gates=gate(8, ist=2, p=1))
+    assert deliver(machine, DF).reason == (
+        f"#DF cannot be delivered: push SS at {END - 8:#x} on IST2: PDPTE not present"
+    )
+    assert deliver(kernel(gates=gate(8, p=0)), DF).reason == "#DF cannot be delivered: gate P: P 0"
 
 
 def test_a_frame_over_a_table_is_seen_by_what_follows() -> None:
@@ -406,18 +582,40 @@ def test_a_frame_over_a_table_is_seen_by_what_follows() -> None:
 
 @pytest.mark.parametrize(
     ("name", "needs"),
-    [("idtr", "IDTR"), ("gdtr", "GDTR"), ("cs", "CS"), ("rsp", "RSP")],
+    [
+        ("idtr", "IDTR is not known"),
+        ("gdtr", "GDTR is not known"),
+        ("ldtr", "LDTR is not known"),
+        ("tr", "TR is not known"),
+        ("cs", "CS is not known"),
+        ("rsp", "RSP is not known"),
+        ("cr3", "CR3 is not known: no page can be judged without it"),
+        ("rflags", "RFLAGS is not known, and with CR4.SMAP its AC bit decides about pushes"),
+    ],
 )
 def test_a_register_that_is_not_known(name: str, needs: str) -> None:
-    machine = kernel()
+    machine = kernel(cr4=PAE | SMAP, gates=gate(0x20, ist=int(name == "tr"), selector=0xC if name == "ldtr" else CS))
     delivery = deliver(machine.replace(machine.registers.replace(**{name: None})), IRQ)
-    assert (delivery.outcome, delivery.needs) == ("unknown", f"{needs} is not known")
+    assert (delivery.outcome, delivery.needs) == ("unknown", needs)
+    assert delivery.reason == f"while delivering interrupt 0x20: {needs}"
+    assert (len(delivery.attempts), delivery.attempts[0].fault, delivery.vector) == (1, None, None)
 
 
 def test_a_register_that_does_not_decide_need_not_be_known() -> None:
     machine = kernel()
-    delivery = deliver(machine.replace(machine.registers.replace(tr=None, ldtr=None, rip=None, ss=None)), IRQ)
+    without = dict.fromkeys(("tr", "ldtr", "rip", "ss", "rflags", "cr4"))
+    delivery = deliver(state := CpuState(machine.replace(machine.registers.replace(**without))), IRQ)
     assert (chain(delivery), delivery.frame, delivery.pushed) == (["32 on current"], None, None)
+    for event in (UD, INT):
+        assert deliver(machine.replace(machine.registers.replace(**without)), event).vector == event.vector
+    frame, known = state.registers.rsp, {8: CS, 24: TOP - 0x100}  # RIP, CS, RFLAGS, RSP, SS
+    assert frame == TOP - 0x100 - 40 and state.registers.rflags is None
+    for at in range(0, 40, 8):
+        if at in known:
+            assert int.from_bytes(state.read(frame + at, 8), "little") == known[at]
+        else:
+            with pytest.raises(LookupError, match="overwritten"):
+                state.read(frame + at, 8)
 
 
 def test_what_is_not_declared() -> None:
@@ -429,12 +627,26 @@ def test_what_is_not_declared() -> None:
 
 @pytest.mark.parametrize(
     ("registers", "word"),
-    [({"cr4": PAE | FRED}, "FRED"), ({"cr4": PAE | CET, "general": {"s_cet": 1}}, "shadow stacks")],
+    [
+        ({"cr4": PAE | FRED}, "FRED"),
+        ({"cr4": PAE | CET, "general": {"s_cet": 1}}, "shadow stacks"),
+        # IA32_S_CET.SH_STK_EN is bit 0, and does nothing without CR4.CET; bit 2 is ENDBR_EN
+        ({"cr4": PAE | CET, "general": {"s_cet": 4}}, ""),
+        ({"cr4": PAE | CET}, ""),
+        ({"cr4": PAE, "general": {"s_cet": 1}}, ""),
+        ({"cr4": None, "general": {"s_cet": 1}}, ""),
+    ],
 )
 def test_what_is_not_modelled(registers: dict[str, Any], word: str) -> None:
     delivery = deliver(kernel(**registers), IRQ)
-    assert delivery.outcome == "unknown"
+    assert delivery.outcome == ("unknown" if word else "delivered")
     assert word in delivery.reason
+
+
+def test_delivery_is_that_of_long_mode() -> None:
+    machine = kernel()
+    with pytest.raises(UsageError, match="CPU 0 is in real mode"):
+        deliver(machine.replace(machine.registers.replace(cr0=0x10, efer=0)), IRQ)
 
 
 def test_five_levels() -> None:

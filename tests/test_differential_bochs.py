@@ -11,46 +11,29 @@ from x86tables.delivery.state import CpuState
 from x86tables.prove import workers
 from x86tables.prove.bochs import load
 from x86tables.prove.event_log import predict
-from x86tables.prove.stimulus import CODE
 from x86tables.strategies import cases
 
-DEVIATIONS = {
-    "rip_check_after_push", "dword3_type", "ld_before_p", "ss_err_old_ss", "conf_push_dpl", "smap_ac_cpl3",
-    "smap_ac_cpl0", "nmi_fetch_rip",
-}  # fmt: skip
-CHECKS = {
-    "IDT limit", "IDT entry", "gate type", "gate DPL", "gate P", "gate selector", "GDT limit", "GDT entry", "LDT limit",
-    "LDT entry", "segment type", "segment DPL", "segment P", "segment L, D", "TSS limit", "TSS RSP0", "TSS IST1",
-    "gate offset", "push SS", "push RFLAGS", "push RIP", "accessed bit",
-}  # fmt: skip
+RARE = {"LDT entry", "LDT limit", "push RFLAGS", "dword3_type", "nmi_fetch_rip", "smap_ac_cpl3", "ss_err_old_ss"}
 
 
 @pytest.mark.needs("bochscpu")
-def test_three_thousand_machines() -> None:
+def test_two_hundred_machines() -> None:
     tally = differential.Tally()
-    for number, result in workers.run(lambda: differential.prepare(1), range(3000), os.cpu_count() or 1, 100):
+    for number, result in workers.run(lambda: differential.prepare(1), range(200), os.cpu_count() or 1, 50):
         tally.add(number, result)
-    assert tally.differ == []
-    assert tally.total == 3000
-    counts = tally.counts
-    assert min(counts["outcome"][name] for name in ("runs", "shutdown", "goes on")) >= 10
-    assert {"#DE", "#DB", "#UD", "#TS", "#NP", "#SS", "#GP", "#PF", "#DF", "#MC"} <= counts["fault"].keys()
-    assert counts["refused at"].keys() >= CHECKS
-    assert counts["deviation"].keys() == DEVIATIONS
-    assert counts["stimulus"].keys() == {*CODE, "int", "interrupt", "nmi", "exception"}
-    assert sum(counts["deviation"].values()) < 200
+    assert (tally.differ, tally.total) == ([], 200)
+    assert {what.split(": ")[1] for what in tally.unmet()} == RARE, "the others are met, and a lack is noticed"
+    assert tally.counts["outcome"]["runs"] > 100 and tally.counts["outcome"]["shutdown"] > 30
+    assert sum(tally.counts["deviation"].values()) < 10
 
 
 def test_a_case_is_the_same_every_time() -> None:
-    one, other = machines.case(1, 5), machines.case(1, 5)
-    assert (one.stimulus, one.mutations, one.machine.registers) == (
-        other.stimulus,
-        other.mutations,
-        other.machine.registers,
-    )
-    assert (
-        machines.case(2, 5).mutations != one.mutations or machines.case(2, 6).mutations != machines.case(1, 6).mutations
-    )
+    def drawn(seed: int) -> list[object]:
+        cases = [machines.case(seed, number) for number in range(20)]
+        return [(case.stimulus, case.mutations, case.handler_stack, case.machine.registers) for case in cases]
+
+    assert drawn(1) == drawn(1)
+    assert not [pair for pair in zip(drawn(1), drawn(2), strict=True) if pair[0] == pair[1]]
 
 
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)

@@ -97,10 +97,15 @@ def test_everything_that_was_read_is_there(name: str) -> None:
 
     image = open_image(str(IMAGES / f"{name}.core"), OpenOptions(memory=record))
     for machine in image.machines:
-        for table in ("gdt", "idt", "tss", "ldt"):
+        r = machine.registers
+        loaded = {"gdt": r.gdtr, "idt": r.idtr, "tss": None if r.tr and r.tr.null else r.tr}
+        loaded["ldt"] = None if r.ldtr and r.ldtr.null else r.ldtr
+        for table, register in loaded.items():
             found = machine.table(table)
-            assert found is None or not found.gaps or machine.registers.tr is None
-    assert all(image.memory.holds(page) for page in recordings[0].pages)
+            assert (found is None) == (register is None), table
+            if found is not None and register is not None:
+                assert (found.gaps, len(found.data)) == ((), register.limit + 1), table
+    assert recordings[0].pages and all(image.memory.holds(page) for page in recordings[0].pages)
 
 
 def test_page_tables_of_walks_that_failed_are_kept(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """After delivery: the handler's first instruction, its stack, and events that come again and again."""
 
 import pytest
-from kernels import CODE, IST, MAPPINGS, STACK, TOP, gate, handler, kernel
+from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, handler, kernel
 
 from x86tables import Tss
-from x86tables.delivery.events import Event
-from x86tables.delivery.simulate import simulate
-from x86tables.delivery.state import CpuState
+from x86tables.delivery.deliver import deliver
+from x86tables.delivery.events import Delivery, Event
+from x86tables.delivery.simulate import Loop, LoopDetector, simulate, start_handler
+from x86tables.delivery.state import CpuState, StepBudget
 from x86tables.machine.machine import Machine
+from x86tables.machine.paging import READ
 from x86tables.machine.registers import AC, PAE, SMAP, SMEP
 from x86tables.machine.synthetic import Mapping
 
@@ -25,6 +27,10 @@ def test_a_handler_that_runs() -> None:
     )
     assert [step.step for step in simulation.handlers[0].steps] == ["fetch", "handler's stack"]
     assert simulation.registers.rip == handler(0x20)
+    assert (simulation.reason, simulation.needs) == ("the 0x20 handler runs on the current stack", None)
+    assert simulation.start == kernel().registers
+    rsp = TOP - 0x100 - 40
+    assert simulation.handlers[0].steps[1].found == f"128 bytes below {rsp:#x}", "15 registers and a return address"
 
 
 def test_what_a_handler_pushed_is_not_known() -> None:
@@ -59,7 +65,10 @@ def test_a_fetch_that_faults_is_a_new_event(machine: Machine, code: int) -> None
     rip = machine.idt[3].offset
     assert simulation.handlers[0].fault == Event.exception(14, code, rip)
     assert (simulation.outcome, simulation.vector) == ("survives", 14)
-    assert len(simulation.deliveries) == 2
+    assert len(simulation.deliveries) == len(simulation.handlers) == 2
+    step = simulation.handlers[0].steps[-1]
+    assert (step.step, step.address) == ("fetch", rip) and step.rule.endswith(f"#PF({code:#x})")
+    assert simulation.deliveries[1].cr2 == rip
     pushed = simulation.deliveries[1].pushed
     assert pushed is not None and pushed.rip == rip  # of the handler, not of the INT3
 
@@ -72,7 +81,67 @@ def test_a_supervisor_page_under_a_conforming_handler() -> None:
 def test_smap_and_ac_of_the_handlers_own_stack() -> None:
     user = (*MAPPINGS, Mapping("user", 0x60_0000, 0x1000, "rwu"))
     machine = kernel(mappings=user, rsp=0x60_1000, cr4=PAE | SMAP, rflags=0x202 | AC)
-    assert simulate(machine, IRQ).outcome == "survives"
+    assert [one.vector for one in simulate(machine, IRQ).deliveries] == [0x20]
+    # the frame is in a supervisor's page, and the handler's own pushes go on into the user's
+    above = (*user, Mapping("above", 0x60_1000, 0x1000))
+    for flags, fault in ((AC, None), (0, Event.exception(14, 3, 0x60_0FF8))):
+        machine = kernel(mappings=above, rsp=0x60_1040, cr4=PAE | SMAP, rflags=0x202 | flags)
+        assert simulate(machine, IRQ).handlers[0].fault == fault
+
+
+BOTTOM = 0xFFFF_8000_0000_0000  # the lowest canonical address of the upper half
+ENDS = (*MAPPINGS, Mapping("lowest", BOTTOM, 0x1000), Mapping("zero", 0, 0x1000))
+
+
+@pytest.mark.parametrize(
+    ("end", "fault", "found"),
+    [
+        (STACK, Event.exception(14, 2, STACK - 8), "PTE not present"),
+        (BOTTOM, Event.exception(12, 0), "not canonical"),
+        (0, Event.exception(14, 2, (1 << 64) - 8), "PDPTE not present"),
+    ],
+)
+def test_a_handlers_stack_that_ends(end: int, fault: Event, found: str) -> None:
+    """What a push of the handler's own code raises, with CR2, and RSP as before that push."""
+    room = 16 if end else 0
+    machine = kernel(mappings=ENDS, tss=Tss(ist1=end + 48 + room), gates=gate(fault.vector, ist=2))
+    simulation = simulate(machine.replace(machine.registers.replace(cr2=0x77)), Event.exception(8), handler_stack=0x40)
+    fetch, step = simulation.handlers[0].steps
+    assert (fetch.step, step.step) == ("fetch", "handler's stack")
+    assert (step.address, step.found) == ((end - 8) % (1 << 64), found)
+    assert simulation.handlers[0].fault == simulation.deliveries[1].attempts[0].event == fault
+    assert simulation.deliveries[0].cr2 == 0x77
+    first_push = simulation.deliveries[1].attempts[0].fault  # on IST2, which is null
+    assert first_push == Event.exception(14, 2, (1 << 64) - 8)
+    state = CpuState(machine)
+    deliver(state, Event.exception(8))
+    start_handler(state, 8, 0x40, StepBudget())
+    assert (state.registers.rsp, state.cr2) == (end, fault.cr2 or 0)
+
+
+@pytest.mark.parametrize("size", [1, 8, 0x1000, 0x17F8, 0x1801])
+def test_the_handlers_stack_is_touched_to_its_end(size: int) -> None:
+    simulation = simulate(kernel(), IRQ, handler_stack=size)
+    rsp, step = TOP - 0x100 - 40, simulation.handlers[0].steps[-1]
+    assert (step.address, step.found) == (rsp - (size + 7 & ~7), f"{size} bytes below {rsp:#x}")
+    state = CpuState(kernel())
+    simulate(state, IRQ, handler_stack=size)
+    changed = {physical for physical, value in state.changes() if value is None}
+    touched = {rsp - at for at in range(1, 0x2000) if state.translate(rsp - at, READ) in changed}
+    assert touched == set(range(step.address or 0, rsp))
+
+
+def test_a_handler_at_address_0() -> None:
+    simulation = simulate(kernel(gates=gate(3, offset=0)), BP)
+    assert simulation.handlers[0].fault == Event.exception(14, 0x10, 0)
+
+
+def test_a_simulation_that_is_too_long() -> None:
+    machine, needs = kernel(gates=gate(14, offset=GONE)), "no end within 40 steps"
+    simulation = simulate(machine, PF, budget=StepBudget(40))
+    assert (simulation.outcome, simulation.reason, simulation.needs) == ("unknown", needs, needs)
+    # each round takes the twelve steps of its delivery; the third also looks at the pages below, and is the last
+    assert [len(delivery.attempts[0].steps) for delivery in simulation.deliveries] == [12, 12, 12]
 
 
 def test_page_fault_handler_swapped_out() -> None:
@@ -83,7 +152,11 @@ def test_page_fault_handler_swapped_out() -> None:
     assert (simulation.loop.vectors, simulation.loop.stride) == ((14,), 48)
     # the first delivery and those of the rounds that fit: the next frame breaks off at the guard page
     assert simulation.loop.rounds == (TOP - STACK) // 48
+    assert simulation.reason == "the #DF handler runs on IST1"
     assert [delivery.vector for delivery in simulation.deliveries] == [14, 14, 14, 14, 8]
+    assert [handler.vector for handler in simulation.handlers] == [14, 14, 14, 14, 8]
+    assert simulation.loop.stack_consumed == 48 * simulation.loop.rounds
+    assert simulation.deliveries[-2].registers.rsp == TOP - 48 * simulation.loop.rounds
 
 
 def test_skipped_rounds_change_nothing() -> None:
@@ -99,6 +172,16 @@ def test_page_fault_handler_swapped_out_on_an_ist() -> None:
     simulation = simulate(kernel(gates=gate(14, offset=GONE, ist=1)), PF)
     assert (simulation.outcome, simulation.loop and simulation.loop.rounds) == ("loops", None)
     assert simulation.reason == "#PF is delivered, but its handler cannot run (PTE not present): repeats indefinitely"
+    assert simulation.loop is not None and (simulation.loop.vectors, simulation.loop.stack_consumed) == ((14,), 0)
+    assert len(simulation.deliveries) == len(simulation.handlers) == 3  # the first frame is another one
+
+
+def test_a_round_of_two_events() -> None:
+    # #PF's handler runs off the canonical addresses: #SS, whose handler is missing: #PF
+    gates = {**gate(14, ist=1), **gate(12, ist=2, offset=GONE)}
+    tss = Tss(ist1=BOTTOM + 64, ist2=IST)
+    simulation = simulate(kernel(mappings=ENDS, gates=gates, tss=tss), PF)
+    assert (simulation.outcome, simulation.loop and simulation.loop.vectors) == ("loops", (14, 12))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +196,11 @@ def test_room_on_the_double_fault_stack(room: int, outcome: str) -> None:
 def test_room_is_what_is_asked_for() -> None:
     machine = kernel(rsp=STACK, tss=Tss(rsp0=TOP, ist1=IST - 0x5000 + 64))
     assert simulate(machine, PF, handler_stack=16).outcome == "survives"
-    assert simulate(machine, PF, handler_stack=17).outcome == "loops"
+    simulation = simulate(machine, PF, handler_stack=17)
+    assert (simulation.outcome, simulation.reason) == (
+        "loops",
+        "#DF is delivered, but its handler cannot run (PTE not present): repeats indefinitely",
+    )
 
 
 def test_a_double_fault_handler_that_is_missing() -> None:
@@ -134,23 +221,102 @@ def test_double_faults_that_go_round() -> None:
 
 
 def test_a_stack_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("x86tables.budgets.FARTHEST", 0x2000)
-    simulation = simulate(kernel(gates=gate(14, offset=GONE)), PF)
-    assert (simulation.outcome, simulation.loop and simulation.loop.rounds) == ("loops", None)
-    assert "48 bytes deeper each time" in simulation.reason
+    monkeypatch.setattr("x86tables.budgets.FARTHEST", 1 << 20)
+    deep = (*MAPPINGS, Mapping("deep", 0x4000_0000, 0x20_0000))
+    for size, outcome in ((0x20_0000, "loops"), (0x10_1000, "loops"), (0xF_F000, "survives")):
+        simulation = simulate(kernel(mappings=deep, rsp=0x4000_0000 + size, gates=gate(14, offset=GONE)), PF)
+        assert (simulation.outcome, simulation.loop and simulation.loop.stride) == (outcome, 48)
+        if outcome == "loops":
+            assert simulation.loop is not None
+            assert (simulation.loop.rounds, simulation.loop.stack_consumed) == (None, 48)
+            assert simulation.reason.endswith("48 bytes deeper each time, with no end within 1 MiB")
+            assert len(simulation.deliveries) == len(simulation.handlers) == 3
 
 
 def test_rounds_that_run_over_a_table() -> None:
     # the stack descends over the IDT: gate 14, not the guard page below, is what ends it
-    idt, below = MAPPINGS[1].address, MAPPINGS[0].address
+    idt = MAPPINGS[1].address
     simulation = simulate(kernel(rsp=idt + 0x1000, gates=gate(14, offset=GONE)), Event.exception(14, 0, 0x1000))
-    assert simulation.loop is not None and simulation.loop.rounds is not None
-    last = simulation.deliveries[-2].registers.rsp
-    assert last is not None and below < idt + 14 * 16 - 48 < last < idt + 16 * 16
-    assert simulation.outcome != "survives" or simulation.vector != 14
+    # the last frame covers gates 13 to 15, so that the next #PF meets #GP for gate 14: a double fault
+    assert simulation.deliveries[-2].registers.rsp == idt + 0xD0
+    assert simulation.loop is not None and simulation.loop.rounds == (0x1000 - 0xD0) // 48
+    assert [attempt.fault for attempt in simulation.deliveries[-1].attempts] == [Event.exception(13, 0x73), None]
+    assert (simulation.outcome, simulation.vector, simulation.stack) == ("survives", 8, "IST1")
+
+
+MISSING = gate(14, offset=GONE)
+EATEN = {  # stacks that are eaten up: what ends each, and how much of it the loop's rounds are
+    "a stack": kernel(rsp=TOP, gates=MISSING),
+    "not aligned": kernel(rsp=TOP - 0x101, gates=MISSING),
+    "over the IDT": kernel(rsp=MAPPINGS[1].address + 0x1000, gates=MISSING),
+    "over the GDT": kernel(rsp=MAPPINGS[0].address + 0x1000, gates=MISSING),
+    "over the TSS": kernel(rsp=MAPPINGS[2].address + 0x1000, gates=MISSING),
+    "over the end of the #DF stack": kernel(rsp=IST, gates=MISSING),
+    "over the page below the #DF stack": kernel(rsp=TOP, tss=Tss(ist1=STACK + 0x2000), gates=MISSING),
+    "double faults": kernel(gates={**gate(14, p=0), **gate(8, offset=GONE, ist=0)}),
+    "without any guard": kernel(mappings=(*MAPPINGS, Mapping("more", GUARD - 0x8000, 0x9000)), gates=MISSING),
+    "down to address 0": kernel(mappings=(*MAPPINGS, Mapping("zero", 0, 0x4000)), rsp=0x4000, gates=MISSING),
+    "SS is not known": kernel(rsp=TOP, ss=None, gates=MISSING),
+    # #DF's handler is missing, too: its stack is eaten up next, down to the GDT, but the rounds are those of the first
+    "two stacks": kernel(
+        rsp=TOP, tss=Tss(ist1=MAPPINGS[0].address + 0x1000), gates={**MISSING, **gate(8, offset=GONE)}
+    ),
+    "a program's": kernel(ring=3, gates=gate(14, offset=GONE, selector=0x38)),
+}
+
+
+def test_rounds_are_those_on_the_first_stack() -> None:
+    simulation = simulate(EATEN["two stacks"], Event.exception(14, 0, 0x1000))
+    assert (simulation.outcome, simulation.loop and simulation.loop.rounds) == ("triple-fault", (TOP - STACK) // 48)
+
+
+def watched(*comings: tuple[int, int], vector: int = 0) -> LoopDetector:
+    """A detector that saw #DE's handler fail again and again: (RSP, what memory holds) each time."""
+    state = CpuState(kernel())
+    detector, deliveries = LoopDetector(state, 128, StepBudget()), list[Delivery]()
+    for rsp, held in comings:
+        deliveries.append(Delivery((), "delivered", "", state.registers, vector=vector))
+        state.registers, state.written = state.registers.replace(rsp=rsp), {0: (bytes([held]), b"\1")}
+        detector.loop_reason(PF, deliveries)
+    return detector
+
+
+@pytest.mark.parametrize(
+    ("comings", "loop"),
+    [
+        (((TOP - 48, 1), (TOP - 96, 2), (TOP - 144, 3)), Loop((0,), 48, 0, 3)),
+        (((TOP - 48, 1), (TOP - 96, 2), (TOP - 160, 3)), None),  # not alike
+        (((TOP - 48, 1), (TOP - 112, 2), (TOP - 160, 3)), None),
+        (((TOP - 144, 1), (TOP - 96, 2), (TOP - 48, 3)), None),  # upwards
+        (((TOP - 48, 1), (TOP - 48, 2), (TOP - 48, 3), (TOP - 48, 4), (TOP - 48, 5)), None),  # memory changes
+        (((TOP - 48, 1), (TOP - 48, 1)), Loop((0,), 0, None, 2)),
+        (((TOP - 48, 1), (TOP - 64, 1)), None),
+        (((TOP, 1), (TOP, 2), (TOP, 3), (TOP - 64, 4), (TOP - 48, 5), (TOP - 48, 6), (TOP - 48, 6)), None),
+        (tuple((TOP, held) for held in (1, 2, 3, 4, 5, 6, 7, 8, 8)), Loop((0,), 0, None, 4)),
+    ],
+)
+def test_what_a_loop_is(comings: tuple[tuple[int, int], ...], loop: Loop | None) -> None:
+    """Three times the same event, each time as much deeper; or twice the same registers and memory."""
+    assert watched(*comings)._loop == loop
+
+
+@pytest.mark.parametrize("room", [8, 128, 0x1008])
+@pytest.mark.parametrize("name", EATEN)
+def test_rounds_that_are_left_out_are_like_the_others(name: str, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same end, at the same place, as when every round is gone through."""
+    short = simulate(EATEN[name], Event.exception(14, 0, 0x1000), room)
+    monkeypatch.setattr("x86tables.delivery.simulate.SHORT", 1 << 62)
+    long = simulate(EATEN[name], Event.exception(14, 0, 0x1000), room)
+    assert short.loop == long.loop and short.loop is not None
+    assert short.replace(deliveries=(), handlers=()) == long.replace(deliveries=(), handlers=())
+    assert short.deliveries == long.deliveries and short.handlers == long.handlers
 
 
 def test_unknown_travels() -> None:
+    simulation = simulate(kernel(rsp=GONE, complete=False), IRQ)
+    needs = f"the configuration says nothing of {GONE - 40:#x}"
+    assert (simulation.outcome, simulation.needs) == ("unknown", needs)
+    assert (simulation.reason, simulation.handlers) == (f"while delivering interrupt 0x20: {needs}", ())
     simulation = simulate(kernel(gates=gate(3, offset=GONE), complete=False), BP)
     assert (simulation.outcome, simulation.needs) == ("unknown", f"the configuration says nothing of {GONE:#x}")
     assert simulation.handlers[0].fault is None

@@ -138,7 +138,7 @@ def _refuse_what_is_not_modelled(state: CpuState) -> None:
     machine, registers = state.machine, state.registers
     if not machine.long_mode:
         raise UsageError(f"CPU {machine.cpu} is in {machine.mode} mode: delivery is simulated for long mode only")
-    if machine.space.paging.mode not in ("4-level", "5-level"):
+    if registers.cr3 is None or machine.space.paging.mode not in ("4-level", "5-level"):
         raise MissingInput("CR3 is not known: no page can be judged without it")
     if registers.cr4 and registers.cr4 & FRED:
         raise MissingInput("CR4.FRED is set: events are delivered without an IDT, which is not modelled")
@@ -155,7 +155,7 @@ class Checks:
 
     def __init__(self, state: CpuState, event: Event, ext: bool, rip: int | None) -> None:
         self.state, self.event, self.ext, self.rip = state, event, ext, rip
-        self.cpl = state.registers.cpl
+        self.cpl = state.registers.cpl or 0  # without CS nothing is delivered
         self.stack = ""  # where the frame goes, in words
         self.steps: list[Step] = []
 
@@ -200,7 +200,7 @@ class Checks:
     def _read_8(self, linear: int) -> bytes:
         """One 8-byte access. Whether its addresses are canonical is asked before any of them is translated."""
         if not canonical((linear + 7) % TOP, self.state.machine.space.levels):
-            raise Inaccessible(Fault(FaultKind.NON_CANONICAL, linear + 7))
+            raise Inaccessible(Fault(FaultKind.NON_CANONICAL, linear))
         return self.state.read(linear, 8)
 
     def gate_code(self) -> int:
@@ -261,7 +261,7 @@ def check_gate(this: Checks, gate: Gate) -> None:
     this.passed("gate type", None, f"{gate.type:#x}", f"{gate.kind} gate")
     # "If the event is a software interrupt (INT n, INT3) and the gate's DPL < CPL, #GP"; EXT is 0 then anyhow.
     if this.event.kind == INT:
-        if gate.dpl < (this.cpl or 0):
+        if gate.dpl < this.cpl:
             this.refuse("gate DPL", None, f"DPL {gate.dpl}, CPL {this.cpl}", "DPL below CPL", GP, this.gate_code())
         this.passed("gate DPL", None, f"DPL {gate.dpl}, CPL {this.cpl}", "software may use it")
     # "If the gate is not present, #NP(vector number * 8 + 2 + EXT)."
@@ -296,7 +296,7 @@ def read_code_segment(this: Checks, selector: Selector) -> tuple[int, SegmentDes
 
 def check_code_segment(this: Checks, selector: Selector, code: SegmentDescriptor) -> int:
     """Whether a handler may run in this segment; the privilege level it gets."""
-    cpl = this.cpl or 0
+    cpl = this.cpl
     # "If the segment is not a code segment, or its DPL > CPL, #GP(selector + EXT)."
     if not code.s or not code.code:
         this.refuse("segment type", None, code.kind, "not a code segment", GP, this.selector_code(selector))
@@ -321,7 +321,7 @@ def choose_stack(this: Checks, ist: int, cpl: int) -> tuple[str, int]:
     # "If the gate's IST is not 0, RSP := IST n of the TSS; else if CPL changes, RSP := RSP of the new CPL; else RSP."
     if ist:
         name, field = f"IST{ist}", f"ist{ist}"
-    elif cpl < (this.cpl or 0):
+    elif cpl < this.cpl:
         name, field = f"RSP{cpl}", f"rsp{cpl}"
     else:
         rsp = this.state.registers.rsp or 0
@@ -414,9 +414,9 @@ def _rflags_image(this: Checks) -> int | None:
     # "The image has RF=1 for every fault but an instruction breakpoint"; an INT n has cleared RF by executing.
     if event.kind in (INT, INT1):
         return rflags & ~RF
-    if event.kind == EXCEPTION and (event.vector > 31 or vectors.EXCEPTIONS[event.vector].kind == "fault"):
-        return rflags | RF
-    return rflags | RF if event.vector == DF and event.kind == EXCEPTION else rflags
+    vector = event.vector
+    fault = vector >= len(vectors.EXCEPTIONS) or vector == DF or vectors.EXCEPTIONS[vector].kind == "fault"
+    return rflags | RF if fault and event.kind == EXCEPTION else rflags
 
 
 def mark_accessed(this: Checks, address: int, code: SegmentDescriptor) -> SegmentDescriptor:
@@ -453,5 +453,5 @@ def commit(this: Checks, gate: Gate, code: SegmentDescriptor, cpl: int, rsp: int
 
 
 def _segment(selector: int, descriptor: SegmentDescriptor) -> Segment:
-    flags = int.from_bytes(bytes(descriptor)[4:8], "little")
+    flags = int.from_bytes(bytes(descriptor)[4:], "little")
     return Segment(selector, descriptor.base, descriptor.effective_limit, flags)

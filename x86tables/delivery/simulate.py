@@ -13,7 +13,7 @@ from ..machine.registers import AC
 from ..records import Record
 from ..tables import vectors
 from .deliver import PUSHES, MissingInput, deliver
-from .events import DELIVERED, PF, SHUTDOWN, SS, Delivery, Event, Step
+from .events import PF, SHUTDOWN, SS, Delivery, Event, Step
 from .stacks import pages_below
 from .state import TOP, CpuState, NoEnd, StepBudget
 
@@ -106,7 +106,7 @@ def simulate(
     while True:
         delivery = deliver(state, event, enter)
         deliveries.append(delivery)
-        if delivery.outcome != DELIVERED or delivery.vector is None:
+        if delivery.vector is None:
             return simulation(
                 TRIPLE_FAULT if delivery.outcome == SHUTDOWN else UNKNOWN, delivery.reason, delivery.needs
             )
@@ -201,7 +201,7 @@ class LoopDetector:
         self._loop: Loop | None = None
         self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
         self._expected: int | None = None  # RSP when it comes next, as long as that is on the first stack it consumed
-        self._deepest = (0, 0)  # its last place there
+        self._deepest: tuple[int, int]  # its last place there: (deliveries before, RSP)
         self._anchor: tuple[int, tuple[object, ...], dict[int, tuple[bytes, bytes]]] | None = None
 
     def loop_reason(self, event: Event, deliveries: list[Delivery]) -> str:

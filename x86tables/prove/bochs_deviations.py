@@ -103,7 +103,7 @@ def _check_dword3(this: Checks, state: BochsState, gate: Gate) -> None:
 
 
 def _check_width_first(this: Checks, state: BochsState, selector: Selector, code: SegmentDescriptor) -> None:
-    enterable = code.s and code.code and code.dpl <= (this.cpl or 0)
+    enterable = code.s and code.code and code.dpl <= this.cpl
     if enterable and not code.p and (not code.l or code.d_b):
         state.deviations.add("ld_before_p")
         raise NestedFault(Event(GP, error_code=this.selector_code(selector)), "segment L, D")
