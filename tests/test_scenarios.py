@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from cli import IMAGES
 from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
+from mutated import linux
 
 from x86tables import Tss
 from x86tables.api import assess
@@ -15,6 +16,7 @@ from x86tables.delivery.scenarios import SCENARIOS, Scenario, ScenarioOptions, S
 from x86tables.delivery.simulate import simulate
 from x86tables.delivery.stacks import guard_below, interrupt_stacks, stack_in_use
 from x86tables.delivery.state import StepBudget
+from x86tables.delivery.syscall import isolated_pair
 from x86tables.errors import UsageError
 from x86tables.machine.machine import Machine
 from x86tables.machine.memory import Memory
@@ -217,14 +219,17 @@ def test_the_four_questions() -> None:
 def test_the_gap_after_syscall() -> None:
     star = 0x08 << 32
     bad = run_scenario("syscall-gap", kernel(ring=3, star=star, gates=gate(8, ist=0)))
-    assert (bad.verdict, len(bad.variants)) == ("triple-fault", 4)
+    assert (bad.verdict, len(bad.variants)) == ("triple-fault", 6)
     on_program = run_scenario("syscall-gap", kernel(ring=3, star=star)).variants[0]
     assert on_program.verdict == "survives"
     assert "which user code chose" in on_program.reason
-    good = run_scenario("syscall-gap", kernel(ring=3, star=star, gates={**gate(2, ist=1), **gate(18, ist=1)}))
+    good = run_scenario(
+        "syscall-gap", kernel(ring=3, star=star, gates={**gate(1, ist=1), **gate(2, ist=1), **gate(18, ist=1)})
+    )
     assert {variant.reason for variant in good.variants} == {
         "the NMI handler runs on IST1",
         "the #MC handler runs on IST1",
+        "the #DB handler runs on IST1",
     }
     unknown = kernel(ring=3)
     unknown = unknown.replace(unknown.registers.replace(efer=None))
@@ -234,6 +239,41 @@ def test_the_gap_after_syscall() -> None:
     assert run_scenario("syscall-gap", assumed).verdict != "unknown"
     off = run_scenario("syscall-gap", kernel(efer=0xD00))
     assert (off.verdict, off.reason) == ("not-applicable", "SYSCALL is off (EFER.SCE)")
+
+
+def test_sysret_with_a_bad_address() -> None:
+    """Intel raises #GP in ring 0 on the program's stack, AMD in ring 3, from where delivery switches to RSP0."""
+    changes = {"star": 0x08 << 32, "ring": 3, "gates": {**gate(2, ist=1), **gate(18, ist=1)}}
+    intel, amd = kernel(**changes), kernel(**changes, vendor="amd")  # type: ignore[arg-type]
+    found = {variant.name: variant for variant in run_scenario("sysret", intel).variants}
+    assert len(found) == 6
+    own = found["#GP on the program's stack"]
+    assert own.reason.startswith("the #GP handler runs on the current stack, which user code chose")
+    assert found["#GP on a pointer that is not canonical"].reason == "the #DF handler runs on IST1"
+    first, *others = run_scenario("sysret", amd).variants
+    assert (first.name, first.reason) == ("#GP of SYSRET in ring 3", "the #GP handler runs on RSP0")
+    assert [variant.name.split()[0] for variant in others] == ["NMI", "NMI", "#MC", "#MC"]
+    assert first.simulation is not None and first.simulation.start is not None
+    assert first.simulation.start.rip == 0x8000_0000_1000
+    off = run_scenario("sysret", kernel(efer=0xD00))
+    assert (off.verdict, off.reason) == ("not-applicable", "SYSCALL is off (EFER.SCE)")
+
+
+def test_both_page_tables_of_a_kernel_with_isolation() -> None:
+    """What the user's page tables of Linux lack is a fault before SYSRET only there."""
+    machine = linux().machines[0]
+    machine = machine.replace(machine.registers.replace(efer=0xD01))
+    assert {variant.verdict for variant in run_scenario("sysret", machine).variants} == {"survives"}
+    assert machine.registers.cr3 is not None
+    memory = machine.memory.copy()
+    memory.overlay((machine.registers.cr3 & ~0x1FFF) + 0x1000 + 511 * 8, bytes(8))  # the kernel's code
+    verdicts = {v.name: v.verdict for v in run_scenario("sysret", machine.replace(memory=memory)).variants}
+    assert {name for name, verdict in verdicts.items() if verdict == "survives"} == {
+        f"{event} on a pointer that is not canonical, the kernel's page tables" for event in ("#GP", "NMI", "#MC")
+    }
+    assert len(verdicts) == 6
+    for name in ("cloud", "ovmf", "xen", "memtest"):
+        assert isolated_pair(open_image(str(IMAGES / f"{name}.core")).machines[0]) is None, name
 
 
 def test_survival_matrix() -> None:

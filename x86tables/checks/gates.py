@@ -151,9 +151,11 @@ def no_ist_with_syscall(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Why: SYSCALL enters ring 0 with RSP unchanged. NMI and #MC cannot be masked and may arrive before the kernel has
         switched stacks; a #DB can be delayed until then by a MOV SS or POP SS before SYSCALL. Without IST the frame is
         pushed, with ring 0's access rights, to an address that the program chose (SDM Vol. 2B, SYSCALL: does not save
-        or load RSP; Vol. 3A, "Interrupt Stack Table"). Several kernels had this vulnerability (CVE-2018-8897). #MC does
-        not count where CR4.MCE=0: a machine check is then a shutdown.
-    Fix: give each of vectors 1, 2 and 18 its own IST stack.
+        or load RSP; Vol. 3A, "Interrupt Stack Table"). Several kernels had this vulnerability (CVE-2018-8897). Until
+        SWAPGS the GS base is the program's as well, while CS is the kernel's: a handler that goes by the saved CS uses
+        it. The scenario `syscall-gap` shows what each of them leads to. #MC does not count where CR4.MCE=0: a machine
+        check is then a shutdown. #DF is for IDT004.
+    Fix: give each of vectors 1, 2 and 18 its own IST stack, and let its handler look at the GS base itself.
     Bad: idt[2] = Gate.interrupt(nmi, KERNEL_CS)
     Good: idt[2] = Gate.interrupt(nmi, KERNEL_CS, ist=2)
     """

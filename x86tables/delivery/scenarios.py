@@ -8,9 +8,8 @@ from ..errors import NotThere, UsageError
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
 from ..machine.probe import FaultKind, Inaccessible, Unknown
-from ..machine.registers import AC, Segment
+from ..machine.registers import AC
 from ..records import Record
-from ..tables.gdt import SegmentDescriptor
 from .deliver import PUSHES
 from .events import NMI, PF, SS, Event
 from .occupants import Occupants
@@ -29,6 +28,7 @@ from .stacks import (
     stack_in_use,
 )
 from .state import TOP, CpuState, StepBudget
+from .syscall import after_syscall, before_sysret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     Played: TypeAlias = "tuple[list[Variant], tuple[str, ...]]"
     from ..tables.idt import Gate
+    from .syscall import GapEvent
 
 DEFAULT = ("stack-overflow",)  # the default options
 NOT_APPLICABLE = "not-applicable"
@@ -176,9 +177,11 @@ class Situation:
         """Every interrupt stack and its extent; none outside of long mode."""
         return interrupt_stacks(self.machine, self.occupants) if self.machine.wide else ()
 
-    def simulate(self, name: str, event: Event, registers: Registers | None = None) -> Variant:
-        """One variant: an event, from the kernel's registers or from others."""
-        start = CpuState(self.machine, registers or self.registers)
+    def simulate(
+        self, name: str, event: Event, registers: Registers | None = None, machine: Machine | None = None
+    ) -> Variant:
+        """One variant: an event, from the kernel's registers or from others, on this machine or another."""
+        start = CpuState(machine or self.machine, registers or self.registers)
         return _variant(name, self.outcome(start, event))
 
     def outcome(self, state: CpuState, event: Event) -> Simulation:
@@ -301,39 +304,30 @@ def double_fault_questions(on: Situation) -> Played:
     ], ()
 
 
-# The gap after SYSCALL
+# The gaps beside SYSCALL and SYSRET
 
 
 def syscall_gap(on: Situation) -> Played:
-    """NMI and #MC right after SYSCALL: ring 0 code runs on whatever RSP the program has left there."""
-    r = on.machine.registers
-    if r.syscall is None:
-        raise NotThere("EFER is not known (bit SCE: is SYSCALL in use)")
-    if not r.syscall:
-        return [], ("SYSCALL is off (EFER.SCE)",)
-    kernel = on.registers.replace(rflags=2)
-    if r.star is not None:
-        kernel = kernel.replace(cs=_syscall_cs(r.star), ss=Segment(((r.star >> 32) & 0xFFFC) + 8))
-    outside = (1 << on.machine.space.levels * 9 + 11) + PAGE  # above the lower canonical half
-    pointers = [("a pointer that is not canonical", outside)]
-    if r.cpl == 3 and r.rsp is not None:
-        pointers.insert(0, ("the program's stack", r.rsp))
+    """NMI, #MC and #DB right after SYSCALL: ring 0 code runs on whatever RSP the program has left there."""
+    return _on_users_stack(on, after_syscall(on.machine, on.registers))
+
+
+def sysret(on: Situation) -> Played:
+    """NMI and #MC right before SYSRET, and its own #GP where RCX is not canonical: in ring 0 on the program's stack
+    with Intel, in ring 3 with AMD."""
+    return _on_users_stack(on, before_sysret(on.machine, on.registers))
+
+
+def _on_users_stack(on: Situation, cases: list[GapEvent]) -> Played:
     variants = []
-    for event in (Event.nmi(), Event.exception("#MC")):
-        for name, rsp in pointers:
-            variant = on.simulate(f"{event.label} on {name}", event, kernel.replace(rsp=rsp))
-            simulation = variant.simulation
-            if simulation and simulation.outcome == SURVIVES and simulation.stack == "current":
-                reason = f"{variant.reason}, which user code chose: it can make ring 0 write anywhere"
-                variant = variant.replace(reason=reason)
-            variants.append(variant)
-    return variants, ()
-
-
-def _syscall_cs(star: int) -> Segment:
-    """What SYSCALL loads into CS: fixed attributes, whatever the descriptor says."""
-    flags = int.from_bytes(bytes(SegmentDescriptor.kernel_code())[4:8], "little")
-    return Segment((star >> 32) & 0xFFFC, flags=flags)
+    for case in cases:
+        variant = on.simulate(case.name, case.event, case.registers, case.machine)
+        simulation = variant.simulation
+        if simulation and simulation.outcome == SURVIVES and simulation.stack == "current":
+            reason = f"{variant.reason}, which user code chose: it can make ring 0 write anywhere"
+            variant = variant.replace(reason=reason)
+        variants.append(variant)
+    return variants, () if cases else ("SYSCALL is off (EFER.SCE)",)
 
 
 # Every vector
@@ -360,5 +354,6 @@ SCENARIOS: dict[str, Callable[[Situation], Played]] = {
     "current-stack": current_stack,
     "double-fault-questions": double_fault_questions,
     "syscall-gap": syscall_gap,
+    "sysret": sysret,
     "survival-matrix": survival_matrix,
 }

@@ -30,6 +30,7 @@ SCENARIOS = {
     "current-stack": "an overflow of the stack in use is not survived",
     "double-fault-questions": "a double fault is not survived",
     "syscall-gap": "an exception right after SYSCALL, on the program's stack, is not survived",
+    "sysret": "an exception right before SYSRET, or its own #GP, on the program's stack, is not survived",
     "survival-matrix": "an exception on a bad stack is not survived",
 }
 
