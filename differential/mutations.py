@@ -1,4 +1,4 @@
-"""What may be wrong or odd about a machine: each mutation is drawn at random, made, and described in a word."""
+"""What may be wrong with a machine: each mutation is drawn at random, made, and named."""
 
 from __future__ import annotations
 

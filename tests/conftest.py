@@ -21,7 +21,7 @@ settings.load_profile("ci" if REQUIRE_ALL or os.environ.get("CI") else "local")
 # Tests feed lies about sizes to every reader: one that believes them shall fail, not take the machine down with it.
 MEMORY = 6 << 30
 
-os.environ["X86TABLES_DEBUG"] = "1"  # an error that nobody foresaw shows where it is
+os.environ["X86TABLES_DEBUG"] = "1"  # an unforeseen error shows where it is
 
 EXTRAS = {"bochscpu": "bochs"}
 

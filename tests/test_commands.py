@@ -68,7 +68,7 @@ def test_no_room_for_a_generated_file(tmp_path: Path) -> None:
     assert err.startswith(f"x86tables: {tmp_path}/") and err.endswith(": File too large\n")
 
 
-# Names and strings that somebody else chose
+# Names and strings from outside
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_log_that_is_truncated_while_it_is_read(tmp_path: Path, monkeypatch: p
     assert refused("log", path).startswith(f"{path}: the file was truncated while it was read: it had 0x445c0 bytes")
 
 
-# Errors that nobody foresaw
+# Unforeseen errors
 
 
 def test_a_bug_is_one_sentence_and_status_70(

@@ -233,8 +233,8 @@ MISTAKES = {
     ),
     "mnemonic": ("[idt]\n\nPF = 1\n", "3: idt.PF: 'PF' is not a vector; did you mean \"#PF\"?"),
     "vector": ("[idt]\n256 = 1\n", '2: idt.256: vector 256: a vector is 0..255; "8", "#DF" or "32..47" expected'),
-    "range": ('[idt]\n"47..32" = 1\n', '2: idt."47..32": a range goes upwards, both ends included: "32..47"'),
-    "open range": ('[idt]\n"47.." = 1\n', '2: idt."47..": a range goes upwards, both ends included: "32..47"'),
+    "range": ('[idt]\n"47..32" = 1\n', '2: idt."47..32": a range ascends, both ends included: "32..47"'),
+    "open range": ('[idt]\n"47.." = 1\n', '2: idt."47..": a range ascends, both ends included: "32..47"'),
     "vector twice": ('[idt]\n8 = 1\n"#DF" = 2\n', "3: idt.\"#DF\": vector 8 is in '8' already"),
     "ranges overlap": ('[idt]\n"0..9" = 1\n"9..10" = 2\n', "3: idt.\"9..10\": vector 9 is in '0..9' already"),
     "beyond the table": (
@@ -367,7 +367,9 @@ def test_rules_are_chosen_by_the_configuration(tmp_path: Path) -> None:
 
 
 def test_what_an_image_takes_is_refused() -> None:
-    assert refused("check", DOUBLE_FAULT, "--gdt", "0x1000") == f"--gdt is for images: {DOUBLE_FAULT} says it itself"
+    assert (
+        refused("check", DOUBLE_FAULT, "--gdt", "0x1000") == f"--gdt is for images; {DOUBLE_FAULT} declares it itself"
+    )
 
 
 def test_memory(tmp_path: Path) -> None:
@@ -407,7 +409,7 @@ def test_symbols_without_addresses_are_made_up(tmp_path: Path) -> None:
     with pytest.raises(NotThere, match=r"^no address for df_top: give it in \[symbols\], or --symbols KERNEL\.elf$"):
         tables.tss[0].build(find)
     image = config.image(tables, find)
-    assert "judged at made-up addresses, for want of real ones: df, df_top, gdt, gdtr and 3 more" in image.remarks
+    assert "judged at placeholder addresses, for lack of real ones: df, df_top, gdt, gdtr and 3 more" in image.remarks
     machine = image.machines[0]
     assert image.symbols.name(machine.tss.ist1) == "df_top"
     assert machine.registers.rsp is None

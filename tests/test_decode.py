@@ -244,25 +244,29 @@ REFUSED = [
     (["0x_1"], f"'0x_1': neither a 0x number nor hex digits; write {SHOWN_AS}"),
     (["\u0661\u0662"], f"'\u0661\u0662': neither a 0x number nor hex digits; write {SHOWN_AS}"),
     (["0x8:0xffff"], f"'0x8:0xffff': neither a 0x number nor hex digits; write {SHOWN_AS}"),
-    (["123"], "'123': 3 hex digits are no whole bytes; a number begins with 0x"),
-    (["0x11", "22"], "'0x11' stands among plain hex bytes: write all with 0x, or none"),
+    (["123"], "'123': 3 hex digits are not whole bytes; a number begins with 0x"),
+    (["0x11", "22"], "'0x11' is mixed with plain hex bytes: write all with 0x, or none"),
     (
         ["0x12", "0x345"],
-        "'0x345': several words are all of one width, 2, 4, 8 or 16 digits, as a debugger's x command prints them",
+        "'0x345': words must all have one width, 2, 4, 8 or 16 digits, as a debugger's x command prints them",
     ),
     (
         ["0x12", "0x3456"],
-        "'0x3456': several words are all of one width, 2, 4, 8 or 16 digits, as a debugger's x command prints them",
+        "'0x3456': words must all have one width, 2, 4, 8 or 16 digits, as a debugger's x command prints them",
     ),
     (
         ["0x33"],
-        "a number of 1 byte may be several things: say --as selector, error-code, page-fault-error or real-mode-vector",
+        "a number of 1 byte may be several structures: "
+        "say --as selector, error-code, page-fault-error or real-mode-vector",
     ),
     (
         ["0xaf9b000000ffff"],
-        "a number of 7 bytes may be several things: say --as segment, legacy-gate or legacy-system",
+        "a number of 7 bytes may be several structures: say --as segment, legacy-gate or legacy-system",
     ),
-    (["0x00000402"], "4 bytes may be several things: say --as error-code, page-fault-error or real-mode-vector"),
+    (
+        ["0x00000402"],
+        "4 bytes may be several structures: say --as error-code, page-fault-error or real-mode-vector",
+    ),
     (
         ["0x00008e0000081234"],
         "8 bytes with S=0 and type 0xe, in 64-bit mode the first half of 16, may be several things: "
@@ -273,18 +277,21 @@ REFUSED = [
         "16 bytes with S=1 and type 0xb, perhaps two segment descriptors, may be several things: "
         "say --as system, call-gate or gate",
     ),
-    (["00" * 16], "16 bytes with S=0 and type 0x0 may be several things: say --as system, call-gate or gate"),
-    (["00" * 104], "104 bytes may be several things: say --as tss or tss32"),
-    (["112233"], "3 bytes: no structure has this size; there are 2, 4, 6, 8, 10, 16, 40, 48, 104 bytes"),
+    (
+        ["00" * 16],
+        "16 bytes with S=0 and type 0x0 may be several structures: say --as system, call-gate or gate",
+    ),
+    (["00" * 104], "104 bytes may be several structures: say --as tss or tss32"),
+    (["112233"], "3 bytes: no structure has this size; known sizes are 2, 4, 6, 8, 10, 16, 40, 48, 104 bytes"),
     (
         ["0x" + "1" * 33],
-        "a number of 17 bytes: no structure has this size; there are 2, 4, 6, 8, 10, 16, 40, 48, 104 bytes",
+        "a number of 17 bytes: no structure has this size; known sizes are 2, 4, 6, 8, 10, 16, 40, 48, 104 bytes",
     ),
     (["--as", "selector", "33"], "selector: 2 bytes expected, 1 found; a number begins with 0x"),
     (["--as", "selector", "0x12345"], "selector: 2 bytes expected, 3 found"),
     (["--as", "gate", "200d"], "gate: 16 bytes expected, 2 found; a number begins with 0x"),
     (["--as", "descriptor", "00" * 12], "descriptor: 16 bytes expected, 12 found; a number begins with 0x"),
-    (["00" * 40000], f"more than 65536 characters are no single value: write one, {SHOWN_AS}"),
+    (["00" * 40000], f"more than 65536 characters are not a single value: write one, {SHOWN_AS}"),
     (["--as", "frob", "1"], f"--as 'frob': no such kind; one of descriptor, {', '.join(KINDS)}"),
 ]
 

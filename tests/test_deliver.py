@@ -41,7 +41,7 @@ from x86tables.machine.synthetic import Mapping, load
 
 PF, GP, DF, INT = Event.exception(14, 2, 0x1234), Event.exception(13, 0x10), Event.exception(8), Event.software(0x80)
 UD, IRQ = Event.exception("#UD"), Event.interrupt(0x20)
-HOLE = STACK - 0x8000  # canonical, and nothing is there
+UNMAPPED = STACK - 0x8000  # canonical, and nothing is there
 OUTSIDE = 0x8000_0000_1000  # not canonical
 END = 1 << 64  # the last address is the one before
 
@@ -205,7 +205,7 @@ CHECKS = {
     "IDT limit": (kernel(idtr=TableRegister(IDT, 0x20 * 16 + 14)), IRQ, ["#GP(0x103)", "13 on current"]),
     "IDT limit, to the byte": (kernel(idtr=TableRegister(IDT, 0x20 * 16 + 15)), IRQ, ["32 on current"]),
     "IDT not canonical": (kernel(idtr=TableRegister(OUTSIDE, 0xFFF)), IRQ, ["#GP(0x1)", "#GP(0x1)", "#GP(0x1)"]),
-    "IDT not mapped": (kernel(idtr=TableRegister(HOLE, 0xFFF)), IRQ, ["#PF(0x0)", "#PF(0x0)", "#PF(0x0)"]),
+    "IDT not mapped": (kernel(idtr=TableRegister(UNMAPPED, 0xFFF)), IRQ, ["#PF(0x0)", "#PF(0x0)", "#PF(0x0)"]),
     "16-bit gate": (kernel(gates=gate(0x20, type=6)), IRQ, ["#GP(0x103)", "13 on current"]),
     "task gate": (kernel(gates=gate(0x20, type=5)), IRQ, ["#GP(0x103)", "13 on current"]),
     "call gate": (kernel(gates=gate(0x20, type=0xC)), IRQ, ["#GP(0x103)", "13 on current"]),
@@ -279,7 +279,7 @@ CHECKS = {
     "TSS limit, RSP0": (kernel(ring=3, tr=Segment(TR, TSS, 0xA)), IRQ, ["#TS(0x29)", "#TS(0x29)", "#TS(0x29)"]),
     "TSS limit, RSP0 to the byte": (kernel(ring=3, tr=Segment(TR, TSS, 0xB)), IRQ, ["32 on RSP0"]),
     "TSS not mapped": (
-        kernel(gates=gate(0x20, ist=1), tr=Segment(TR, HOLE, 0x67)), IRQ, ["#PF(0x0)", "14 on current"],
+        kernel(gates=gate(0x20, ist=1), tr=Segment(TR, UNMAPPED, 0x67)), IRQ, ["#PF(0x0)", "14 on current"],
     ),
     "TR null, its cache used": (
         kernel(gates=gate(0x20, ist=1), tr=Segment(0, TSS, 0xFFFF)), IRQ, ["32 on IST1"],
@@ -619,10 +619,10 @@ def test_a_register_that_does_not_decide_need_not_be_known() -> None:
 
 
 def test_what_is_not_declared() -> None:
-    machine = kernel(rsp=HOLE, complete=False)
+    machine = kernel(rsp=UNMAPPED, complete=False)
     delivery = deliver(machine, IRQ)
-    assert (delivery.outcome, delivery.needs) == ("unknown", f"the configuration says nothing of {HOLE - 40:#x}")
-    assert chain(deliver(kernel(rsp=HOLE), IRQ)) == ["#PF(0x2)", "#PF(0x2)", "8 on IST1"]
+    assert (delivery.outcome, delivery.needs) == ("unknown", f"the configuration says nothing of {UNMAPPED - 40:#x}")
+    assert chain(deliver(kernel(rsp=UNMAPPED), IRQ)) == ["#PF(0x2)", "#PF(0x2)", "8 on IST1"]
 
 
 @pytest.mark.parametrize(

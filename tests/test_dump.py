@@ -230,7 +230,7 @@ def test_a_gate_that_is_half_there_is_not_shown(image: Callable[..., Path]) -> N
 
 
 def test_a_hole_in_the_middle_of_a_table(image: Callable[..., Path]) -> None:
-    """Page 3 is not mapped and page 4 is again the first: what lies behind the hole is shown."""
+    """Page 3 is not mapped and page 4 is again the first: what lies behind the gap is shown."""
     found = cpu(image(idtr=TableRegister(BASE + 0x2F00, 0x1200 - 1)))["idt"]
     vectors = [gate["vector"] for gate in found["gates"]]
     assert vectors == [*range(0x10)] and found["missing"][0]["to"] == 0x1100

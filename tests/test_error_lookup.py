@@ -162,7 +162,7 @@ def test_a_read_only_page_that_may_be_written(cr0: int, wanted: str) -> None:
         (["--as", "error-code", "0x42", "--address", "0x1000"], "give --in IMAGE"),
         (["--as", "error-code", "0x42", "--address", "0x1000", *TRIPLE], "takes no --address"),
         (["--as", "page-fault-error", "0x2", *TRIPLE], "takes --address ADDR"),
-        (["--as", "selector", "0x8", *TRIPLE], "no selector"),
+        (["--as", "selector", "0x8", *TRIPLE], "not selector"),
         (["--as", "error-code", "0x42", "--in", "no/such/file"], "there is no such file"),
     ],
 )

@@ -265,7 +265,7 @@ def test_tables_at_physical_addresses_stay_so(tmp_path: Path) -> None:
 
 def test_what_extract_refuses(tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(specimens.kernel())
-    assert "a linked kernel is no memory of a machine" in refused(
+    assert "a linked kernel is not a machine's memory" in refused(
         "extract", tmp_path / "kernel", "-o", tmp_path / "small.core"
     )
     core = IMAGES / "grub.core"

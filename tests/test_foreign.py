@@ -53,8 +53,8 @@ def test_flat_memory_by_force(tmp_path: Path) -> None:
         ((HERE / "images/linux.txt").read_bytes(), None),
         (specimens.MONITOR.encode(), "give it as --registers FILE"),
         (specimens.SYSTEM_MAP, "give it as --symbols FILE"),
-        (b"# tables\n[gdt]\nbase = 0x1000\n", "a configuration, whose name ends in .toml"),
-        (b"[[cpu]]\ntss = {}\n", "a configuration, whose name ends in .toml"),
+        (b"# tables\n[gdt]\nbase = 0x1000\n", "a configuration: its name must end in .toml"),
+        (b"[[cpu]]\ntss = {}\n", "a configuration: its name must end in .toml"),
     ],
 )
 def test_a_text_that_belongs_to_an_option(text: bytes, wanted: str | None, tmp_path: Path) -> None:

@@ -208,7 +208,9 @@ def test_what_was_written_is_read_again(build: Build, monkeypatch: pytest.Monkey
         return bytes(data)
 
     monkeypatch.setattr(writing, "patched", wrong)
-    with pytest.raises(ImageError, match=f"^{elf}: not written, for the patched file is ruined: (?!.*x86tables-)"):
+    with pytest.raises(
+        ImageError, match=f"^{elf}: not written, because the patched file would be damaged: (?!.*x86tables-)"
+    ):
         link.write(plan, str(elf))
     assert elf.read_bytes() == before
     assert [path.name for path in build.folder.iterdir() if path.name.startswith(".")] == []
@@ -300,9 +302,7 @@ def test_symbols_that_are_missing(build: Build) -> None:
     elf = build.elf(("asm_df", "asm_dg"))
     assert "no symbol 'asm_df' (idt #DF.offset); did you mean asm_dg?" in refused("link", elf, build.toml())
     build.run("strip", elf)
-    assert "no symbols at all: the tables are linked in before the kernel is stripped" in refused(
-        "link", elf, build.toml()
-    )
+    assert "no symbols: patch the tables in before the kernel is stripped" in refused("link", elf, build.toml())
 
 
 def test_symbols_that_are_there_twice(build: Build) -> None:
@@ -350,7 +350,7 @@ def test_relocations_of_patched_bytes(build: Build, flags: str) -> None:
     ("make", "sentence"),
     [
         (lambda elf: shutil.copy(elf.with_suffix(".o"), elf), "an object file, not linked yet: a linked kernel"),
-        (lambda elf: elf.write_bytes(gzip.compress(elf.read_bytes())), "compressed: the tables are linked in before"),
+        (lambda elf: elf.write_bytes(gzip.compress(elf.read_bytes())), "compressed: patch the tables in before"),
         (lambda elf: elf.write_bytes(b"MZ" + bytes(100)), "not an ELF file: it begins with 4d 5a"),
         (lambda elf: elf.write_bytes(elf.read_bytes()[:0x1800]), "reaches beyond the end of the file"),
         (lambda elf: elf.unlink(), "there is no such file"),
@@ -454,7 +454,7 @@ def test_verify_names_the_gate_whose_handler_moved(build: Build) -> None:
     # and after a change of the declaration alone
     changed = build.toml(("asm_df", "asm_bp"), (', ist = "double_fault"', ""))
     shown = call("link", again, changed, "--verify")[1]
-    assert "idt #DF is stale: offset is" in shown and "idt #DF: ist is 0x1, declared is 0x0" in shown
+    assert "idt #DF is stale: offset is" in shown and "idt #DF: ist is 0x1, declared as 0x0" in shown
     assert "idt #BP" not in shown
 
 

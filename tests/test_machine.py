@@ -213,7 +213,7 @@ def test_what_the_core_says_counts_where_the_tables_do_not_tell(core: bool, mode
 
 def test_a_tie_goes_to_nobody() -> None:
     found = caught({})
-    assert "EFER" in (found.mode_needs or "") and "nothing tells" in found.assumed[0]
+    assert "EFER" in (found.mode_needs or "") and "nothing decides it" in found.assumed[0]
     overflow = run_scenario("stack-overflow", found)
     assert (overflow.verdict, overflow.needs) == ("unknown", found.mode_needs)
 
@@ -249,7 +249,7 @@ def test_nxe_by_an_entry_with_bit_63() -> None:
 
 
 def test_nxe_is_said_to_be_assumed_when_nothing_tells() -> None:
-    assert "EFER.NXE=1 (no entry on the walks to the tables tells)" in machine().assumed
+    assert "EFER.NXE=1 (no entry on the walks to the tables decides it)" in machine().assumed
     assert not any("NXE" in text for text in machine(cr0=PE, cr4=0).assumed)
     assert not any("NXE" in text for text in machine(efer=LME | LMA | NXE).assumed)
 
@@ -310,7 +310,7 @@ def test_a_table_with_a_hole() -> None:
     """Three pages, one that is missing, and the first again."""
     table = machine(gdtr=TableRegister(BASE + 0x2000, 0x2FFF)).table("gdt")
     assert table is not None and table.error is None
-    assert [(hole.start, hole.stop) for hole in table.gaps] == [(0x1000, 0x2000)]
+    assert [(gap.start, gap.stop) for gap in table.gaps] == [(0x1000, 0x2000)]
     assert table.known(0xFF8, 0x1000) and not table.known(0xFF8, 0x1001) and table.known(0x2000, 0x3000)
     assert table.data[0x1000:0x2000] == bytes(0x1000) and table.data[0x2000:] == specimens.tables()
     assert not table.known(0x2FF8, 0x3001), "beyond the limit nothing is known"

@@ -268,7 +268,7 @@ def test_a_map_over_the_memory(flat: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_a_table(table: str, part: slice, tmp_path: Path) -> None:
     (tmp_path / "table").write_bytes(specimens.tables()[part])
     document = dumped(tmp_path / "table")
-    assert document["image"]["remarks"] == [f"the whole file looks like one {table.upper()} and is taken as that"]
+    assert document["image"]["remarks"] == [f"the whole file looks like one {table.upper()} and is read as that"]
     assert "error" not in document["cpus"][0][table]
     assert document["cpus"][0][table]["base"] == "0x0"
 

@@ -146,7 +146,7 @@ def test_names_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
     assert names == {"gdt", "idt_table", "c\\x1b]\\u202es"}
 
 
-FOREIGN = "no offset of these symbols fits the gates: no handler gets a name of them; are they of another kernel?"
+FOREIGN = "no offset of these symbols fits the gates: they name no handler; are they from another kernel?"
 MOVED = FOREIGN.replace("no offset of these symbols fits", "these symbols moved by 0x10000000000 do not fit")
 
 

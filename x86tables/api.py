@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Assessment(Record):
-    """What there is to say of one CPU: its verdict, the stack in use, every scenario asked for, and what rules find.
+    """One CPU, judged: its verdict, the stack in use, every scenario asked for, and the findings.
 
     `interrupt_stacks` have their extent: that a handler is entered does not mean that it has the stack it needs.
     `accepted` counts findings that were left out because a baseline has them.
@@ -113,7 +113,7 @@ class Image:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was taken for granted, or what the image cannot tell."""
+        """Assumptions, and what the image does not hold."""
         return self.snapshot.remarks
 
     def cpu(self, number: int) -> Machine:
@@ -136,8 +136,8 @@ class Image:
 
         `scenarios` are names (`current-stack`, ...) or `all`; `stack-overflow` is always one of them. `rules` and
         `ignore` choose rules by prefix (`IDT`, `STK002`); without them a configuration's own choice counts, else every
-        rule is run. `baseline` is the JSON of an earlier check, whose findings are accepted. UsageError for a name that
-        is none.
+        rule is run. `baseline` is the JSON of an earlier check, whose findings are accepted. UsageError for an
+        unknown name.
         """
         from . import checks
         from .checks import selection
@@ -187,7 +187,7 @@ class Image:
 
     def emit(self, language: str) -> dict[str, bytes]:
         """File name -> contents of a configuration's tables as `bin`, `c`, `gas`, ...; NotThere for an address that is
-        not known, UsageError for a language that is none or an image that is no configuration."""
+        not known, UsageError for an unknown language, or an image that is not a configuration."""
         if self.tables is None or self.find is None:
             raise UsageError(f"{self.path}: not a configuration: there is nothing to emit")
         from .emit import emit
@@ -220,7 +220,7 @@ class Image:
 
 
 def scenario_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The scenarios asked for, `all` being every one; UsageError for a name that is none."""
+    """The scenarios asked for, `all` being every one; UsageError for an unknown name."""
     from .delivery.scenarios import DEFAULT, SCENARIOS
 
     wanted = tuple(names) or DEFAULT
@@ -264,8 +264,8 @@ def exit_status(assessments: Iterable[Assessment]) -> int:
 
 
 def refusals(assessments: Iterable[Assessment]) -> list[str]:
-    """Why tables are not written: a verdict or a finding each. A verdict that is not known refuses nothing: it depends
-    on memory that was not declared."""
+    """Why tables are not written: a verdict or a finding each. An unknown verdict does not refuse: it depends on
+    memory that was not declared."""
     from .delivery.simulate import LOOPS, TRIPLE_FAULT
 
     reasons = []
@@ -304,12 +304,12 @@ def open(
     """
     if path.endswith(".toml"):
         if wrap is not None:
-            raise UsageError(f"{path}: a configuration has no pages of a machine: an image is expected")
+            raise UsageError(f"{path}: a configuration holds no memory pages: an image expected")
         given = {"gdt": gdt, "idt": idt, "tss": tss, "base": base, "map": tuple(map), "image_format": format}
         given |= {"registers": bool(registers), "cr3": cr3, "kaslr_offset": kaslr_offset}
         for name, value in given.items():
             if value:
-                raise UsageError(f"--{name.replace('_', '-')} is for images: {path} says it itself")
+                raise UsageError(f"--{name.replace('_', '-')} is for images; {path} declares it itself")
         return open_config(path, symbols)
     from .readers import open_image, read_registers
 

@@ -35,7 +35,7 @@ EXAMPLE = "0x00af9b000000ffff, or bytes in memory order such as ff ff 00 00 00 9
 
 
 def decode(text: str, kind: str | None = None) -> tuple[str, Layout]:
-    """The kind and the value of what somebody wrote or pasted; UsageError says what is wrong with it."""
+    """The kind and the value of a text as written or pasted; UsageError says what is wrong with it."""
     if kind is not None and kind not in (EITHER, *KINDS):
         raise UsageError(f"--as {_shorten(kind)}: no such kind; one of {EITHER}, {', '.join(KINDS)}")
     data, is_number = read(text)
@@ -51,7 +51,7 @@ def decode(text: str, kind: str | None = None) -> tuple[str, Layout]:
 def read(text: str) -> tuple[bytes, bool]:
     """Bytes in memory order, and whether they were written as one number, which may be widened."""
     if len(text) > LONGEST:
-        raise UsageError(f"more than {LONGEST} characters are no single value: write one, {EXAMPLE}")
+        raise UsageError(f"more than {LONGEST} characters are not a single value: write one, {EXAMPLE}")
     words = _ADDRESS.sub(" ", text).replace(",", " ").split()
     if not words:
         raise UsageError(f"nothing to decode: write a value, {EXAMPLE}")
@@ -62,10 +62,10 @@ def read(text: str) -> tuple[bytes, bool]:
     if strange:
         raise UsageError(f"{_shorten(strange)}: neither a 0x number nor hex digits; write {EXAMPLE}")
     if numbers:
-        raise UsageError(f"{_shorten(numbers[0])} stands among plain hex bytes: write all with 0x, or none")
+        raise UsageError(f"{_shorten(numbers[0])} is mixed with plain hex bytes: write all with 0x, or none")
     digits = "".join(words)
     if len(digits) % 2:
-        raise UsageError(f"{_shorten(digits)}: {len(digits)} hex digits are no whole bytes; a number begins with 0x")
+        raise UsageError(f"{_shorten(digits)}: {len(digits)} hex digits are not whole bytes; a number begins with 0x")
     return bytes.fromhex(digits), False
 
 
@@ -80,7 +80,7 @@ def _words(words: list[str]) -> bytes:
     if len(widths) > 1 or widths.isdisjoint((2, 4, 8, 16)):
         odd = next((word for word in words if len(word) - 2 not in (2, 4, 8, 16)), words[-1])
         raise UsageError(
-            f"{_shorten(odd)}: several words are all of one width, 2, 4, 8 or 16 digits, as a debugger's x command "
+            f"{_shorten(odd)}: words must all have one width, 2, 4, 8 or 16 digits, as a debugger's x command "
             "prints them"
         )
     return b"".join(map(_little_endian, words))
@@ -106,7 +106,7 @@ def _guess(data: bytes, is_number: bool) -> str:
     kinds = [kind for kind, layout in KINDS.items() if size <= layout.size <= widest]
     if not kinds:
         known = ", ".join(map(str, sorted({layout.size for layout in KINDS.values()})))
-        raise UsageError(f"{found}: no structure has this size; there are {known} bytes")
+        raise UsageError(f"{found}: no structure has this size; known sizes are {known} bytes")
     if len(kinds) == 1 and widest == size:
         return kinds[0]
     if size in (8, 16):
@@ -121,7 +121,7 @@ def _guess(data: bytes, is_number: bool) -> str:
         elif s:
             found += ", perhaps two segment descriptors,"
     choice = " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
-    raise UsageError(f"{found} may be several things: say --as {choice}")
+    raise UsageError(f"{found} may be several structures: say --as {choice}")
 
 
 def _by_type(data: bytes) -> str:

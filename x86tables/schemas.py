@@ -10,7 +10,7 @@ construct's own, with their path:
         "stacks" / Array(7, Int64ul),
     )
 
-Mind two of construct's own habits: GreedyRange and Select take every error for the end of the data.
+Beware of two constructs: GreedyRange and Select take every error for the end of the data.
 """
 
 # construct has no types: what comes from it is Any

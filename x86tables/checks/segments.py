@@ -135,9 +135,10 @@ def stale_copy(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     """
     Why: a descriptor is read when its selector is loaded, and never again: CS, SS and LDTR go on with what it was then,
         until an IRETQ, a task switch or an LLDT reads what it is now (SDM Vol. 3A, figure "Segment Registers": visible
-        selector and hidden part). The table was changed or replaced after the load. Harmless, and not told: the
-        accessed bit, AVL and G; in 64-bit mode the base and limit of CS and SS, whether CS can be read, and all of SS
-        but what REG002 looks at, since SYSCALL, SYSRET and VM exits load fixed attributes. TR is TSS003's.
+        selector and hidden part). The table was changed or replaced after the load. Not reported,
+        because harmless: the accessed bit, AVL and G; in 64-bit mode the base and limit of CS and SS, whether CS can be
+        read, and all of SS but what REG002 looks at, since SYSCALL, SYSRET and VM exits load fixed attributes. TR is
+        TSS003's.
     Fix: load the selector again after its descriptor was changed.
     Bad: gdt[6] = SystemDescriptor.ldt(new_ldt, size - 1), and no LLDT
     Good: gdt[6] = SystemDescriptor.ldt(new_ldt, size - 1); lldt 0x30

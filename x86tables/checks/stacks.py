@@ -230,7 +230,7 @@ def red_zone(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
 
 
 def has_red_zone(producer: str) -> bool:
-    """Whether a compiler was told, by options, to make 64-bit code with a red zone; False where it shows no options."""
+    """Whether options made a compiler emit 64-bit code with a red zone; False where it shows no options."""
     words = producer.split()
     told = [RED_ZONE[word] for word in words if word in RED_ZONE]
     windows = any(name in word for word in words for name in ("-windows", "-uefi", "-win32", "-mingw"))

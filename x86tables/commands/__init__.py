@@ -20,7 +20,7 @@ LONGEST = 540  # characters of a sentence
 
 
 def names() -> list[str]:
-    """The commands there are."""
+    """The names of the commands."""
     return sorted(name[:-3] for name in os.listdir(__path__[0]) if name.endswith(".py") and not name.startswith("_"))
 
 
@@ -36,7 +36,7 @@ def parser(name: str) -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise UsageError(f"{message} (x86tables {name} --help tells more)")
+            raise UsageError(f"{message} (see x86tables {name} --help)")
 
     command = module(name)
     made = Parser(
@@ -59,7 +59,7 @@ def summary(name: str) -> str:
 def _overview() -> str:
     lines = ["usage: x86tables COMMAND ...", "", "Make, show, judge and prove x86-64 descriptor tables.", ""]
     lines += [f"  {name:<8} {summary(name)}" for name in names()]
-    lines += ["", "x86tables COMMAND --help tells more; x86tables --version."]
+    lines += ["", "See x86tables COMMAND --help; x86tables --version."]
     return "\n".join(lines)
 
 
@@ -102,7 +102,7 @@ def _run(arguments: list[str]) -> int:
         print(f"x86tables {__version__}")
         return 0
     if arguments[0] not in names():
-        raise UsageError(f"no command {arguments[0]!r}; one of {', '.join(names())}")
+        raise UsageError(f"unknown command {arguments[0]!r}; one of {', '.join(names())}")
     empty = next((option for option in arguments if option.startswith("--") and option.endswith("=--")), None)
     if empty is not None:  # argparse would make a list of it
         raise UsageError(f"{empty[:-3]}: a value is expected, not --")
@@ -128,7 +128,7 @@ def _drop_output() -> None:
 
 
 def _report(error: Exception) -> int:
-    """Ask for a report of an error that nobody foresaw; the exit status for that."""
+    """Ask for a report of an unforeseen error; the exit status for that."""
     if os.environ.get("X86TABLES_DEBUG", "") not in ("", "0"):
         import traceback
 
@@ -149,7 +149,7 @@ def _complain(sentence: str) -> int:
     from ..machine.symbols import printable
 
     sentence = printable(sentence)
-    if len(sentence) > LONGEST:  # somebody's string is in it
+    if len(sentence) > LONGEST:  # it quotes text from outside
         begin, end = sentence[: LONGEST * 2 // 3], sentence[-LONGEST // 3 :]
         sentence = f"{begin} [... {len(sentence) - len(begin) - len(end)} characters ...] {end}"
     if sys.stderr is not None:  # closed

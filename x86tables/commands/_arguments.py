@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None) -> None:
-    """IMAGE and what may be said of it; as an `option` it need not be given."""
-    text = "an ELF core, a linked ELF kernel, or flat memory"
+    """IMAGE and its options; with `option`, IMAGE itself is optional."""
+    text = "an ELF core, a linked ELF kernel, flat memory" + (", or a TOML declaration (*.toml)" if several else "")
     if option is None:
         parser.add_argument("image", metavar="IMAGE", help=text)
     else:
         parser.add_argument(option, dest="image", metavar="IMAGE", help=text)
-    where = parser.add_argument_group("where things are, in an image that does not know")
+    where = parser.add_argument_group("where things are, if the image does not say")
     where.add_argument("--gdt", metavar="ADDR[,LIMIT]", help="base of the GDT: 0x..., decimal, symbol, or phys:ADDR")
     where.add_argument("--idt", metavar="ADDR[,LIMIT]", help="base of the IDT")
     where.add_argument("--tss", metavar="ADDR[,LIMIT]", help="base of the TSS")
     where.add_argument("--base", metavar="ADDR", help="physical address of the first byte of flat memory")
     where.add_argument(
-        "--map", metavar="FILE@PHYS", action="append", default=[], help="lay a file over physical memory"
+        "--map", metavar="FILE@PHYS", action="append", default=[], help="overlay physical memory with a file"
     )
     where.add_argument("--image-format", metavar="FORMAT", help=f"one of {', '.join(FORMATS)} (default: by content)")
-    state = parser.add_argument_group("what the registers hold")
+    state = parser.add_argument_group("registers that the image does not hold")
     state.add_argument("--registers", metavar="FILE", help="text of QEMU's `info registers -a`")
     state.add_argument("--reg", metavar="NAME=VALUE", action="append", default=[], help="one register")
-    state.add_argument("--cr3", metavar="ADDR", help="the page tables; addresses are linear then")
-    state.add_argument("--vendor", choices=("intel", "amd"), help="whose double-fault classes (default intel)")
+    state.add_argument("--cr3", metavar="ADDR", help="the page tables; other addresses are then linear")
+    state.add_argument("--vendor", choices=("intel", "amd"), help="whose double-fault rules apply (default intel)")
     state.add_argument("--maxphyaddr", metavar="N", help="physical address width (default 52)")
     names = parser.add_argument_group("names")
     names.add_argument("--symbols", metavar="FILE", help="an ELF file with symbols, or a System.map")
-    names.add_argument("--kaslr-offset", metavar="N", help="how far the kernel was moved (default: worked out)")
+    names.add_argument("--kaslr-offset", metavar="N", help="KASLR offset of the kernel (default: worked out)")
     if several:
         parser.add_argument("--cpu", metavar="N", help="only this CPU")
 
@@ -82,7 +82,7 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
 
 
 def optional(text: str | None, where: str) -> int | None:
-    """The number of an option that need not be given."""
+    """The number of an optional option."""
     return None if text is None else number(text, where)
 
 
@@ -92,23 +92,27 @@ def chosen(image: Image, args: argparse.Namespace) -> list[Machine]:
 
 
 def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
-    """What may be said of the scenarios."""
+    """The options of the scenarios."""
     from ..delivery.scenarios import SCENARIOS
     from ..delivery.simulate import HANDLER_STACK
     from ..delivery.stacks import STACK_SIZE
 
-    judging = parser.add_argument_group("what is judged")
+    judging = parser.add_argument_group("scenarios")
     judging.add_argument(
         "--scenario", metavar="NAME", action="append", default=[], help=f"{', '.join(SCENARIOS)}, or all"
     )
-    judging.add_argument("--handler-stack", metavar="N", help=f"bytes that a handler pushes (default {HANDLER_STACK})")
-    judging.add_argument("--stack", metavar="ADDR", help="a stack pointer on the stack to judge (default: RSP, RSP0)")
+    judging.add_argument(
+        "--handler-stack", metavar="N", help=f"bytes of stack that a handler needs (default {HANDLER_STACK})"
+    )
+    judging.add_argument(
+        "--stack", metavar="ADDR", help="a stack pointer into the stack to judge (default: RSP, or RSP0)"
+    )
     judging.add_argument("--stack-size", metavar="N", help=f"a guard lies within so many bytes (default {STACK_SIZE})")
-    judging.add_argument("--frame", metavar="N", help="the largest frame of a function (default 4096)")
+    judging.add_argument("--frame", metavar="N", help="largest stack frame of a function (default 4096)")
 
 
 def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...], ScenarioOptions]:
-    """The scenarios that the arguments name, and what they say of them."""
+    """The scenarios that the arguments name, and their options."""
     from ..delivery.scenarios import ScenarioOptions
     from ..delivery.stacks import STACK_SIZE
 

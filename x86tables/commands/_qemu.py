@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that only QEMU has a use for."""
+    """The arguments for QEMU alone."""
     group = parser.add_argument_group("with --on qemu")
     group.add_argument("--append", metavar="TEXT", help="the command line of an ELF kernel")
-    group.add_argument("--seconds", metavar="N", help="how long it may run (default 30)")
-    group.add_argument("guest", nargs="*", metavar="-- QEMU-ARGUMENT", help="in the place of IMAGE: any other guest")
+    group.add_argument("--seconds", metavar="N", help="time limit (default 30)")
+    group.add_argument("guest", nargs="*", metavar="-- QEMU-ARGUMENT", help="instead of IMAGE: any other guest")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         command = [args.image, *args.guest]
         return _guest(args, "qemu " + " ".join(command), guest.watch(command, seconds), version)
     if args.guest:
-        raise UsageError("IMAGE or QEMU's arguments behind --, not both: -- -kernel KERNEL ...")
+        raise UsageError("either IMAGE or QEMU's arguments after --: -- -kernel KERNEL ...")
     ending = guest.watch(guest.kernel(args.image, args.append), seconds)
     return _guest(args, args.image, ending, version)
 

@@ -1,6 +1,6 @@
-"""Make tables from a configuration: bytes, sources, linker script.
+"""Make tables from a configuration: bytes, source files, a linker script.
 
-What is about to be written is checked before: a configuration that does not survive a stack overflow, or in which a
+The tables are checked before they are written: a configuration that does not survive a stack overflow, or in which a
 rule finds an error, is refused with status 1, and nothing is written. Where addresses are needed and the configuration
 has none, they come from the linked kernel: --symbols KERNEL.elf.
 """
@@ -24,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..emit import names
 
     parser.add_argument("config", metavar="CONFIG", help="a TOML file; `x86tables schema` says what is in it")
-    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="where the files go; made if need be")
-    parser.add_argument("--emit", metavar="WHAT,...", required=True, help=f"of {', '.join(names())}")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="directory for the files; created if missing"
+    )
+    parser.add_argument("--emit", metavar="WHAT,...", required=True, help=f"one or more of {', '.join(names())}")
     parser.add_argument("--symbols", metavar="FILE", help="the linked kernel (its segments count too), or a System.map")
-    parser.add_argument("--no-check", action="store_true", help="write whatever the checks say")
+    parser.add_argument("--no-check", action="store_true", help="write even if the checks refuse")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         assessments = image.check()
         lines += writing.checked(image.snapshot, assessments)
         if refused := "; ".join([*image.problems(), *refusals(assessments)]):
-            output([*lines, f"nothing was written: {refused}; --no-check writes it all the same"])
+            output([*lines, f"nothing was written: {refused}; --no-check writes it anyway"])
             return 1
     write_all(args.output, files)
     output([*lines, *(f"{os.path.join(args.output, name)}: {len(data):,} bytes" for name, data in files.items())])

@@ -1,8 +1,10 @@
 """Say whether a CPU survives when its stack runs into the guard page, and why.
 
-The first line holds two answers: what happens when the stack has run into a page that cannot be pushed to, and
-whether the stack in use has such a page below it. What the rules find stands below; `x86tables explain RULE` tells
-more of it. Exit status 1 for any verdict but `survives`, and for a finding of severity error.
+The first line of each CPU gives two answers: what happens when the stack runs into a page that cannot be pushed to,
+and whether the stack in use has such a page below it. Then come the trace and what the rules find; `x86tables explain
+RULE` explains a rule. Exit status 1 for any verdict but `survives`, and for a finding of severity error.
+
+IMAGE may be a TOML declaration (*.toml): then the declared tables are judged, before there is a kernel.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `check`."""
     add_image_arguments(parser)
     add_judging_arguments(parser)
-    rules = parser.add_argument_group("which rules")
+    rules = parser.add_argument_group("rules")
     rules.add_argument("--select", metavar="RULES", action="append", help="only these, by prefix: IDT,STK002")
-    rules.add_argument("--ignore", metavar="RULES", action="append", help="not these, by prefix: TSS004")
+    rules.add_argument("--ignore", metavar="RULES", action="append", help="all but these, by prefix: TSS004")
     rules.add_argument("--baseline", metavar="FILE", help="accept the findings in the JSON of an earlier check")
-    parser.add_argument("--steps", action="store_true", help="every check of the trace, passed ones too (text)")
+    parser.add_argument("--steps", action="store_true", help="show every check of the trace, passed ones too (text)")
     parser.add_argument("--format", choices=("text", "json", "sarif"), default="text")
 
 

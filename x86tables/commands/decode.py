@@ -1,18 +1,18 @@
-"""Show one descriptor, gate, selector or error code in words and bits.
+"""Decode one descriptor, gate, selector or error code: its meaning and its bits.
 
 VALUE is one of
-  0x00af9b000000ffff       a number; its digits, leading zeros too, tell the width
+  0x00af9b000000ffff       a number; its digits, leading zeros included, give the width
   ff ff 00 00 00 9b af 00  bytes in memory order, with or without spaces
   0x0000ffff 0x00af9b00    words as gdb and QEMU print them (x/2wx, x/1gx), with or
                            without their ADDRESS: column, also as one pasted text
-  -                        any of these on standard input
+  -                        any of these from standard input
 
 KIND is descriptor (a GDT entry: segment, system, call-gate, legacy-gate or
 legacy-system by its own bits) or one of
   segment system call-gate gate legacy-gate legacy-system selector error-code
   page-fault-error pseudo-descriptor pseudo-descriptor32 tss tss32 frame
   error-frame real-mode-vector
-A number shorter than its kind is widened with zeros.
+A number shorter than its kind is extended with zeros.
 
 With --in IMAGE an error-code is looked up in the tables of the image: the gate or
 descriptor that it names on each CPU, and what is wrong with that; a page-fault-error
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `decode` takes."""
     parser.add_argument("value", nargs="+", metavar="VALUE", help="what to decode")
-    parser.add_argument("--as", dest="kind", metavar="KIND", help="what it is, where that is not clear")
-    parser.add_argument("--address", metavar="ADDR", help="the address of a page-fault-error, as CR2 has it")
+    parser.add_argument("--as", dest="kind", metavar="KIND", help="its kind, where VALUE leaves that open")
+    parser.add_argument("--address", metavar="ADDR", help="CR2 of a page-fault-error")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for people or for programs")
     add_image_arguments(parser, option="--in")
 
@@ -74,7 +74,7 @@ def look_up(args: argparse.Namespace, kind: str, value: Layout) -> tuple[Sequenc
     from ..readers import address
 
     if not isinstance(value, SelectorErrorCode | PageFaultErrorCode):
-        raise UsageError(f"--in: only --as error-code and --as page-fault-error are looked up in an image, no {kind}")
+        raise UsageError(f"--in: only --as error-code and --as page-fault-error are looked up in an image, not {kind}")
     if isinstance(value, PageFaultErrorCode) == (args.address is None):
         wants = "--address ADDR (CR2)" if args.address is None else "no --address"
         raise UsageError(f"--as {kind} --in takes {wants}")

@@ -1,7 +1,7 @@
 """Show the descriptor tables in an image, decoded.
 
-For each CPU: what it was doing, its GDT, IDT, TSS with the stacks that it names, and LDT. A CPU that is not in 64-bit
-mode is shown in its own terms. Gates in a row whose handlers differ by a constant stride are one line.
+For each CPU: what it was doing, its GDT, IDT, TSS with the stacks that it names, and LDT. A CPU outside of
+64-bit mode is shown in its own terms. Consecutive gates whose handlers differ by a constant stride share one line.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ TABLES = ("gdt", "idt", "tss", "ldt")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `dump`."""
     add_image_arguments(parser)
-    parser.add_argument("--table", metavar="TABLES", help=f"only these, with commas: {', '.join(TABLES)}")
-    parser.add_argument("--all", action="store_true", help="absent gates too (text)")
+    parser.add_argument("--table", metavar="TABLES", help=f"only these, comma-separated: {', '.join(TABLES)}")
+    parser.add_argument("--all", action="store_true", help="show absent gates too (text)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 

@@ -1,6 +1,6 @@
-"""Say why a rule is a rule, and how to fix what it finds.
+"""Explain a rule: why it exists, and how to fix what it finds.
 
-Without a rule, all of them are listed by table, with a table's letters those of one. `check` prints the identifiers.
+Without RULE, all rules are listed, by table; with the letters of a table, its rules. `check` prints the identifiers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rule",
         metavar="RULE",
         nargs="?",
-        help="an identifier such as IDT004, or IDT for that table's (default: list all)",
+        help="an identifier such as IDT004, or a table such as IDT (default: list all)",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
 

@@ -1,8 +1,8 @@
 """Write a small image with only the memory that matters to the tables.
 
 Runs `dump` and `check --scenario all` on the image and keeps each physical page that they read (page tables included,
-also those of walks that failed), the page before and the page after it, and the register notes. Nothing else of the
-memory is in the new file, an ELF core that is shown and judged as the original is.
+also those of walks that failed), the page before and the page after it, and the register notes. The new file holds
+no other memory; it is an ELF core for which `dump` and `check` print what they print for the original.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     image = image_from(args, record)
     if image.format == "elf":
-        raise UsageError(f"{image.path}: a linked kernel is no memory of a machine: take a memory dump")
+        raise UsageError(f"{image.path}: a linked kernel is not a machine's memory: take a memory dump")
     touch(image)
     (recording,) = recordings
     read = set(recording.pages)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require_a_file(path: str) -> None:
-    """UsageError when the name is one of something else than a file, or of the file to which the report goes."""
+    """UsageError when the name is not that of a file, or that of the file to which the report goes."""
     if not os.path.exists(path):
         return
     if not os.path.isfile(path):
@@ -104,8 +104,8 @@ def touch(image: Image) -> None:
 def _notes(image: Image, args: argparse.Namespace) -> bytes:
     """The image's own notes when they say it all, else notes made from the registers as they are known here."""
     ram = elfcore.ram_note(image.snapshot.memory)
-    told = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
-    if image.snapshot.notes and not told:
+    given = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
+    if image.snapshot.notes and not given:
         return image.snapshot.notes + ram
     extra = image.snapshot.extra
     more = {name: str(said) for name in ("vendor", "maxphyaddr") if (said := getattr(args, name) or extra.get(name))}
@@ -121,7 +121,7 @@ def _report(path: str, read: list[int], count: int, cpus: int) -> Iterator[str]:
     size = os.path.getsize(path)
     yield f"{path}: {size} bytes"
     yield f"  registers of {cpus} CPU{'s' if cpus != 1 else ''}"
-    yield f"  {len(read)} pages that were read, {count - len(read)} neighbours; nothing else of the memory:"
+    yield f"  {len(read)} pages that were read, {count - len(read)} neighbours; no other memory:"
     start = previous = None
     for page in [*read, None]:
         if page is not None and previous is not None and page == previous + PAGE:

@@ -1,9 +1,9 @@
 """Patch the tables of a configuration into a linked kernel, in place.
 
 The kernel is linked once, with space reserved for each table: a symbol, or a section of its own, in a part of the file
-that has contents. Handlers, stacks and tables are looked up in the linked kernel, and just the reserved bytes change.
-What is about to be written is checked before; status 1 when the checks refuse it, and nothing is written. With --verify
-nothing is written either: every address is looked up again, and what is stale is named, with status 1.
+that has contents. Handlers, stacks and tables are looked up in the linked kernel, and only the reserved bytes change.
+The result is checked before it is written; when the checks refuse it, nothing is written and the status is 1. With
+--verify nothing is written either: every address is looked up again, and stale entries are listed, with status 1.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `link`."""
     parser.add_argument("kernel", metavar="KERNEL", help="a linked ELF file with symbols, before strip")
     parser.add_argument("config", metavar="CONFIG", help="a TOML file; `x86tables schema` says what is in it")
-    parser.add_argument("-o", "--output", metavar="OUT", help="where the patched kernel goes (default: KERNEL itself)")
+    parser.add_argument("-o", "--output", metavar="OUT", help="file for the patched kernel (default: KERNEL itself)")
     parser.add_argument("--base", metavar="ADDR", help="where a position-independent kernel will be loaded")
-    parser.add_argument("--verify", action="store_true", help="write nothing, name what is not as declared")
-    parser.add_argument("--no-check", action="store_true", help="write whatever the checks say")
+    parser.add_argument("--verify", action="store_true", help="write nothing; list what is not as declared")
+    parser.add_argument("--no-check", action="store_true", help="write even if the checks refuse")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         refused = [*link.problems(plan), "; ".join(refusals(assessments))]
         if any(refused):
             lines = [f"refused: {reason}" for reason in refused if reason]
-            output([*lines, "nothing was written; --no-check writes it all the same"])
+            output([*lines, "nothing was written; --no-check writes it anyway"])
             return 1
     out = args.output if args.output is not None else args.kernel
     if os.path.exists(out) and os.path.samefile(out, args.config):

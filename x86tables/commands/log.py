@@ -1,9 +1,9 @@
-"""Tell what a `qemu -d int,cpu_reset` log says, in words.
+"""Explain a `qemu -d int,cpu_reset` log: the faults that could not be delivered, and why.
 
-For each fault that could not be delivered: the instruction, what failed in its delivery, what became of it, the first
-cause, and the rule that finds it in an image. FILE may be compressed; - is standard input. The rest is counted by
-vector. With --in IMAGE, best a memory dump taken afterwards, the delivery is repeated check by check and gates are
-named; with --symbols (or an ELF kernel as IMAGE) addresses are.
+For each of them: the instruction, what failed in its delivery, how it ended, the first cause, and the rule that finds
+it in an image. All other events are counted by vector. FILE may be compressed; - is standard input.
+With --in IMAGE, best a memory dump taken afterwards, each delivery is repeated check by check, and gates are decoded;
+with --symbols (or an ELF kernel as IMAGE) addresses have names.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `log`."""
     parser.add_argument("file", metavar="FILE", help="what QEMU wrote with -d int,cpu_reset -D FILE")
-    parser.add_argument("--in", dest="image", metavar="IMAGE", help="the memory of the machine, or the linked kernel")
+    parser.add_argument(
+        "--in", dest="image", metavar="IMAGE", help="a memory dump of the machine, or the linked kernel"
+    )
     parser.add_argument("--symbols", metavar="FILE", help="an ELF file with symbols, or a System.map")
-    parser.add_argument("--kaslr-offset", metavar="N", help="how far the kernel was moved (default: worked out)")
+    parser.add_argument("--kaslr-offset", metavar="N", help="KASLR offset of the kernel (default: worked out)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the log comes to; 0 whatever that is."""
+    """Print what the log shows; 0 whatever that is."""
     from ..machine.symbols import Symbols
     from ..qemulog import chains, entries
     from ..qemulog.report import report
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     log = chains.read_log(entries.read(args.file))
     if not log.counts and not log.resets and not log.chains:
         raise ImageError(
-            f"{args.file}: no log of QEMU's: no line like `v=0e e=0002 i=0 cpl=0 IP=...`; make one with "
+            f"{args.file}: not a QEMU log: no line like `v=0e e=0002 i=0 cpl=0 IP=...`; make one with "
             "-accel tcg -d int,cpu_reset -D FILE"
         )
     image = None if args.image is None else opened(args, log)
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def opened(args: argparse.Namespace, log: Log) -> Image:
     """The image, with the registers that the log has where it matters first."""
     if args.image.endswith(".toml"):
-        raise UsageError(f"--in {args.image}: a configuration: the memory of a machine, or its kernel, is expected")
+        raise UsageError(f"--in {args.image}: a configuration: a memory dump or a linked kernel expected")
     events = [chain.first for chain in log.chains] + ([log.last.event] if log.last is not None else [])
     found = next((registers for event in events if (registers := event.registers) is not None), None)
     return api.open(

@@ -1,12 +1,13 @@
 """Run an image's CPUs on an independent CPU model, and compare with the prediction.
 
-On Bochs the machine is run as it was caught: its registers, its memory, a real push at the guard of its stack. In a
+On Bochs the machine runs as it was captured: its registers, its memory, a real push at the guard of its stack. In a
 private copy of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is
 what `--expect` says and each event went as predicted.
 
 On QEMU a configuration (*.toml) becomes a boot image that loads its tables and overflows its stack by recursion. An
-ELF kernel, or with `-- QEMU-ARGUMENTS` any guest, is run as it is and judged by QEMU's log: it `survives` when a double
-fault's handler is entered, or a page fault's for an address next to the stack pointer, and no triple fault comes.
+ELF kernel, or any guest with `-- QEMU-ARGUMENTS`, runs as it is and is judged by QEMU's log: it `survives` when a
+double-fault handler is entered, or a page-fault handler for an address next to the stack pointer, without a triple
+fault.
 QEMU refuses an ELF64 kernel with a multiboot1 header: `objcopy -O elf32-i386 KERNEL COPY` makes a copy that it runs.
 """
 
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `prove`."""
     add_image_arguments(parser)
-    parser.add_argument("--on", choices=("bochs", "qemu"), required=True, help="the CPU: bochs runs in this process")
+    parser.add_argument("--on", choices=("bochs", "qemu"), required=True, help="the CPU model")
     parser.add_argument("--expect", choices=(SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN), default=SURVIVES)
     add_judging_arguments(parser)
     parser.add_argument(
-        "--events", action="store_true", help="what every variant led to, not only those that count (text)"
+        "--events", action="store_true", help="show the events of every variant, not only of those that decide (text)"
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     add_guest_arguments(parser)

@@ -1,6 +1,6 @@
 """Print the JSON Schema of the configuration, for editors.
 
-With it, an editor that knows TOML completes keys and marks mistakes: `x86tables schema > x86tables.schema.json`, and
+With it, a TOML editor completes keys and marks mistakes: `x86tables schema > x86tables.schema.json`, and
 `#:schema ./x86tables.schema.json` as the first line of the configuration.
 """
 

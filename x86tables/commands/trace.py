@@ -1,7 +1,7 @@
 """Show one delivery step by step: what the CPU reads, what it finds, which rule decides.
 
-The event starts from the registers in the image, or from those that are given. What comes after the delivery is shown
-too: whether the handler's first instruction can be fetched, and whether it has the stack that handlers need.
+The event starts from the registers in the image, or from those given. The trace goes on after the delivery: whether the
+handler's first instruction can be fetched, and whether it has the stack that handlers need.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
     event = parser.add_argument_group("the event")
     event.add_argument("--vector", metavar="N", required=True, help="0..255 or a mnemonic: 14, '#PF', 0x80")
-    event.add_argument("--kind", choices=KINDS, help="default: what the vector stands for")
-    event.add_argument("--error-code", metavar="N", help="what an exception pushes (default 0)")
-    event.add_argument("--cr2", metavar="ADDR", help="the address that faulted, of a #PF")
-    event.add_argument("--cpl", choices=("0", "3"), help="where it happens (default: as the CPU was caught)")
-    event.add_argument("--rsp", metavar="ADDR", help="RSP when it happens")
-    event.add_argument("--rip", metavar="ADDR", help="RIP when it happens")
-    parser.add_argument("--handler-stack", metavar="N", help=f"bytes that a handler pushes (default {HANDLER_STACK})")
-    parser.add_argument("--steps", action="store_true", help="every check, passed ones too (text)")
+    event.add_argument("--kind", choices=KINDS, help="default: by the vector")
+    event.add_argument("--error-code", metavar="N", help="error code of an exception (default 0)")
+    event.add_argument("--cr2", metavar="ADDR", help="faulting address of a #PF")
+    event.add_argument("--cpl", choices=("0", "3"), help="privilege level (default: as captured)")
+    event.add_argument("--rsp", metavar="ADDR", help="RSP at the event")
+    event.add_argument("--rip", metavar="ADDR", help="RIP at the event")
+    parser.add_argument(
+        "--handler-stack", metavar="N", help=f"bytes of stack that a handler needs (default {HANDLER_STACK})"
+    )
+    parser.add_argument("--steps", action="store_true", help="show every check, passed ones too (text)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     image = image_from(args)
     machines = [machine for machine in chosen(image, args) if machine.wide]
     if not machines:
-        raise UsageError(f"{image.path}: no CPU is in 64-bit mode, which is what can be traced")
+        raise UsageError(f"{image.path}: no CPU is in 64-bit mode: only that can be traced")
     traced = []
     for machine in machines:
         registers = _registers(machine, args, image)

@@ -65,7 +65,7 @@ __all__ = [
 
 
 def load(path: str) -> CompiledTables:
-    """The tables that a TOML file declares. UsageError names file, line and key of a mistake, and what is right."""
+    """The tables that a TOML file declares. UsageError names file, line and key of a mistake, and what is expected."""
     return compile_config(*read(path))
 
 

@@ -1,4 +1,4 @@
-"""From what was written to tables: intentions become fields, names numbers, ranges of vectors gates."""
+"""From a configuration to tables: intentions become fields, names numbers, ranges of vectors gates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MOST = 40  # characters of a name or a number that is looked at
 
 
 def compile_config(config: keys.Config, source: Source) -> CompiledTables:
-    """The tables of a configuration. UsageError names the key that is wrong, and what would be right."""
+    """The tables of a configuration. UsageError names the key that is wrong, and what is expected."""
     return _Compiler(config, source).tables()
 
 
@@ -269,7 +269,7 @@ class _Compiler:
             cure = f'did you mean "{near[0]}"?' if near else '"8", "#DF" or "32..47" expected'
             raise self.wrong(path, f"{reason}; {cure}") from None
         if ends[0] > ends[1] or (dots and not last):
-            raise self.wrong(path, 'a range goes upwards, both ends included: "32..47"')
+            raise self.wrong(path, 'a range ascends, both ends included: "32..47"')
         if ends[1] >= self.config.tables.gates:
             raise self.wrong(path, f"the IDT has {self.config.tables.gates} gates (tables.gates): 0..{ends[1]} needed")
         return range(ends[0], ends[1] + 1)

@@ -29,7 +29,7 @@ def layout(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = (
     """
     levels = 5 if tables.config.machine.la57 else 4
     ranked = [(rank, _whole_pages(mapping)) for rank, mapping in _ranked(tables, find, segments)]
-    # what is at addresses that are not canonical is left to the rules, which say what is wrong with it
+    # addresses that are not canonical are left to the rules, which report them
     ranked = [(rank, mapping) for rank, mapping in ranked if _canonical(mapping, levels)]
     mappings = _joined(ranked)
     total = sum(mapping.size for mapping in mappings if mapping.permissions)
@@ -65,7 +65,7 @@ def _guard(tables: CompiledTables, stack: CompiledStack, bottom: int) -> Mapping
 def _memory(tables: CompiledTables, memory: MemoryRange, find: Lookup) -> Mapping:
     start, stop = memory.start.at(find), memory.stop.at(find)
     if stop <= start:
-        raise tables.source.mistake(memory.path, f"the end {stop:#x} is not behind the start {start:#x}")
+        raise tables.source.mistake(memory.path, f"the end {stop:#x} is not above the start {start:#x}")
     if not memory.permissions and (start | stop) % PAGE:
         raise tables.source.mistake(memory.path, f"a guard is whole pages: [{start:#x}, {stop:#x}) is not")
     return Mapping(f"the memory {memory.name}", start, stop - start, memory.permissions)

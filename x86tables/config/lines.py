@@ -1,4 +1,4 @@
-"""The line of every key in a TOML text, which `tomllib` does not tell."""
+"""The line of every key in a TOML text, which `tomllib` does not give."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Token: TypeAlias = tuple[str, int]  # its text and its line
 
-# More than any configuration has, and few enough that tomllib, which recurses and copies, ends soon
+# More than any configuration has, and few enough for tomllib, which recurses and copies
 DEPTH, PARTS, DIGITS = 16, 16, 64
 # Each branch takes what it can and never gives back, also where the text is not TOML: one pass, whatever it holds
 _TOKEN = re.compile(

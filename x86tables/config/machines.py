@@ -1,4 +1,4 @@
-"""A configuration at addresses: a machine per CPU to judge, and what that takes for granted of the boot code."""
+"""A configuration at addresses: a machine per CPU to judge, and what that assumes of the boot code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
 
 
 def _name(mappings: list[Mapping], placed: bool, linear: int) -> str:
-    """How an address that is not declared is called: a placeholder would tell nobody anything."""
+    """How an undeclared address is named: a placeholder address would mean nothing."""
     if not placed or linear >> 40 != PLACEHOLDERS >> 40:
         return hex(linear)
     number = bisect_right([mapping.address for mapping in mappings], linear)
@@ -113,7 +113,7 @@ def _remarks(tables: CompiledTables, find: Lookup, placed: dict[str, int]) -> It
     if placed:
         names = sorted(placed)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        yield f"judged at made-up addresses, for want of real ones: {some}"
+        yield f"judged at placeholder addresses, for lack of real ones: {some}"
     running = {stack.cpu for stack in tables.stacks if stack.slot in ("stack", "rsp0")}
     for cpu in range(len(tables.tss)):
         if cpu not in running:

@@ -1,4 +1,4 @@
-"""TOML, or the same as Python objects, decoded and validated; a mistake names key and line, and what is right."""
+"""TOML, or the same as Python objects, decoded and validated; an error names key and line, and what is expected."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def decode(data: Mapping[str, Any], source: Source) -> Config:
     try:
         return msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
-        raise _variant(data, error, source) from None
+        raise _mistake(data, error, source) from None
 
 
-def _variant(data: Mapping[str, Any], error: msgspec.ValidationError, source: Source) -> UsageError:
+def _mistake(data: Mapping[str, Any], error: msgspec.ValidationError, source: Source) -> UsageError:
     message, _, place = str(error).rstrip("`").rpartition(" - at `$")
     path = _path(data, place if message else "")
     message = message or str(error)

@@ -1,4 +1,4 @@
-"""What is written in one word: addresses, sizes, names."""
+"""Scalars of a configuration: addresses, sizes, names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a declaration itself says against its stacks."""
+"""What is wrong with declared stacks, by the declaration alone."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Situation:
         self._run: dict[str, Scenario] = {}
 
     def run(self, name: str) -> Scenario:
-        """A scenario; UsageError for a name that is none."""
+        """A scenario; UsageError for an unknown name."""
         if name not in SCENARIOS:
             raise UsageError(f"scenario {name!r}: one of {', '.join(SCENARIOS)}")
         if name not in self._run:
@@ -190,7 +190,7 @@ class Situation:
 
 
 def run_scenario(name: str, machine: Machine, options: ScenarioOptions = ScenarioOptions()) -> Scenario:  # noqa: B008
-    """One scenario on one CPU; UsageError for a name that is none."""
+    """One scenario on one CPU; UsageError for an unknown name."""
     return Situation(machine, options).run(name)
 
 

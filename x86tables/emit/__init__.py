@@ -34,12 +34,12 @@ def headline(tables: CompiledTables) -> str:
 
 
 def names() -> list[str]:
-    """The languages there are."""
+    """The names of the languages."""
     return sorted(name[:-3] for name in os.listdir(__path__[0]) if name.endswith(".py") and not name.startswith("_"))
 
 
 def emit(name: str, tables: CompiledTables, find: Lookup) -> dict[str, bytes]:
-    """The files of one language. UsageError for one that there is not; NotThere for an address that it needs."""
+    """The files of one language. UsageError for an unknown one; NotThere for an address that it needs."""
     if name not in names():
         raise UsageError(f"--emit {name}: one of {', '.join(names())}")
     __import__(f"{__name__}.{name}")

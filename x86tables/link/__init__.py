@@ -1,7 +1,7 @@
 """Tables patched into a linked ELF, in place: the kernel is linked once, with space reserved, and no address moves.
 
 plan = link.plan(link.read("kernel.elf"), config.load("kernel.toml"))  # ImageError where a table cannot be put
-link.problems(plan)                                                    # what the kernel's segments say against it
+link.problems(plan)                                                    # what is wrong with the kernel's segments
 config.image(plan.tables, plan.find, plan.kernel.segments)             # machines, for the checks
 link.write(plan, "kernel.elf")
 link.stale(plan)                                                       # what a file holds that is not as declared

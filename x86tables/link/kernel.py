@@ -110,7 +110,7 @@ def read(path: str, base: int | None = None) -> Kernel:
     """The kernel in a file. A position-independent one needs `base`: the linear address of its first byte."""
     data = load_file(path)
     if is_elf(data) and len(data) != os.path.getsize(path):
-        raise ImageError(f"{path}: compressed: the tables are linked in before the kernel is compressed")
+        raise ImageError(f"{path}: compressed: patch the tables in before the kernel is compressed")
     elf = Elf(path, data)
     if elf.type not in (EXEC, DYN):
         what = {REL: "an object file, not linked yet", CORE: "a memory dump"}.get(elf.type, f"ELF type {elf.type}")

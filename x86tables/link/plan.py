@@ -116,7 +116,7 @@ def _resolved(kernel: Kernel, tables: CompiledTables, known: set[str]) -> None:
     if not wrong:
         return
     if not kernel.names:
-        raise ImageError(f"{kernel.path}: no symbols at all: the tables are linked in before the kernel is stripped")
+        raise ImageError(f"{kernel.path}: no symbols: patch the tables in before the kernel is stripped")
     from difflib import get_close_matches
 
     first = next(iter(wrong))

@@ -1,4 +1,4 @@
-"""What a kernel's segments say against its tables, and what is taken for granted of the boot code."""
+"""What is wrong with a kernel's segments for its tables, and what is assumed of the boot code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def assumptions(plan: Plan) -> Iterator[str]:
-    """What is taken for granted of the boot code."""
+    """What is assumed of the boot code."""
     yield "assumes that the boot code maps the kernel as its program headers say"
     if plan.kernel.relocations:
         yield "assumes that the kernel is not moved when it is loaded (KASLR): the tables hold addresses as linked"
@@ -23,7 +23,7 @@ def assumptions(plan: Plan) -> Iterator[str]:
 
 
 def problems(plan: Plan) -> list[str]:
-    """What the kernel's segments and symbols say against the tables, a sentence each."""
+    """What is wrong with the kernel's segments and symbols for the tables, a sentence each."""
     return list(dict.fromkeys((*_table(plan), *_handlers(plan), *_stacks(plan))))
 
 

@@ -45,7 +45,7 @@ def _verify(plan: Plan, temporary: str, out: str) -> None:
     except X86TablesError as error:
         wrong = [str(error).removeprefix(f"{temporary}: ")]
     if wrong:
-        raise ImageError(f"{out}: not written, for the patched file is ruined: {wrong[0]}")
+        raise ImageError(f"{out}: not written, because the patched file would be damaged: {wrong[0]}")
 
 
 def stale(plan: Plan) -> list[str]:
@@ -77,4 +77,4 @@ def _stale(plan: Plan, patch: Patch) -> Iterator[str]:
                     f"but {item.addresses[field.name]} is {now:#x}"
                 )
             elif was != now:
-                yield f"{entry_name(patch.table, item)}: {field.name} is {int(was):#x}, declared is {int(now):#x}"
+                yield f"{entry_name(patch.table, item)}: {field.name} is {int(was):#x}, declared as {int(now):#x}"

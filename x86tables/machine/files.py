@@ -17,7 +17,7 @@ _STEP, _SMALL = 0x400, 0x20  # bytes unpacked at once, and where zstd makes very
 _MANY, _MOST = 1 << 18, 128 << 20  # that is so many from one step; memory for a dictionary
 # What is not zero and may be unpacked: a machine that runs has a kernel beside what repeats, and stays far below.
 _RATIO, _ALWAYS = 4096, 1 << 29
-_ZEROS = 0x1000  # bytes: pages of zeros become holes of the unpacked file
+_ZEROS = 0x1000  # bytes: pages of zeros are left out of the unpacked (sparse) file
 _NO_SIZE = 1 << 28  # bytes of a file that does not say how many it has, as those in /proc
 _BLOCK, _BLOCKS = 0x1000, 0x1000  # bytes that are read at least; so many such blocks are kept
 
@@ -151,8 +151,8 @@ def _unpack(path: str, file: IO[bytes], name: str) -> Data:
                     room -= len(part)
                     if room < 0:
                         raise ImageError(
-                            f"{path}: the {name} data holds more than {most:#x} bytes other than zeros, {_RATIO} "
-                            "for each of its own, as no memory does: unpack it first if it is an image"
+                            f"{path}: the {name} data unpacks to more than {most:#x} bytes other than zeros, {_RATIO} "
+                            "for each of its own, unlike any memory image: unpack it first if it is one"
                         )
                     if hole:
                         out.seek(hole, os.SEEK_CUR)
@@ -199,7 +199,7 @@ def _unpacked(path: str, file: IO[bytes], name: str) -> Iterator[bytes]:
             step = _SMALL if len(content) > _MANY else _STEP  # memory for more costs far more time than unpacking it
             packed, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None:
-        raise ImageError(f"{path}: the {name} data is damaged or cut off: it ends at {file.tell():#x}, too early")
+        raise ImageError(f"{path}: the {name} data is damaged or cut off: it ends early, at {file.tell():#x}")
 
 
 def _packer(path: str, name: str) -> tuple[Callable[[], Any], type[Exception]]:

@@ -66,8 +66,8 @@ def infer(registers: Registers, memory: Memory, declared: Coverage | None = None
     if core is not None:
         said = "for a CPU in long mode" if core else "for a CPU outside of long mode"
         return LongMode(core, f"EFER.LME={core:d} (the core's headers are those {said})")
-    needs = f"EFER: the page tables do not tell {_LEVELS[mode]} levels from PAE's three (--reg efer=0x500 or efer=0)"
-    return LongMode(False, "EFER.LME=0 (nothing tells: --reg efer=0x500 says that it is 1)", needs)
+    needs = f"EFER: the page tables may have {_LEVELS[mode]} levels or PAE's three (--reg efer=0x500 or efer=0)"
+    return LongMode(False, "EFER.LME=0 (nothing decides it: --reg efer=0x500 says that it is 1)", needs)
 
 
 def trial(registers: Registers, memory: Memory, mode: str, declared: Coverage | None = None) -> AddressSpace:

@@ -37,7 +37,7 @@ class Gap(Record):
 
 
 class Table(Record):
-    """The bytes of a table as far as they can be read; holes are zeros in `data` and listed in `holes`."""
+    """The bytes of a table as far as they can be read; gaps are zeros in `data` and listed in `gaps`."""
 
     name: str
     base: int
@@ -48,7 +48,7 @@ class Table(Record):
     @property
     def error(self) -> str | None:
         """Why nothing of the table can be read; None when something can."""
-        missing = sum(hole.stop - hole.start for hole in self.gaps)
+        missing = sum(gap.stop - gap.start for gap in self.gaps)
         return str(self.gaps[0].why) if missing and missing == len(self.data) else None
 
     def has(self, field: Field) -> bool:
@@ -57,16 +57,16 @@ class Table(Record):
 
     def known(self, start: int, stop: int) -> bool:
         """Whether all bytes from `start` to before `stop` could be read."""
-        return stop <= len(self.data) and not any(hole.start < stop and start < hole.stop for hole in self.gaps)
+        return stop <= len(self.data) and not any(gap.start < stop and start < gap.stop for gap in self.gaps)
 
 
 class Machine:
     """One logical CPU as loaded: registers and memory, and its tables decoded through its page tables.
 
     `stacks` are the ranges of linear memory, in order, that a stack in one of them does not leave.
-    `assumed` lists, in words, what the image does not say and was inferred. `physical` names the tables whose base is
-    a physical address. `core` is what a core's headers say of EFER.LMA; `mode_needs` what would have to be known of the
-    mode, where nothing tells it. Nothing of a Machine changes.
+    `assumed` lists what the image does not say and was inferred, each as a short text. `physical` names the tables
+    whose base is a physical address. `core` is what a core's headers say of EFER.LMA; `mode_needs` is the missing input
+    where nothing decides the mode. A Machine never changes.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Machine:
             if entry.value & NX and entry.value & 1:
                 self._assumed.append(f"EFER.NXE=1 (the {entry.name} at {entry.address:#x} has bit 63)")
                 return True
-        self._assumed.append("EFER.NXE=1 (no entry on the walks to the tables tells)")
+        self._assumed.append("EFER.NXE=1 (no entry on the walks to the tables decides it)")
         self.nxe_known = False
         return True
 
@@ -311,7 +311,7 @@ class Machine:
 
     @cached_property
     def gdt(self) -> Gdt:
-        """The GDT, holes read as zero (see `table("gdt").holes`); NotThere when nothing of it can be read."""
+        """The GDT, gaps read as zero (see `table("gdt").gaps`); NotThere when nothing of it can be read."""
         return Gdt.parse(self._data("gdt")).freeze()
 
     @cached_property

@@ -188,7 +188,9 @@ def printable(text: str) -> str:
 def parse_map(data: Data, path: str) -> Symbols:
     """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
     if len(data) > _MOST:
-        raise ImageError(f"{path}: {len(data):#x} bytes are no list of symbols: at most {_MOST:#x} are read")
+        raise ImageError(
+            f"{path}: {len(data):#x} bytes are too many for a list of symbols: at most {_MOST:#x} are read"
+        )
     runs = [Symbols()]  # a file in order, which most are, is one run
     for rows in _sorted_chunks(data):
         if runs[-1] and rows[0][0] <= runs[-1]._addresses[-1]:

@@ -1,4 +1,4 @@
-"""Run machines on the Bochs CPU, in a child of this process: a fault that Bochs does not survive is none of ours."""
+"""Run machines on the Bochs CPU, in a child of this process: so that a crash of Bochs does not take it down."""
 
 from __future__ import annotations
 

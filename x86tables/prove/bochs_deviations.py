@@ -46,11 +46,11 @@ class BochsState(CpuState):
         self.interrupted: int | None = None  # RIP at an NMI that was delivered just now
 
     def read(self, linear: int, size: int, access: Access = READ) -> bytes:
-        """As State's, but that RFLAGS.AC lifts SMAP from the tables too."""
+        """As CpuState's, but RFLAGS.AC lifts SMAP from the tables too."""
         return super().read(linear, size, self._lifted(access))
 
     def write(self, linear: int, data: Sequence[int | None] | None, size: int, access: Access) -> None:
-        """As State's, but that RFLAGS.AC lifts SMAP from the tables too."""
+        """As CpuState's, but RFLAGS.AC lifts SMAP from the tables too."""
         super().write(linear, data, size, self._lifted(access))
 
     def _lifted(self, access: Access) -> Access:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .stimulus import Stimulus
 
 RAISED, TAKEN, ENTERED = "raised", "taken", "entered"
-MORE = 32  # handlers that are watched when they go on for ever,
-MOST = 20_000  # and when each is a little deeper than the one before
+MORE = 32  # handlers that are watched in a loop at one stack,
+MOST = 20_000  # and in one that goes deeper each time
 RUNS, GOES_ON, NOTHING = "runs", "goes on", "nothing"  # besides SHUTDOWN
 
 

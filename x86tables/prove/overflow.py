@@ -92,7 +92,7 @@ def overflow(machine: Machine, options: ScenarioOptions = ScenarioOptions(), sec
 
 
 def _observed(found: Overflow, ending: guest.Ending, image: BootImage) -> Overflow:
-    """What came of it, from the report on the debug console or, without one, from the log."""
+    """The outcome, from the report on the debug console or, without one, from the log."""
     console, chains = ending.output, ending.log.chains
     first = chains[0].first if chains else None
     if not console:

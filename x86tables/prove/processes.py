@@ -56,7 +56,7 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
             try:
                 yield process
             finally:
-                if process.returncode is None:  # until it is waited for, nobody else can have its number
+                if process.returncode is None:  # until it is waited for, its number cannot be reused
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
 

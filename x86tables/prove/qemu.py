@@ -85,7 +85,7 @@ def version() -> str:
 
 
 def kernel(path: str, append: str | None = None) -> list[str]:
-    """QEMU's arguments for somebody's own kernel. UsageError for one that QEMU refuses, with what to do."""
+    """QEMU's arguments for a user's own kernel. UsageError for one that QEMU refuses, with what to do."""
     data = load(path)
     if not is_elf(data) or (elf := Elf(path, data)).type == CORE:
         raise UsageError(
@@ -215,7 +215,7 @@ class _Watched:
         how = f"within {seconds:g} seconds" if status is None else f"before QEMU ended with status {status}"
         if status is None and self.ended:
             how = "before QEMU closed its log, without ending"
-        reason = f"no double fault and no page fault next to the stack pointer {how}: nothing is proved"
+        reason = f"neither a double fault nor a page fault next to the stack pointer {how}: nothing is proved"
         if status and errors:
             reason += f"; QEMU said: {printable(errors.splitlines()[-1])}"
         return UNKNOWN, reason, None

@@ -27,14 +27,14 @@ MAXPHYADDR = 40  # of every CPU model that Bochs has
 # Exceptions that Bochs can be made to deliver like any other; the rest it knows as something else.
 INJECTED = frozenset(range(20)) - {2, 3} | frozenset(range(22, 28)) | {31}
 # Scenarios that a foreign CPU cannot run, and why.
-OURS = {"double-fault-questions": "it takes handlers away, which cannot be done on a foreign CPU"}
+OURS = {"double-fault-questions": "it takes handlers away, which cannot be done on another CPU model"}
 VERDICTS = {RUNS: SURVIVES, SHUTDOWN: TRIPLE_FAULT, GOES_ON: LOOPS}
 
 
 class Trial(Record):
     """A variant, ready to run: the machine with code where it has to be, the stimulus, and what is predicted of both.
 
-    `why` says why it cannot be run, when it cannot.
+    `why` says why it cannot be run, if so.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Trial(Record):
 
 
 class TrialResult(Record):
-    """How a trial went. `verdict` is the foreign CPU's; `differs` says where the two part, `deviations` explain it.
+    """How a trial went. `verdict` is the foreign CPU's; `differs` says where the two differ, `deviations` explain it.
 
     A trial that could not be run has no event log, and the verdict `unknown`.
     """
@@ -99,7 +99,7 @@ def prove(
         name: tuple(TrialResult(trial, UNKNOWN) if trial.why else next(ran) for trial in these) for name, these in ready
     }
     first = scenarios[0]
-    # variants that cannot be brought about there say nothing; if none can, nothing is known
+    # variants that cannot be caused there say nothing; if none can, nothing is known
     verdict = worst(
         result for result in results[first.name] if not result.trial.why or result.trial.predicted == UNKNOWN
     )
@@ -127,7 +127,7 @@ def _trial(harness: Harness, variant: Variant, handler_stack: int) -> Trial:
     event = simulation.deliveries[0].attempts[0].event
     stimulus = _stimulus(event, variant.name)
     if stimulus is None:
-        return nothing.replace(why=f"{event.label} cannot be brought about there")
+        return nothing.replace(why=f"{event.label} cannot be caused there")
     try:
         ready = harness.ready(simulation.start, stimulus)
     except NotThere as error:
@@ -145,8 +145,8 @@ def _trial(harness: Harness, variant: Variant, handler_stack: int) -> Trial:
     if verdict == variant.verdict:
         return trial
     if VERDICTS.get(predict(CpuState(ready), stimulus, handler_stack).outcome) == variant.verdict:
-        return trial.replace(why=f"its physical addresses have {MAXPHYADDR} bits, with which the verdict is {verdict}")
-    return trial.replace(why=f"made ready for it, the machine is another: {verdict}")
+        return trial.replace(why=f"its physical addresses have {MAXPHYADDR} bits, which makes the verdict {verdict}")
+    return trial.replace(why=f"prepared for it, the machine has another verdict: {verdict}")
 
 
 def _stimulus(event: Event, name: str) -> Stimulus | None:

@@ -1,4 +1,4 @@
-"""Many pieces of work in forked children: whatever one of them does to its process, the caller lives."""
+"""Many pieces of work in forked children: whatever one of them does to its process, the caller survives."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ DF, GP, PF = (vectors.number(name) for name in ("#DF", "#GP", "#PF"))
 OLD = (0, DF, *range(10, 15))
 EXCEPTION, INTERRUPT, INT, OTHER = "exception", "interrupt", "int", "other"
 ENTERED, SHUTDOWN, GUEST, CUT = "entered", "shutdown", "guest-shutdown", "unknown"
-# What a log, or a chain of it, comes to; the worst first.
+# The outcomes of a log, or of a chain in it; the worst first.
 OUTCOMES = (
     "triple-fault", CUT, "loops", "survives", "irq-as-exception", "reset", "delivery-failed", GUEST, "nothing",
 )  # fmt: skip
 KINDS = 64  # so many different chains of one verdict are kept; more of the same are counted
 OPEN = 8  # so many unfinished events: QEMU's CPUs write into one log
-REPEATS = 16  # the same exception at the same place so often in a row is going round
+REPEATS = 16  # the same exception at the same place so often in a row is a loop
 NEAR = 0x1000  # an address so close to RSP belongs to the stack
 
 # Why a delivery failed, as far as the log tells -> the rule of the catalogue that finds it in an image.
@@ -88,7 +88,7 @@ class Chain(Record):
 
     @property
     def verdict(self) -> str:
-        """What the log would come to if this were all of it: one of OUTCOMES."""
+        """The outcome of the log if this were all of it: one of OUTCOMES."""
         end = self.attempts[-1]
         if self.outcome == SHUTDOWN:
             return "reset" if self.deliberate else "triple-fault"

@@ -1,4 +1,4 @@
-"""Why a delivery failed, as far as a log tells: from the registers at the event, and the fault that came of it."""
+"""Why a delivery failed, as far as a log shows: from the registers at the event, and the fault that came of it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def diagnose(event: Delivering, fault: int, cr2: int | None, code: int | None) -
         return because("idt-limit", f"the IDT's limit, {idtr.limit:#x}, covers {covered} gates, not gate {vector}")
     if fault == PF:
         if cr2 is None:
-            return because("page", "the log does not tell at which address")
+            return because("page", "the log does not say at which address")
         table = place_of(cr2, registers)
         if table is not None:
             return because(f"{table.lower()}-page", f"the {table}, in which {cr2:#x} lies, cannot be read there")
@@ -78,14 +78,15 @@ def diagnose(event: Delivering, fault: int, cr2: int | None, code: int | None) -
                 "same-stack", f"its frame goes to the stack in use, which is full: nothing can be pushed at {cr2:#x}"
             )
         return because(
-            "stack", f"its frame cannot be pushed at {cr2:#x}: no page of the stack that the TSS names for it"
+            "stack",
+            f"its frame cannot be pushed at {cr2:#x}: it is on it is on no page of the stack that the TSS names for it",
         )
     if fault == NP:
         return because("gate-absent", f"gate {vector} is not present")
     if code is not None and named_vector(code, [vector]) is not None:
         if event.software and event.cpl:
             return because("gate", f"gate {vector} is not one that ring {event.cpl} may call")
-        return because("gate", f"gate {vector} is empty, or not of a type that this mode takes")
+        return because("gate", f"gate {vector} is empty, or of a type that this mode refuses")
     if fault == TS:
         return because("tss", "the TSS is too short for the stack, or its stack segment is refused")
     return because(

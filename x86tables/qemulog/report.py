@@ -1,4 +1,4 @@
-"""What a log comes to, and what the memory of an image adds: for each chain the first cause, the replay, the rule."""
+"""What a log shows, and what the memory of an image adds: for each chain the first cause, the replay, the rule."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _weight(one: ReportedChain) -> tuple[bool, bool, int]:
 
 
 def report(log: Log, image: Snapshot | None = None) -> LogReport:
-    """What a log comes to; with an image its chains are delivered again, and gates are read."""
+    """What a log shows; with an image its chains are delivered again, and gates are read."""
     return LogReport(log, tuple(_chain(chain, image) for chain in log.chains))
 
 

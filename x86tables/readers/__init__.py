@@ -84,12 +84,12 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     memory.ram = ram(contents.extra.get("ram", ""))
     machines, remarks = [], list(contents.remarks)
     for cpu, loaded in enumerate(registers):
-        told, physical = _variant(loaded, options, symbols)
+        merged, physical = _merged(loaded, options, symbols)
         physical |= set(contents.extra.get("physical", "").split(","))
         core = None if cpu else contents.long_mode
-        machine = Machine(told, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical, core=core)
+        machine = Machine(merged, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical, core=core)
         if options.registers and (bases := machine.descriptor_bases()):
-            machine = machine.replace(told.replace(**bases), assumed=_assumed(machine, bases))
+            machine = machine.replace(merged.replace(**bases), assumed=_assumed(machine, bases))
         machines.append(machine)
     if options.symbols is not None:
         symbols, moved = _placed(symbols, machines) if options.kaslr_offset is None else (symbols, [])
@@ -105,7 +105,7 @@ def _assumed(machine: Machine, bases: dict[str, Segment]) -> tuple[str, ...]:
     return (*said, *machine.assumed)
 
 
-def _variant(registers: Registers, options: OpenOptions, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
+def _merged(registers: Registers, options: OpenOptions, symbols: Symbols) -> tuple[Registers, frozenset[str]]:
     """The registers with what the command line says of them, and the tables whose addresses are physical."""
     changes: dict[str, Any] = {}
     for name, value in options.changes.items():
@@ -150,22 +150,22 @@ def address(text: str, symbols: Symbols, where: str = "") -> int:
         return symbols.address(text)
     except NotThere as error:
         known = "" if symbols else " (the image has no symbols: give --symbols)"
-        told = f"{where}: " if where else ""
-        raise UsageError(f"{told}{text!r}: an address is 0x..., decimal, or a symbol; {error}{known}") from None
+        prefix = f"{where}: " if where else ""
+        raise UsageError(f"{prefix}{text!r}: an address is 0x..., decimal, or a symbol; {error}{known}") from None
 
 
 def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
     """A number as the command line writes it, `0x...` or decimal, from 0 to `most`; `where` is the option."""
-    told = f"{where}: " if where else ""
+    prefix = f"{where}: " if where else ""
     shown = repr(text if len(text) < 40 else f"{text[:40]}...")
     try:
         if not (text.isascii() and text.isalnum()):  # int() takes more: blanks, signs, underscores, other digits
             raise ValueError
         value = int(text, 16) if text[:2].lower() == "0x" else int(text, 10)
     except ValueError:
-        raise UsageError(f"{told}{shown} is no number: 0x... or decimal expected") from None
+        raise UsageError(f"{prefix}{shown} is not a number: 0x... or decimal expected") from None
     if value > most:
-        raise UsageError(f"{told}{shown} is too large: at most {most:#x}")
+        raise UsageError(f"{prefix}{shown} is too large: at most {most:#x}")
     return value
 
 
@@ -187,7 +187,7 @@ def read_registers(path: str) -> tuple[Registers, ...]:
 
     content = load(path)
     if len(content) > MOST_TEXT:
-        raise UsageError(f"--registers {path}: more than {MOST_TEXT:#x} bytes: cut out the block that counts")
+        raise UsageError(f"--registers {path}: more than {MOST_TEXT:#x} bytes: give only the block that matters")
     return monitor.parse(content[:].decode("utf-8", "replace"), path)
 
 
@@ -219,8 +219,8 @@ def _placed(symbols: Symbols, machines: list[Machine]) -> tuple[Symbols, list[st
     return symbols, []
 
 
-def _unfitting(symbols: Symbols, machines: list[Machine], told: int | None) -> list[str]:
-    """A remark when there are gates and none of their handlers has a name; `told` is --kaslr-offset."""
+def _unfitting(symbols: Symbols, machines: list[Machine], offset: int | None) -> list[str]:
+    """A remark when there are gates and none of their handlers has a name; `offset` is --kaslr-offset."""
     gates: list[Any] = []
     for machine in machines:
         try:
@@ -230,5 +230,5 @@ def _unfitting(symbols: Symbols, machines: list[Machine], told: int | None) -> l
     handlers = {gate.offset for gate in gates if gate.p}
     if not handlers or any(map(symbols.name, handlers)):
         return []
-    how = "no offset of these symbols fits" if told is None else f"these symbols moved by {told:#x} do not fit"
-    return [f"{how} the gates: no handler gets a name of them; are they of another kernel?"]
+    how = "no offset of these symbols fits" if offset is None else f"these symbols moved by {offset:#x} do not fit"
+    return [f"{how} the gates: they name no handler; are they from another kernel?"]

@@ -36,7 +36,7 @@ DEFAULT_SIZE = {"gdt": 0, "idt": 0x1000, "tss": 0x68}
 
 
 class Linked(Memory):
-    """The contents of a linked ELF by virtual address; what has none is unknown until the kernel runs."""
+    """The contents of a linked ELF by virtual address; what has none is not known until the kernel runs."""
 
     reserved: tuple[range, ...] = ()
 
@@ -51,7 +51,7 @@ class Linked(Memory):
 
 
 def matches(data: Data) -> bool:
-    """Any ELF file that is no core."""
+    """Any ELF file but a core."""
     return is_elf(data)
 
 

@@ -1,4 +1,4 @@
-"""Files that are no image of ours, known by their first bytes: what each is, and what can be done instead.
+"""Formats that are not read, recognised by their first bytes: what each is, and what can be done instead.
 
 Without this list they would be taken for flat memory, and decoded into nonsense. `--image-format raw` still does that.
 """
@@ -35,7 +35,7 @@ MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x14\x20\x28\x01", "a saved state of Hyper-V's (vmrs)", f"{_FLAT}: by vm2dmp and Volatility's layerwriter"),
     (0, b"\x7fVirtualBox SavedState", "a saved state of VirtualBox's", "take an ELF core by `debugvm dumpvmcore`"),
     (0, b"QFI\xfb", "a qcow2 disk image, not memory", _DUMP),
-    (0x202, b"HdrS", "a Linux bzImage, the kernel packed", "give the vmlinux that was linked, or a memory dump"),
+    (0x202, b"HdrS", "a Linux bzImage (a compressed kernel)", "give the vmlinux that was linked, or a memory dump"),
     (0, b"\x1f\x8b\x08", "gzip data inside of other compressed data", _UNPACK),
     (0, b"\xfd7zXZ\0", "xz data inside of other compressed data", _UNPACK),
     (0, b"\x28\xb5\x2f\xfd", "zstd data inside of other compressed data", _UNPACK),
@@ -46,7 +46,7 @@ _TEXT, _NOT_TEXT = 1 << 16, bytes(range(7)) + bytes(range(0x0E, 0x1B))  # bytes 
 
 
 def refuse(path: str, data: Data) -> None:
-    """ImageError when the file is of a kind that is known and is no image; it names the kind and what to do."""
+    """ImageError for a file of a known kind that is not read; it names the kind and what to do."""
     for offset, magic, what, instead in MAGICS:
         if data[offset : offset + len(magic)] == magic:
             raise ImageError(f"{path}: {what}: {instead}")
@@ -62,7 +62,7 @@ def refuse(path: str, data: Data) -> None:
 
 
 def _text(data: Data) -> str:
-    """What to do with a text that somebody gave as an image; "" when this is none that is known."""
+    """What to do with a text that was given as an image; "" when its kind is not known."""
     head = data[:_TEXT]
     if any(byte in head for byte in _NOT_TEXT):
         return ""
@@ -72,11 +72,11 @@ def _text(data: Data) -> str:
         return re.search(pattern, head, re.MULTILINE) is not None
 
     if has(rb"^ *\d+: v=[0-9a-f]{2} e=[0-9a-f]{4} i=") or has(rb"^check_exception old: "):
-        return "a log of `qemu -d int`, no image: `x86tables log FILE` reads it"
+        return "a log of `qemu -d int`, not an image: `x86tables log FILE` reads it"
     if has(rb"^[ \t]*(?:GDT|IDT)= +[0-9a-fA-F]{8,16} [0-9a-fA-F]{8}\b"):
-        return "the text of `info registers`, no memory: give it as --registers FILE beside the IMAGE"
+        return "the text of `info registers`, not memory: give it as --registers FILE with the IMAGE"
     if has(rb"^[0-9a-fA-F]{8,16} [A-Za-z] \S+"):
-        return "a list of symbols, no image: give it as --symbols FILE beside the IMAGE"
+        return "a list of symbols, not an image: give it as --symbols FILE with the IMAGE"
     if has(rb"^\[(?:\[cpu\]\]|gdt|idt|tss)") or has(rb"^(?:gdt|idt|tss)\.[\w.]+ *= "):
-        return "it looks like a configuration, whose name ends in .toml"
+        return "it looks like a configuration: its name must end in .toml"
     return ""

@@ -55,8 +55,8 @@ def _block(text: str, path: str) -> Registers:
         raise ImageError(f"{path}: no registers: the text of QEMU's `info registers -a` is expected")
     if not segments and not tables:
         raise ImageError(
-            f"{path}: registers, but no line begins as `CS =0008 ...` or `GDT= ...`: give the text of QEMU's "
-            "`info registers -a` whole, and cut off what a log put before its lines"
+            f"{path}: registers, but no line begins as `CS =0008 ...` or `GDT= ...`: give the whole text of QEMU's "
+            "`info registers -a`, without prefixes that a log put before its lines"
         )
     for name, selector, base, limit, flags in segments:
         register = {"LDT": "ldtr"}.get(name, name.lower())

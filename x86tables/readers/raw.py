@@ -1,4 +1,4 @@
-"""A flat image: memory from one address on, and nothing said of registers; or a file that is just one table."""
+"""A flat image: memory from one address on, without registers; or a file that is just one table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         "tss": Registers(tr=Segment(0xFFF8, base, limit)),
     }[kind]
     return Contents(
-        memory, (registers,), remarks=(f"the whole file looks like one {kind.upper()} and is taken as that",)
+        memory, (registers,), remarks=(f"the whole file looks like one {kind.upper()} and is read as that",)
     )
 
 

@@ -34,7 +34,7 @@ def anomalies(value: Layout) -> list[str]:
     """What is unusual about a value, one short fact each; none for an empty descriptor or gate."""
     if hasattr(value, "dpl") and not any(bytes(value)):
         return []
-    return [*_ODD.get(type(value), _nothing)(value), *_reserved(value)]
+    return [*_ANOMALIES.get(type(value), _nothing)(value), *_reserved(value)]
 
 
 def _nothing(value: Layout) -> Iterable[str]:
@@ -78,7 +78,7 @@ def _target(value: Gate | CallGate) -> Iterator[str]:
     yield from _address("offset", value.offset)
 
 
-def _segment_odd(value: SegmentDescriptor) -> Iterator[str]:
+def _segment(value: SegmentDescriptor) -> Iterator[str]:
     if not value.s:
         yield "S=0: a system descriptor or a gate, not code or data"
         return
@@ -91,7 +91,7 @@ def _segment_odd(value: SegmentDescriptor) -> Iterator[str]:
     yield from _absent(value)
 
 
-def _system_odd(value: SystemDescriptor) -> Iterator[str]:
+def _system(value: SystemDescriptor) -> Iterator[str]:
     if value.s:
         yield "S=1: a code or data descriptor, which takes 8 bytes"
     elif value.type not in WIDE:
@@ -113,7 +113,7 @@ def _tss_limit(value: SystemDescriptor | LegacySystemDescriptor, least: int) -> 
         yield f"limit {value.effective_limit:#x}: this TSS needs at least {least:#x}"
 
 
-def _call_gate_odd(value: CallGate) -> Iterator[str]:
+def _call_gate(value: CallGate) -> Iterator[str]:
     if value.s or value.type != 0xC:
         yield not_gate(value.s, value.type, "call gate")
     else:
@@ -121,7 +121,7 @@ def _call_gate_odd(value: CallGate) -> Iterator[str]:
     yield from _absent(value)
 
 
-def _gate_odd(value: Gate) -> Iterator[str]:
+def _gate(value: Gate) -> Iterator[str]:
     if value.s:
         yield "S=1 in a gate: the CPU answers with #GP"
     elif value.type not in (INTERRUPT, TRAP):
@@ -134,7 +134,7 @@ def _gate_odd(value: Gate) -> Iterator[str]:
     yield from _absent(value)
 
 
-def _legacy_gate_odd(value: LegacyGate) -> Iterator[str]:
+def _legacy_gate(value: LegacyGate) -> Iterator[str]:
     if value.s or value.type not in GATES:
         yield "S=1 in a gate" if value.s else f"type {value.type:#x} ({type32(value.type)}) is not a gate"
     elif value.type == 0x5:
@@ -149,7 +149,7 @@ def _legacy_gate_odd(value: LegacyGate) -> Iterator[str]:
     yield from _absent(value)
 
 
-def _legacy_system_odd(value: LegacySystemDescriptor) -> Iterator[str]:
+def _legacy_system(value: LegacySystemDescriptor) -> Iterator[str]:
     if value.s:
         yield "S=1: a code or data descriptor"
     elif value.type in GATES:
@@ -161,19 +161,19 @@ def _legacy_system_odd(value: LegacySystemDescriptor) -> Iterator[str]:
     yield from _absent(value)
 
 
-def _selector_odd(value: Selector) -> Iterator[str]:
+def _selector(value: Selector) -> Iterator[str]:
     if value.null and value.rpl:
         yield f"RPL {value.rpl} in a null selector"
 
 
-def _selector_error_odd(value: SelectorErrorCode) -> Iterator[str]:
+def _selector_error(value: SelectorErrorCode) -> Iterator[str]:
     if value.idt and value.index > 255:
         yield f"vector {value.index}: an IDT ends at 255"
     if value.idt and value.ti:
         yield "IDT and TI both set"
 
 
-def _page_fault_odd(value: PageFaultErrorCode) -> Iterator[str]:
+def _page_fault(value: PageFaultErrorCode) -> Iterator[str]:
     if value.id and value.wr:
         yield "an instruction fetch that writes"
     for name in ("rsvd", "pk"):
@@ -181,7 +181,7 @@ def _page_fault_odd(value: PageFaultErrorCode) -> Iterator[str]:
             yield f"{name} without p: the CPU sets both"
 
 
-def _pseudo_odd(value: PseudoDescriptor | PseudoDescriptor32) -> Iterator[str]:
+def _pseudo(value: PseudoDescriptor | PseudoDescriptor32) -> Iterator[str]:
     if (value.limit + 1) % 8:
         yield f"limit {value.limit:#x}: the size, {value.limit + 1}, is not a multiple of 8"
     if not value.base:
@@ -189,7 +189,7 @@ def _pseudo_odd(value: PseudoDescriptor | PseudoDescriptor32) -> Iterator[str]:
     yield from _address("base", value.base)
 
 
-def _tss_odd(value: Tss) -> Iterator[str]:
+def _tss(value: Tss) -> Iterator[str]:
     seen: dict[int, str] = {}
     stacks = [(f"rsp{n}", top) for n, top in enumerate(value.rsp)]
     for name, top in stacks + [(f"ist{n}", top) for n, top in enumerate(value.ist, 1)]:
@@ -199,15 +199,15 @@ def _tss_odd(value: Tss) -> Iterator[str]:
         if top and top in seen:
             yield f"{name} is the stack of {seen[top]}"
         seen.setdefault(top, name)
-    yield from _io_map_odd(value.iopb)
+    yield from _io_map(value.iopb)
 
 
-def _io_map_odd(iopb: int) -> Iterator[str]:
+def _io_map(iopb: int) -> Iterator[str]:
     if iopb < 0x68:
         yield f"iopb {iopb:#x} lies inside of the TSS: its own bytes count as I/O bitmap"
 
 
-def _frame_odd(value: Frame | ErrorFrame) -> Iterator[str]:
+def _frame(value: Frame | ErrorFrame) -> Iterator[str]:
     yield from _address("rip", value.rip)
     yield from _address("rsp", value.rsp)
     if not value.rflags & 2:
@@ -218,10 +218,10 @@ def _frame_odd(value: Frame | ErrorFrame) -> Iterator[str]:
         yield f"the RPL of ss is {value.ss & 3}, that of cs {value.cs & 3}"
 
 
-_ODD: dict[type, Callable[[Any], Iterable[str]]] = {
-    SegmentDescriptor: _segment_odd, SystemDescriptor: _system_odd, CallGate: _call_gate_odd, Gate: _gate_odd,
-    LegacyGate: _legacy_gate_odd, LegacySystemDescriptor: _legacy_system_odd,
-    Selector: _selector_odd, SelectorErrorCode: _selector_error_odd, PageFaultErrorCode: _page_fault_odd,
-    PseudoDescriptor: _pseudo_odd, PseudoDescriptor32: _pseudo_odd,
-    Tss: _tss_odd, Tss32: lambda value: _io_map_odd(value.iopb), Frame: _frame_odd, ErrorFrame: _frame_odd,
+_ANOMALIES: dict[type, Callable[[Any], Iterable[str]]] = {
+    SegmentDescriptor: _segment, SystemDescriptor: _system, CallGate: _call_gate, Gate: _gate,
+    LegacyGate: _legacy_gate, LegacySystemDescriptor: _legacy_system,
+    Selector: _selector, SelectorErrorCode: _selector_error, PageFaultErrorCode: _page_fault,
+    PseudoDescriptor: _pseudo, PseudoDescriptor32: _pseudo,
+    Tss: _tss, Tss32: lambda value: _io_map(value.iopb), Frame: _frame, ErrorFrame: _frame,
 }  # fmt: skip

@@ -86,7 +86,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _scenario(name: str, title: str) -> dict[str, Any]:
-    text = f"`x86tables check --scenario {name}` tells check by check what the processor does, and where it fails."
+    text = f"`x86tables check --scenario {name}` shows check by check what the processor does, and where it fails."
     return _descriptor(name, title, "error", text.replace("`", ""), text, "scenario")
 
 
@@ -107,25 +107,25 @@ def _descriptor(name: str, title: str, severity: str, text: str, markdown: str, 
 
 def _verdicts(assessments: Iterable[Assessment]) -> Iterator[dict[str, Any]]:
     """Scenarios that do not end well; what is not known is a warning, as the command's exit status counts it too."""
-    told: dict[tuple[str, str, str], list[int]] = {}
+    found: dict[tuple[str, str, str], list[int]] = {}
     for assessment in assessments:
         for scenario in {one.name: one for one in (assessment.overflow, *assessment.scenarios)}.values():
             if scenario.verdict not in (SURVIVES, NOT_APPLICABLE):
                 key = scenario.name, scenario.verdict, scenario.reason
-                told.setdefault(key, []).append(assessment.cpu)
-    for (name, verdict, reason), cpus in told.items():
+                found.setdefault(key, []).append(assessment.cpu)
+    for (name, verdict, reason), cpus in found.items():
         level = "warning" if verdict == UNKNOWN else "error"
         yield _result(name, level, f"{verdict}: {reason}", name, cpus)
 
 
 def _findings(assessments: Iterable[Assessment]) -> Iterator[dict[str, Any]]:
     """Findings, each once with the CPUs that have it."""
-    told: dict[tuple[str, str, str, str], list[int]] = {}
+    found: dict[tuple[str, str, str, str], list[int]] = {}
     for assessment in assessments:
         for finding in assessment.findings:
             key = finding.rule, LEVELS[finding.severity], finding.message, finding.where
-            told.setdefault(key, []).append(assessment.cpu)
-    for (rule, level, message, where), cpus in told.items():
+            found.setdefault(key, []).append(assessment.cpu)
+    for (rule, level, message, where), cpus in found.items():
         yield _result(rule, level, message, where, cpus)
 
 
@@ -154,11 +154,11 @@ def _place(uri: str) -> dict[str, Any]:
 
 def _gaps(assessments: Iterable[Assessment], index: dict[str, int]) -> Iterator[dict[str, Any]]:
     """The rules that could not be decided, and what they lack."""
-    told: dict[tuple[str, str], list[int]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for assessment in assessments:
         for gap in assessment.not_checked:
-            told.setdefault((gap.rule, gap.needs), []).append(assessment.cpu)
-    for (rule, needs), cpus in told.items():
+            found.setdefault((gap.rule, gap.needs), []).append(assessment.cpu)
+    for (rule, needs), cpus in found.items():
         yield {
             "level": "note",
             "message": {"text": f"CPU {', '.join(map(str, cpus))}: {rule} was not checked: {needs}"},

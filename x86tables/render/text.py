@@ -65,7 +65,7 @@ def dump(image: Snapshot, machines: Sequence[Machine], tables: Sequence[str], ev
 
 
 def heading(machine: Machine, image: Snapshot) -> Iterator[str]:
-    """What the CPU was doing, and what was taken for granted."""
+    """What the CPU was doing, and what was assumed."""
     r = machine.registers
     line = f"CPU {machine.cpu}  {MODES[machine.mode]}"
     if r.cpl is not None and machine.mode != "real":
@@ -123,11 +123,11 @@ def _table(
             yield f"{title}  none: {str(error).partition(': ')[2]}"
         return
     yield f"{title}  base {table.base:#x}, limit {table.limit:#x}{_count(machine, table)}"
-    for hole in table.gaps:
+    for gap in table.gaps:
         if table.error:
-            yield from wrap(f"  cannot be read: {hole.why}", " " * 4)
+            yield from wrap(f"  cannot be read: {gap.why}", " " * 4)
         else:
-            yield from wrap(f"  bytes {hole.start:#x} to {hole.stop - 1:#x} cannot be read: {hole.why}", " " * 4)
+            yield from wrap(f"  bytes {gap.start:#x} to {gap.stop - 1:#x} cannot be read: {gap.why}", " " * 4)
     if table.error:
         return
     if name in ("gdt", "ldt"):
@@ -168,9 +168,9 @@ def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> 
     if empty:
         yield f"  {empty} empty slot{'s' if empty != 1 else ''} not shown"
     if foreign:
-        yield f"  {foreign} slots not shown, in pages that no register and no gate points into (--all shows them)"
+        yield f"  {foreign} slots not shown, in pages that no register or gate refers to (--all shows them)"
     if gdt.tail:
-        yield f"  {words.size(len(gdt.tail))} behind the last slot: {gdt.tail.hex()}"
+        yield f"  {words.size(len(gdt.tail))} after the last slot: {gdt.tail.hex()}"
 
 
 def _named_pages(machine: Machine, table: Table) -> frozenset[int] | None:
@@ -291,7 +291,7 @@ def _gate_lines(machine: Machine, image: Snapshot, run: list[tuple[int, Gate | L
 
 
 def _upper_half(machine: Machine, selector: int) -> str | None:
-    """What to say of a gate whose selector points into the upper half of a wide descriptor; shown both ways."""
+    """The remark on a gate whose selector points into the upper half of a wide descriptor; None for any other."""
     parsed = Selector.from_int(selector)
     if parsed.null or parsed.ti or not machine.wide:
         return None

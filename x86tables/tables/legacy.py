@@ -30,7 +30,7 @@ class LegacyGate(Layout, size=8, cite="SDM Vol. 3A, figures 'IDT Gate Descriptor
 
     @property
     def kind(self) -> str:
-        """`interrupt-gate32` and so on, `task-gate`, `absent` (all zero), or `refused` for what is no gate."""
+        """`interrupt-gate32` and so on, `task-gate`, `absent` (all zero), or `refused` for what is not a gate."""
         if not self.s and self.type in GATES:
             return SYSTEM_KINDS[self.type]
         return "refused" if any(self) else "absent"

@@ -72,7 +72,7 @@ class RoomJson(Document):
 
 
 class VariantJson(Document, verdict=one_of(*VERDICTS)):
-    """One way in which a scenario can go."""
+    """One variant of a scenario."""
 
     name: str
     verdict: str
@@ -83,8 +83,8 @@ class ScenarioJson(Document, verdict=one_of(*dict.fromkeys(VERDICTS + OF_STACKS)
     """One scenario.
 
     verdict: that of a CPU, or for current-stack that of a stack
-    loop: of the worst way
-    trace: of the worst way
+    loop: of the worst variant
+    trace: of the worst variant
     """
 
     name: str
@@ -192,7 +192,7 @@ def _stack(stack: StackInUse) -> StackInUseJson:
 
 
 def _scenario(scenario: Scenario, symbols: Symbols) -> ScenarioJson:
-    """A scenario with the trace of its worst way."""
+    """A scenario with the trace of its worst variant."""
     simulation = scenario.worst.simulation if scenario.worst is not None else None
     return ScenarioJson.of(
         scenario,

@@ -64,7 +64,7 @@ class LoggedPlaceJson(Document):
 class LoggedEventJson(LoggedPlaceJson, origin=ORIGINS):
     """An event of a chain.
 
-    what: what it was, in words
+    what: what it was, as text
     gate: from the image
     failure: null: its handler was entered
     """

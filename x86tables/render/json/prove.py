@@ -44,10 +44,10 @@ class ObservationJson(Document, what=one_of("raised", "taken", "entered")):
 
 
 class TrialJson(Document, predicted=VERDICTS):
-    """One way in which a scenario can go, on the foreign CPU.
+    """One variant of a scenario, on the foreign CPU.
 
     not_run: why not
-    differs: where it went another way than predicted
+    differs: where it differs from the prediction
     habits: deviations of the foreign CPU that explain the difference
     """
 

@@ -35,8 +35,8 @@ class StepJson(Document):
 class LoopJson(Document):
     """Events that repeat.
 
-    rounds: null: nothing ends it
-    stride: bytes of stack that each round takes
+    rounds: repetitions; null: nothing ends it
+    stride: bytes of stack that each repetition takes
     """
 
     vectors: list[U8]
