@@ -68,7 +68,7 @@ def main() -> None:
     variants = [variant for cpu in image.machines for variant in run_scenario("survival-matrix", cpu).variants]
     seconds = process_time() - start
     met = "met" if seconds <= MATRIX_SECONDS_WANTED else "MISSED"
-    name = f"{len(variants):,} stories of a Linux core"
+    name = f"{len(variants):,} simulations of a Linux core"
     print(f"{name:<40} {seconds:>10.2f} seconds    <= {MATRIX_SECONDS_WANTED:g}       {met}")
 
 

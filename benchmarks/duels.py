@@ -1,4 +1,4 @@
-"""Two ways to do one thing, timed in turns within one run; and the line of the table that tells of it."""
+"""Two implementations of one thing, timed in turns within one run; and the line of the table about them."""
 
 import gc
 from collections.abc import Callable

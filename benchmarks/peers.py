@@ -115,7 +115,7 @@ dissect = Peer(
     lambda gates: joined(gates, getattr, {"low": 0, "middle": 16, "high": 32}),
 )
 
-# ctypes: bit-fields of a little-endian structure; they truncate in silence, so the checks are added
+# ctypes: bit-fields of a little-endian structure; they truncate silently, so the checks are added
 
 
 class CGate(ctypes.LittleEndianStructure):

@@ -18,7 +18,7 @@ from volatility3.framework.layers import elf, intel, physical
 
 from benchmarks.duels import duel, line
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.machine.paging import AddressSpace, Region, build
+from x86tables.machine.paging import AddressSpace, Page, build
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore, open_image
 
@@ -30,11 +30,11 @@ SAMPLE, ROUNDS = 1000, 30
 def make(path: Path) -> None:
     """A sparse core of 4 GiB: tables at OWN, 2 GiB in large pages at START, 40,000 user pages in stretches of 1000."""
     draw = random.Random(4)
-    regions = [Region(OWN, 3 * PAGE, 0x10_0000)]
+    pages = [Page(OWN, 0x10_0000, 3 * PAGE)]
     for stretch in range(40):
         linear, frames = (stretch + 1) * 0x12_3456_7000, draw.sample(range(GIB >> 12), 1000)
-        regions += [Region(linear + n * PAGE, PAGE, frame * PAGE, user=True) for n, frame in enumerate(frames)]
-    cr3, tables = build(regions, TABLES)
+        pages += [Page(linear + n * PAGE, frame * PAGE, PAGE, user=True) for n, frame in enumerate(frames)]
+    cr3, tables = build(pages, TABLES)
     end = TABLES + len(tables) * PAGE
     root = bytearray(tables[cr3])
     struct.pack_into("<Q", root, (START >> 39 & 511) * 8, end | 3)

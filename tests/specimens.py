@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.machine.paging import Region, build
+from x86tables.machine.paging import Page, build
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore
 
@@ -37,7 +37,7 @@ def tables() -> bytes:
 
 def memory() -> bytes:
     """Physical memory from FRAME to END: the tables, three pages of stack and code, page tables that map them."""
-    root, pages = build([Region(BASE, 0x3000, FRAME), Region(BASE + 0x4000, 0x1000, FRAME)], TABLES)
+    root, pages = build([Page(BASE, FRAME, 0x3000), Page(BASE + 0x4000, FRAME, 0x1000)], TABLES)
     assert root == TABLES and max(pages) < END
     content = bytearray(END - FRAME)
     content[:0x1000] = tables()

@@ -22,7 +22,6 @@ from x86tables.machine.paging import (
     P,
     Page,
     Paging,
-    Region,
     build,
     canonical,
     root,
@@ -346,7 +345,7 @@ def test_a_root_that_points_at_itself() -> None:
 
 
 PAGES = st.builds(
-    Region,
+    Page,
     linear=st.integers(0, 2**36 - 1).map(lambda n: sign_extend(n << 12, 48)),
     size=st.integers(1, 5).map(lambda n: n << 12),
     physical=st.integers(0, 2**30).map(lambda n: n << 12),
@@ -357,18 +356,18 @@ PAGES = st.builds(
 
 
 @given(st.lists(PAGES, max_size=5), st.sampled_from([4, 5]))
-def test_what_is_built_is_what_is_mapped(regions: list[Region], levels: int) -> None:
+def test_what_is_built_is_what_is_mapped(pages: list[Page], levels: int) -> None:
     expected: dict[int, Page] = {}
-    for region in regions:
-        for offset in range(0, region.size, 0x1000):
-            linear = region.linear + offset
+    for page in pages:
+        for offset in range(0, page.size, 0x1000):
+            linear = page.linear + offset
             if linear in expected or not canonical(linear, levels) or linear >> 64:
                 with pytest.raises(UsageError):
-                    build(regions, 0x1000, levels)
+                    build(pages, 0x1000, levels)
                 return
-            rights = region.writable, region.user, region.executable
-            expected[linear] = Page(linear, region.physical + offset, 0x1000, *rights)
-    cr3, tables = build(regions, 0x1000, levels)
+            rights = page.writable, page.user, page.executable
+            expected[linear] = Page(linear, page.physical + offset, 0x1000, *rights)
+    cr3, tables = build(pages, 0x1000, levels)
     assert sorted(tables) == list(range(0x1000, 0x1000 * (len(tables) + 1), 0x1000))
     memory = Memory((address, 0x1000, data, 0) for address, data in tables.items())
     found = AddressSpace(memory, Paging(mode=f"{levels}-level", root=cr3))
@@ -378,24 +377,24 @@ def test_what_is_built_is_what_is_mapped(regions: list[Region], levels: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("region", "why"),
+    ("page", "why"),
     [
-        (Region(0x1234, 0x1000, 0), "multiples of 0x1000"),
-        (Region(0x1000, 0x800, 0), "multiples of 0x1000"),
-        (Region(0x7FFF_FFFF_F000, 0x2000, 0), "0x800000000000 is not canonical"),
+        (Page(0x1234, 0, 0x1000), "multiples of 0x1000"),
+        (Page(0x1000, 0, 0x800), "multiples of 0x1000"),
+        (Page(0x7FFF_FFFF_F000, 0, 0x2000), "0x800000000000 is not canonical"),
     ],
 )
-def test_build_refuses(region: Region, why: str) -> None:
+def test_build_refuses(page: Page, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        build([region], 0x1000)
+        build([page], 0x1000)
 
 
 def test_build_refuses_overlaps() -> None:
     with pytest.raises(UsageError, match="0x2000 is mapped already"):
-        build([Region(0x1000, 0x2000, 0), Region(0x2000, 0x1000, 0)], 0x10000)
+        build([Page(0x1000, 0, 0x2000), Page(0x2000, 0, 0x1000)], 0x10000)
 
 
 def test_tables_are_pages_of_512_entries() -> None:
-    cr3, tables = build([Region(0, 0x1000, 0xABC000, writable=False, executable=False)], 0x10000)
+    cr3, tables = build([Page(0, 0xABC000, 0x1000, writable=False, executable=False)], 0x10000)
     assert cr3 == 0x10000 and [len(page) for page in tables.values()] == [0x1000] * 4
     assert struct.unpack_from("<Q", tables[0x13000]) == (0xABC000 | P | NX,)

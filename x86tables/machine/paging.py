@@ -77,9 +77,9 @@ class Page(Record):
     linear: int
     physical: int
     size: int
-    writable: bool
-    user: bool
-    executable: bool
+    writable: bool = True
+    user: bool = False
+    executable: bool = True
 
 
 _page = Page.maker()
@@ -397,32 +397,21 @@ class AddressSpace:
             )
 
 
-class Region(Record):
-    """A stretch of linear memory for `build`: page-aligned, with its physical place and permissions."""
-
-    linear: int
-    size: int
-    physical: int
-    writable: bool = True
-    user: bool = False
-    executable: bool = True
-
-
-def build(regions: Iterable[Region], tables: int, levels: int = 4) -> tuple[int, dict[int, bytes]]:
-    """Page tables for `regions` in 4 KiB pages: (CR3, physical address -> page of a table).
+def build(pages: Iterable[Page], tables: int, levels: int = 4) -> tuple[int, dict[int, bytes]]:
+    """Page tables for `pages`, of any size, in 4 KiB pages: (CR3, physical address -> page of a table).
 
     The tables take physical pages from `tables` upwards, as many as they need. Intermediate entries allow everything;
-    the last level has the permissions. UsageError for unaligned, non-canonical or overlapping regions.
+    the last level has the permissions. UsageError for unaligned, non-canonical or overlapping pages.
     """
     built: dict[int, list[int]] = {tables: [0] * 512}
     steps = LEVELS["4-level" if levels == 4 else "5-level"]
-    for region in regions:
-        if (region.linear | region.size | region.physical) & PAGE - 1:
-            raise UsageError(f"region at {region.linear:#x}: address, size and place are multiples of {PAGE:#x}")
-        for offset in range(0, region.size, PAGE):
-            linear, table = region.linear + offset, tables
+    for page in pages:
+        if (page.linear | page.size | page.physical) & PAGE - 1:
+            raise UsageError(f"page at {page.linear:#x}: address, size and place are multiples of {PAGE:#x}")
+        for offset in range(0, page.size, PAGE):
+            linear, table = page.linear + offset, tables
             if not canonical(linear, levels):
-                raise UsageError(f"region at {region.linear:#x}: {linear:#x} is not canonical")
+                raise UsageError(f"page at {page.linear:#x}: {linear:#x} is not canonical")
             for _, shift, _, _ in steps[:-1]:
                 index = linear >> shift & 511
                 if not built[table][index]:
@@ -432,12 +421,12 @@ def build(regions: Iterable[Region], tables: int, levels: int = 4) -> tuple[int,
                 table = built[table][index] & _ADDRESS
             index = linear >> 12 & 511
             if built[table][index]:
-                raise UsageError(f"region at {region.linear:#x}: {linear:#x} is mapped already")
+                raise UsageError(f"page at {page.linear:#x}: {linear:#x} is mapped already")
             built[table][index] = (
-                region.physical + offset
+                page.physical + offset
                 | P
-                | (RW if region.writable else 0)
-                | (US if region.user else 0)
-                | (0 if region.executable else NX)
+                | (RW if page.writable else 0)
+                | (US if page.user else 0)
+                | (0 if page.executable else NX)
             )
     return tables, {address: struct.pack("<512Q", *entries) for address, entries in built.items()}

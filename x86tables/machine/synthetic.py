@@ -10,7 +10,7 @@ from ..tables.gdt import SegmentDescriptor, SystemDescriptor
 from .coverage import Coverage
 from .machine import Machine
 from .memory import PAGE, Memory
-from .paging import Region, build
+from .paging import Page, build
 from .registers import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
@@ -93,15 +93,15 @@ def lay_out(mappings: Sequence[Mapping], contents: Iterable[tuple[int, bytes]], 
     """
     mapped = [mapping for mapping in mappings if mapping.permissions]
     held = _laid_over(sorted(mapped, key=lambda mapping: mapping.address), contents)
-    regions, pieces, frame = [], [], FIRST_FRAME
+    pages, pieces, frame = [], [], FIRST_FRAME
     for mapping in mapped:
         rights = (letter in mapping.permissions for letter in "wux")
-        regions.append(Region(mapping.address, mapping.size, frame, *rights))
+        pages.append(Page(mapping.address, frame, mapping.size, *rights))
         data = bytes(held.get(mapping.address, mapping.data)).ljust(mapping.size, b"\0")
         pieces.append((frame, mapping.size, data, 0))
         frame += mapping.size
-    cr3, tables = build(regions, frame, levels)
-    return Memory([*pieces, *((address, PAGE, page, 0) for address, page in tables.items())]), cr3
+    cr3, tables = build(pages, frame, levels)
+    return Memory([*pieces, *((address, PAGE, table, 0) for address, table in tables.items())]), cr3
 
 
 def _laid_over(mapped: list[Mapping], contents: Iterable[tuple[int, bytes]]) -> dict[int, bytearray]:
