@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["ImageError", "NotThere", "UsageError", "X86TablesError"]
+
 
 class X86TablesError(Exception):
     """Base of every error that x86tables raises on purpose; its text is a sentence for a person."""

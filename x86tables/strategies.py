@@ -1,4 +1,4 @@
-"""Hypothesis strategies, for users and for us: any bits that a table can hold, or only what means something.
+"""Hypothesis strategies: any bits that a table can hold, or only meaningful ones.
 
 Every layout has two forms, `any_bits(Gate)` and `meaningful(Gate)`; so have tables: `any_table()` is bytes of any
 length, `gdts()`, `idts()` and `blobs()` are well-formed.
@@ -16,8 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypothesis import strategies as st
-
-from differential.machines import Case, draw
 
 from .errors import UsageError
 from .machine.machine import Machine
@@ -45,6 +43,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hypothesis.strategies import SearchStrategy
+
+    from differential.machines import Case
+
+__all__ = [
+    "Blob",
+    "any_bits",
+    "any_table",
+    "blobs",
+    "canonical",
+    "cases",
+    "descriptors",
+    "gdts",
+    "idts",
+    "io_maps",
+    "machines",
+    "meaningful",
+    "selectors",
+]
 
 L = TypeVar("L", bound=Layout)
 
@@ -278,17 +294,19 @@ def blobs(draw: st.DrawFn) -> Blob:
 
 
 def cases() -> SearchStrategy[Case]:
-    """A CPU in long mode with a few things wrong or odd, and what happens to it: the cases of the proof on Bochs.
+    """A CPU in long mode with a few mistakes, and what happens to it: the cases of the proof on Bochs.
 
     @given(cases())
     def test_a_push_is_no_reset(case):
         assert deliver(case.machine, Event.nmi()).outcome in ("delivered", "shutdown")
     """
+    from differential.machines import draw  # not in the wheel
+
     return st.randoms(use_true_random=False).map(draw)
 
 
 def machines() -> SearchStrategy[Machine]:
-    """A CPU in long mode with all its tables and memory, a few things of it wrong or odd.
+    """A CPU in long mode with all its tables and memory, and a few mistakes in them.
 
     @given(machines())
     def test_my_checker_takes_anything(machine):

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..machine.registers import Registers
 
+__all__ = ["Attempt", "Delivery", "Event", "Step"]
+
 EXCEPTION, TRAP, INT, INT1, INTERRUPT, NMI = "exception", "trap", "int", "int1", "interrupt", "nmi"
 DELIVERED, SHUTDOWN, UNKNOWN = "delivered", "shutdown", "unknown"
 DF, TS, NP, SS, GP, PF = (vectors.number(name) for name in ("#DF", "#TS", "#NP", "#SS", "#GP", "#PF"))
