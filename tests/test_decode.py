@@ -269,12 +269,12 @@ REFUSED = [
     ),
     (
         ["0x00008e0000081234"],
-        "8 bytes with S=0 and type 0xe, in 64-bit mode the first half of 16, may be several things: "
+        "8 bytes with S=0 and type 0xe, in 64-bit mode the first half of 16, may be several structures: "
         "say --as legacy-gate or legacy-system",
     ),
     (
         ["0x00cf93000000ffff00af9b000000ffff"],
-        "16 bytes with S=1 and type 0xb, perhaps two segment descriptors, may be several things: "
+        "16 bytes with S=1 and type 0xb, perhaps two segment descriptors, may be several structures: "
         "say --as system, call-gate or gate",
     ),
     (

@@ -164,7 +164,7 @@ def test_ring_3_switches_to_rsp0_and_a_null_ss() -> None:
 def test_other_rings(ring: int) -> None:
     """To ring 1 or 2: a stack of its own, and SS null with that RPL."""
     code = SegmentDescriptor.kernel_code().replace(dpl=ring)
-    tss = Tss(rsp0=HOLE, **{f"rsp{ring}": TOP})
+    tss = Tss(rsp0=UNMAPPED, **{f"rsp{ring}": TOP})
     delivery = deliver(kernel(ring=3, segments=(code,), tss=tss, gates=gate(0x20, selector=0x40)), IRQ)
     r = delivery.registers
     assert r.cs == load(0x40 | ring, code) and r.ss is not None
@@ -325,7 +325,7 @@ REFUSED = {  # where a check fails: the step, the address that was read, and wha
     "32-bit code": ("segment L, D", None, "L 0, D 1"),
     "TSS limit, IST1": ("TSS limit", None, "limit 0x2a, IST1 ends at 0x2b"),
     "TSS limit, RSP0": ("TSS limit", None, "limit 0xa, RSP0 ends at 0xb"),
-    "TSS not mapped": ("TSS IST1", HOLE + 0x24, "PTE not present"),
+    "TSS not mapped": ("TSS IST1", UNMAPPED + 0x24, "PTE not present"),
     "IST not canonical": ("TSS IST1", TSS + 0x24, f"{OUTSIDE:#x}"),
     "IST of 0": ("push SS", END - 8, "PDPTE not present"),
     "handler not canonical": ("gate offset", None, f"{OUTSIDE:#x}"),

@@ -233,7 +233,7 @@ def test_a_scenario_that_is_ours_alone() -> None:
 def test_a_scenario_that_is_ours_alone_is_mentioned_among_all() -> None:
     words = ("prove", IMAGES / "linux.core", "--on", "bochs", "--cpu", "0", "--scenario", "all")
     _, out, _ = call(*words)
-    assert "  double-fault-questions: not run: it takes handlers away, which cannot be done on a foreign CPU" in out
+    assert "  double-fault-questions: not run: it takes handlers away, which cannot be done on another CPU model" in out
     (cpu,) = fitting("prove", call(*words, "--format", "json")[1])["cpus"]
     assert cpu["agrees"] and cpu["scenarios"][-1]["ways"] == []
     assert "handlers away" in cpu["scenarios"][-1]["not_run"]
