@@ -5,7 +5,7 @@ from collections.abc import Callable
 from cli import IMAGES
 
 from x86tables import Gate, Tss
-from x86tables.delivery.stacks import extent
+from x86tables.delivery.extent import extent
 from x86tables.machine.image import Snapshot
 from x86tables.machine.machine import Machine
 from x86tables.machine.probe import PageEntry

@@ -9,8 +9,8 @@ from cli import IMAGES, call, fitting, output, refused
 from mutated import CHANGES, linux
 
 from x86tables.checks import Finding, Report
+from x86tables.delivery.extent import extent
 from x86tables.delivery.scenarios import SCENARIOS, run_scenario
-from x86tables.delivery.stacks import extent
 from x86tables.readers import elfcore, open_image
 from x86tables.render import findings
 

@@ -6,8 +6,8 @@ import pytest
 import specimens
 from specimens import BASE, FRAME, TABLES, registers
 
+from x86tables.delivery.extent import Extent, extent
 from x86tables.delivery.scenarios import run_scenario
-from x86tables.delivery.stacks import Extent, extent
 from x86tables.errors import NotThere
 from x86tables.machine.machine import Machine
 from x86tables.machine.memory import Memory

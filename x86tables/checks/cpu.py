@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..delivery.extent import Extent, extent
 from ..delivery.simulate import HANDLER_STACK
-from ..delivery.stacks import Extent, extent
 from ..machine.paging import PUSH
 from ..machine.probe import Fault, Ok, Unknown
 from ..machine.registers import MCE

@@ -34,6 +34,9 @@ def parser(name: str) -> argparse.ArgumentParser:
     """The argument parser of one command."""
     import argparse
 
+    # nothing is translated: to look for a catalogue of its messages costs 1 ms, for `locale`
+    vars(argparse)["_"] = str
+
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             raise UsageError(f"{message} (see x86tables {name} --help)")

@@ -95,12 +95,14 @@ class Occupants:
         self.machines = tuple(machine for machine in machines if machine.wide)
 
     @cached_property
-    def _sorted(self) -> tuple[list[Occupant], list[int]]:
+    def _lasting(self) -> tuple[list[Occupant], list[int]]:
+        return _sorted(each for machine in self.machines for each in _of(machine) if each.kind != IN_USE)
+
+    @cached_property
+    def _all(self) -> tuple[list[Occupant], list[int]]:
         found = [each for machine in self.machines for each in _of(machine)]
         tables = {machine.registers.idtr: machine for machine in reversed(self.machines)}  # code once per IDT
-        found += [each for machine in tables.values() for each in _code(machine)]
-        found.sort(key=lambda each: each.end)
-        return found, [each.end for each in found]
+        return _sorted(found + [each for machine in tables.values() for each in _code(machine)])
 
     @cached_property
     def without_tss(self) -> tuple[int, ...]:
@@ -111,20 +113,21 @@ class Occupants:
     def _by_cpu(self) -> dict[int, Machine]:
         return {machine.cpu: machine for machine in self.machines}
 
-    def between(self, machine: Machine, low: int, high: int) -> list[Occupant]:
-        """What a push on this CPU between two addresses would write over, the nearest to `high` first.
+    def between(self, machine: Machine, low: int, high: int, lasting: bool = False) -> list[Occupant]:
+        """What a push on this CPU between two addresses would write over, the nearest to `high` first; when `lasting`,
+        tables and stacks of a TSS alone.
 
         A table that reaches above `high` counts, a stack whose end is `high` does not: it is the same one, as is that
         at this CPU's own RSP. What another CPU has at such an address counts when it is the same memory.
         """
-        found, ends = self._sorted
+        found, ends = self._lasting if lasting else self._all
         inside = []
         for each in found[bisect_left(ends, low + 1) :]:
             if each.end > high + LARGEST:
                 break
             within = each.start < high and (each.kind in (TABLE, CODE) or each.end < high)
             if within and (each.kind != IN_USE if each.cpu == machine.cpu else self._shared(machine, each)):
-                inside.append(each.replace(name=_whose(each, machine)))
+                inside.append(each if each.cpu == machine.cpu else each.replace(name=_theirs(each)))
         inside.sort(key=lambda each: (-each.end, each.cpu != machine.cpu))
         return list({(each.start, each.end, each.kind): each for each in reversed(inside)}.values())[::-1]
 
@@ -134,8 +137,14 @@ class Occupants:
         return isinstance(here, Ok) and here == there
 
 
-def _whose(each: Occupant, machine: Machine) -> str:
-    return each.name if each.cpu == machine.cpu else f"CPU {each.cpu}'s {each.name.removeprefix('the ')}"
+def _sorted(found: Iterable[Occupant]) -> tuple[list[Occupant], list[int]]:
+    """By their ends, and these ends."""
+    ordered = sorted(found, key=lambda each: each.end)
+    return ordered, [each.end for each in ordered]
+
+
+def _theirs(each: Occupant) -> str:
+    return f"CPU {each.cpu}'s {each.name.removeprefix('the ')}"
 
 
 def _of(machine: Machine) -> Iterator[Occupant]:

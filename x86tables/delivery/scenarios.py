@@ -12,12 +12,12 @@ from ..machine.registers import AC
 from ..records import Record
 from .deliver import PUSHES
 from .events import NMI, PF, SS, Event
+from .extent import NEAR
 from .occupants import Occupants
 from .rings import in_ring0, in_ring3
 from .simulate import HANDLER_STACK, LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
 from .stacks import (
     FAR,
-    NEAR,
     NOT_JUDGED,
     STACK_SIZE,
     Guard,

@@ -14,7 +14,7 @@ from ..records import Record
 from ..tables import vectors
 from .deliver import PUSHES, MissingInput, deliver
 from .events import PF, SHUTDOWN, SS, Delivery, Event, Step
-from .stacks import pages_below
+from .extent import pages_below
 from .state import TOP, CpuState, NoEnd, StepBudget
 
 TYPE_CHECKING = False

@@ -1,7 +1,4 @@
-"""Stacks: how deep one can be pushed, what ends it, what else lies in it, and which ones the TSS names.
-
-The only walk down a stack, and the only list of the stacks of a TSS.
-"""
+"""Stacks: those of the TSS and the one in use, what guards it, and what else lies in it."""
 
 from __future__ import annotations
 
@@ -12,103 +9,22 @@ from ..machine.probe import Fault, Inaccessible, Ok, Unknown
 from ..machine.registers import AC
 from ..records import Record
 from .deliver import PUSHES
-from .occupants import STACK, TABLE, Occupant, Occupants, TssStack, tss_stacks
+from .extent import NEAR, Extent, extent, pages_below
+from .occupants import Occupants, TssStack, tss_stacks
 from .rings import in_ring0
 from .state import TOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..machine.machine import Machine
-    from ..machine.paging import Access
-    from ..machine.probe import FaultKind, Probe
+    from ..machine.probe import FaultKind
     from ..machine.registers import Registers
     from .state import StepBudget
 
-NEAR = 1 << 20  # a guard page is looked for so far below a stack pointer
-FAR = 1 << 32  # and so far, when none is near
+FAR = 1 << 32  # a guard page is looked for so far below a stack pointer, when none is near
 STACK_SIZE = 1 << 16  # a guard further away is not taken for that of a stack whose size is not known
 
 GUARDED, SILENT, UNKNOWN, NOT_JUDGED = "guarded", "silent-corruption", "unknown", "not-judged"
-
-
-def pages_below(
-    machine: Machine, top: int, access: Access = PUSH, budget: StepBudget | None = None
-) -> Iterator[tuple[int, Probe]]:
-    """The pages from the one with the byte below `top` downwards, without end: (its lowest address, the answer).
-
-    A large page that can be pushed to is one step. Addresses are not wrapped: below 0 they are negative. NoEnd when no
-    steps are left of `budget`.
-    """
-    page = top - 1 & -PAGE
-    while True:
-        if budget is not None:
-            budget.take()
-        answer = machine.probe(page % TOP, access)
-        lowest = page
-        if isinstance(answer, Ok) and page >= 0:
-            lowest = machine.space.start_of(page)
-        yield lowest, answer
-        page = lowest - PAGE
-
-
-class Extent(Record):
-    """How deep a stack can be pushed: from its end `top` down to `bottom`, the lowest byte that is its own.
-
-    `below` is what ends it: the answer of the page under it, or what else lies there; None when the search ended
-    before. `above` is the answer of the page that begins at `top`, None when it can be pushed to or `top` lies inside a
-    page.
-    """
-
-    top: int
-    bottom: int
-    below: Fault | Unknown | Occupant | None = None
-    above: Fault | Unknown | None = None
-
-    @property
-    def size(self) -> int:
-        """How many bytes can be pushed; 0 when the first push faults already."""
-        return int(self.top - self.bottom)
-
-    @property
-    def known(self) -> bool:
-        """Whether it is known what ends the stack, or that nothing does."""
-        return not isinstance(self.below, Unknown)
-
-
-def extent(machine: Machine, top: int, most: int = NEAR, occupants: Occupants | None = None) -> Extent:
-    """The stack whose end is `top`, followed downwards to the first page that a supervisor's push cannot enter, or to
-    the nearest of the `occupants`.
-
-    The byte at `top` itself is not part of it. The search ends after `most` bytes.
-    """
-    above = refusal(machine.probe(top % TOP, PUSH)) if top % PAGE == 0 else None
-    bottom = top
-    below: Fault | Unknown | Occupant | None = None
-    floor = top - most + PAGE - 1 & -PAGE
-    for lowest, answer in pages_below(machine, top):
-        below = refusal(answer)
-        if below is not None:
-            break
-        bottom = max(lowest, floor)
-        if bottom == floor:
-            break
-    inside = occupants.between(machine, bottom, top & ~15) if occupants is not None else []
-    # a stack in use elsewhere may be RSP0's, which belongs to whichever task runs
-    inside = [each for each in inside if each.kind in (TABLE, STACK)]
-    if inside:
-        bottom, below = min(inside[0].end, top), inside[0]
-    own = machine.known_stack(top - 1)
-    if own is not None and own.start > bottom:
-        bottom = own.start
-        below = Occupant(bottom - 1, bottom, "memory that is not this stack's", STACK, machine.cpu)
-    return Extent(top, bottom, below, above)
-
-
-def refusal(answer: Probe) -> Fault | Unknown | None:
-    """The answer where it is not Ok."""
-    return None if isinstance(answer, Ok) else answer
 
 
 class InterruptStack(Record):
@@ -128,11 +44,9 @@ def interrupt_stacks(machine: Machine, occupants: Occupants | None = None) -> tu
 
 
 class Guard(Record):
-    """The first page below a stack pointer that a push cannot enter: `top` is its end, `size` that of it and its like
-    neighbours below (1 MiB at most)."""
+    """The first page below a stack pointer that a push cannot enter: `top` is its end."""
 
     top: int
-    size: int
     fault: Fault
 
     @property
@@ -156,10 +70,7 @@ def guard_below(
         if isinstance(answer, Fault):
             if page <= start - most:
                 return None
-            top, size = (page + PAGE) % TOP, PAGE
-            while size < NEAR and isinstance(machine.probe((page - size) % TOP, PUSH), Fault):
-                size += PAGE
-            return Guard(top, size, answer)
+            return Guard((page + PAGE) % TOP, answer)
         if page - PAGE <= start - most:
             return None
     raise AssertionError("pages have no end")
@@ -265,14 +176,17 @@ def _unprotected(machine: Machine, rsp: int, size: int) -> str:
 
 def _beyond(machine: Machine, guard: Guard, frame: int) -> str | None:
     """Where a frame that steps over the guard comes down; None when it is too small to."""
-    if frame <= guard.size:
+    size = PAGE  # of the guard and its like neighbours below, 1 MiB at most
+    while size < min(frame, NEAR) and isinstance(machine.probe((guard.top - size - PAGE) % TOP, PUSH), Fault):
+        size += PAGE
+    if frame <= size:
         return None
     landing = (guard.top - frame) % TOP
     answer = machine.probe(landing & -PAGE, PUSH)
     found = "writable" if isinstance(answer, Ok) else "not writable either"
     if isinstance(answer, Unknown):
         found = f"not known: {answer.needs}"
-    return f"a frame of {frame} bytes steps over the guard of {guard.size}: {landing:#x} is {found}"
+    return f"a frame of {frame} bytes steps over the guard of {size}: {landing:#x} is {found}"
 
 
 def _trampoline(machine: Machine, rsp: int) -> bool:

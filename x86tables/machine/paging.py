@@ -262,10 +262,11 @@ class AddressSpace:
         try:
             place, shift, allowed = self._find(linear) if access is READ else self._remembered(linear)
         except Inaccessible as error:
-            if isinstance(error.probe, Fault) and error.probe.kind is not FaultKind.NON_CANONICAL:
-                code = error.probe.error_code | self._cause(access)
-                raise Inaccessible(error.probe.replace(error_code=code)) from None
-            raise
+            cause, probe = self._cause(access), error.probe
+            if not cause or isinstance(probe, Unknown) or probe.kind is FaultKind.NON_CANONICAL:
+                raise
+            code = probe.error_code | cause
+            raise Inaccessible(Fault(probe.kind, probe.address, code, probe.entry, probe.reserved)) from None
         if access is not READ or self._smap:
             self._check(linear, allowed, access)
         physical = place + (linear & (1 << shift) - 1)

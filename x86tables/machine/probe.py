@@ -104,8 +104,11 @@ class Inaccessible(NotThere):
     """Raised instead of an address or bytes: `probe` is the Fault or the Unknown."""
 
     def __init__(self, probe: Fault | Unknown) -> None:
-        super().__init__(str(probe))
+        super().__init__(probe)
         self.probe = probe
+
+    def __str__(self) -> str:  # put into words only where somebody reads it
+        return str(self.probe)
 
 
 class Absent(Inaccessible):

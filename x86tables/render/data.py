@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..delivery.extent import Extent, extent
 from ..delivery.occupants import Occupants, tss_stacks
-from ..delivery.stacks import Extent, extent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

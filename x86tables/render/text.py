@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..delivery.extent import Extent
 from ..delivery.occupants import Occupants
-from ..delivery.stacks import Extent
 from ..errors import NotThere
 from ..machine.memory import PAGE
 from ..machine.probe import Fault, FaultKind
@@ -229,13 +229,16 @@ def _gates(machine: Machine, image: Snapshot, table: Table, everything: bool) ->
 
 def _runs(gates: Sequence[tuple[int, Gate | LegacyGate]]) -> Iterator[list[tuple[int, Gate | LegacyGate]]]:
     """The gates in order; from vector 32 on, gates in a row with handlers at a constant stride are one run."""
+    if not gates:
+        return
+    offset = gates[0][1].field("offset").position
+    rests = [values[:offset] + values[offset + 1 :] for values in (tuple(gate) for _, gate in gates)]
     start = 0
     while start < len(gates):
         stop = start + 1
         if gates[start][0] >= 32 and stop < len(gates):
-            first, second = gates[start], gates[stop]
-            stride = second[1].offset - first[1].offset
-            while stop < len(gates) and _follows(gates[stop - 1], gates[stop], stride):
+            stride = gates[stop][1].offset - gates[start][1].offset
+            while stop < len(gates) and rests[stop] == rests[start] and _follows(gates[stop - 1], gates[stop], stride):
                 stop += 1
             if stop - start < RUN:
                 stop = start + 1
@@ -244,8 +247,7 @@ def _runs(gates: Sequence[tuple[int, Gate | LegacyGate]]) -> Iterator[list[tuple
 
 
 def _follows(one: tuple[int, Gate | LegacyGate], other: tuple[int, Gate | LegacyGate], stride: int) -> bool:
-    near = other[0] == one[0] + 1 and other[1].offset - one[1].offset == stride
-    return near and other[1] == one[1].replace(offset=other[1].offset)
+    return other[0] == one[0] + 1 and other[1].offset - one[1].offset == stride
 
 
 def _gate_lines(machine: Machine, image: Snapshot, run: list[tuple[int, Gate | LegacyGate]]) -> Iterator[str]:

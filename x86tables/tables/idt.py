@@ -62,7 +62,7 @@ class Idt:
     def __init__(self, count: int = 256) -> None:
         if not 0 <= count <= 256:
             raise UsageError(f"count={count}: an IDT has 0..256 gates")
-        self._gates: list[Gate] | tuple[Gate, ...] = [Gate()] * count
+        self._gates: list[Gate] | tuple[Gate, ...] = [Gate()] * count if count else []
         self.tail = b""
 
     @classmethod

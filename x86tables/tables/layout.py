@@ -101,19 +101,24 @@ class Layout(Values):
         cls.size, cls.cite = size, cite
         fields = [f for f in vars(cls).values() if isinstance(f, Field)]
         cls.fields = tuple(sorted(fields, key=lambda f: -f.pieces[0][0]))
-        owner = [""] * (size * 8)
+        pieces: list[tuple[int, int, Field]] = []
         for position, field in enumerate(cls.fields):
             field.position = position
             for high, low in field.pieces:
                 if not 0 <= low <= high < size * 8:
                     raise TypeError(f"{cls.__name__}.{field.name}: bits {high}:{low} are outside of {size} bytes")
-                for bit in range(low, high + 1):
-                    if owner[bit]:
-                        raise TypeError(f"{cls.__name__}: bit {bit} belongs to both {owner[bit]} and {field.name}")
-                    owner[bit] = field.name
+                pieces.append((low, high, field))
             setattr(cls, field.name, item(position, f"bits {field.pieces}"))
-        if "" in owner:
-            raise TypeError(f"{cls.__name__}: bit {owner.index('')} belongs to no field")
+        free = 0
+        for low, high, _ in sorted(pieces, key=lambda piece: piece[0]):
+            if low > free:
+                break
+            if low < free:
+                both = [name for first, last, name in pieces if first <= low <= last]
+                raise TypeError(f"{cls.__name__}: bit {low} belongs to both {both[0].name} and {both[1].name}")
+            free = high + 1
+        if free < size * 8:
+            raise TypeError(f"{cls.__name__}: bit {free} belongs to no field")
 
     if not TYPE_CHECKING:
 
@@ -219,23 +224,23 @@ def _words(cls: type[Layout]) -> list[tuple[int, int]]:
     return words
 
 
-def _overlaps(cls: type[Layout], field: Field) -> Iterator[tuple[int, int, int, int]]:
+def _overlaps(words: list[tuple[int, int]], field: Field) -> Iterator[tuple[int, int, int, int]]:
     """(word, bit in the word, bit in the value, width) of every part of `field`."""
-    for number, (start, length) in enumerate(_words(cls)):
+    for number, (start, length) in enumerate(words):
         for at, low, width in field.parts:
             first, last = max(low, start * 8), min(low + width, (start + length) * 8)
             if first < last:
                 yield number, first - start * 8, at + first - low, last - first
 
 
-def _compile(name: str, source: str, cls: type[Layout]) -> Any:
-    words = _words(cls)
+def _compile(name: str, source: str, cls: type[Layout], words: Iterable[tuple[int, int]] = ()) -> Any:
     codec = struct.Struct("<" + "".join(_WORDS[length] for _, length in words))
     scope: dict[str, Any] = {
         "_new": _new, "_unpack": codec.unpack, "_pack": codec.pack, "_layout": cls, "_wrong_size": _wrong_size,
         "_error": struct.error, "_int": int, "_integer": _integer, "_fields": cls.fields,
     }  # fmt: skip
-    exec(compile(source, f"<{cls.__name__}.{name}>", "exec"), scope)  # noqa: S102 - built from the declaration alone
+    # not by way of compile(), which makes all the classes of `ast` first: 3 ms
+    exec(source, scope)  # noqa: S102 - built from the declaration alone
     return scope[name]
 
 
@@ -244,11 +249,12 @@ def _wrong_size(cls: type[Layout], data: Buffer) -> UsageError:
 
 
 def _generate_parse(cls: type[Layout]) -> Any:
-    lengths = [length for _, length in _words(cls)]
+    cut = _words(cls)
+    lengths = [length for _, length in cut]
     values = []
     for field in cls.fields:
         terms = []
-        for word, bit, at, width in _overlaps(cls, field):
+        for word, bit, at, width in _overlaps(cut, field):
             if field.width == 1:
                 terms.append(f"(w{word} & {1 << bit}) != 0")
                 continue
@@ -262,20 +268,21 @@ def _generate_parse(cls: type[Layout]) -> Any:
         f"def parse(data):\n try: {names}= _unpack(data)\n except _error: raise _wrong_size(_layout, data) from None\n"
         f" return _new(_layout, ({', '.join(values)},))\n"
     )
-    return staticmethod(_compile("parse", source, cls))
+    return staticmethod(_compile("parse", source, cls, cut))
 
 
 def _generate_bytes(cls: type[Layout]) -> Any:
-    words: list[list[str]] = [[] for _ in _words(cls)]
+    cut = _words(cls)
+    words: list[list[str]] = [[] for _ in cut]
     for field in cls.fields:
-        for word, bit, at, width in _overlaps(cls, field):
+        for word, bit, at, width in _overlaps(cut, field):
             term = f"f{field.position} >> {at}" if at else f"f{field.position}"
             if at + width < field.width:
                 term = f"({term} & {(1 << width) - 1})"
             words[word].append(f"({term}) << {bit}" if bit else f"({term})")
     names = "".join(f"f{number}, " for number in range(len(cls.fields)))
     body = ", ".join(" | ".join(terms) for terms in words)
-    return _compile("bytes_", f"def bytes_(self):\n {names}= self\n return _pack({body})\n", cls)
+    return _compile("bytes_", f"def bytes_(self):\n {names}= self\n return _pack({body})\n", cls, cut)
 
 
 def _generate_new(cls: type[Layout]) -> Any:
@@ -305,7 +312,7 @@ def _shift(shift: int, mask: int) -> bytes:
     """The `bytes.translate` table of `(byte >> shift) & mask`."""
     key = shift, mask
     if key not in _SHIFTS:
-        _SHIFTS[key] = bytes(b >> shift & mask for b in range(256))
+        _SHIFTS[key] = bytes([b >> shift & mask for b in _BYTES])
     return _SHIFTS[key]
 
 
