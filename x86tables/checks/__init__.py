@@ -7,7 +7,7 @@ from ..machine.registers import FRED
 from ..records import Record
 from . import gates, gdt, idt, segments, stacks, tss
 from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
-from .cpu import CheckedCpu
+from .cpu import CheckedCpu, Cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,14 +53,13 @@ def judge(
     """
     before = image.format == "config" if declared is None else declared
     around = occupants or Occupants(image.machines)
-    cpus: list[CheckedCpu] = []
+    cpus = Cpus()
     cpus += [CheckedCpu(image, machine, before, cpus, around) for machine in image.machines if machine.long_mode]
-    wanted = list(image.machines if machines is None else machines)
-    reports = []
-    for machine in wanted:
-        cpu = next((cpu for cpu in cpus if cpu.machine is machine), None)
-        reports.append(Report(machine) if cpu is None else _report(cpu, rules))
-    return reports
+    by_machine = {id(cpu.machine): cpu for cpu in cpus}
+    wanted = image.machines if machines is None else machines
+    return [
+        Report(machine) if (cpu := by_machine.get(id(machine))) is None else _report(cpu, rules) for machine in wanted
+    ]
 
 
 def _report(cpu: CheckedCpu, rules: Iterable[Rule]) -> Report:
@@ -72,12 +71,11 @@ def _report(cpu: CheckedCpu, rules: Iterable[Rule]) -> Report:
         if rule.table in ("IDT", "TSS", "STK") and (cpu.registers.cr4 or 0) & FRED:
             not_checked.append(NotChecked(rule.id, "rules for FRED: with CR4.FRED events need neither IDT nor TSS"))
             continue
-        for each in cpu.cpus:
-            each.missing_inputs = {}
+        cpu.cpus.take_notes()
         for finding in rule.check(cpu.image, cpu):
             findings.append(finding.replace(rule=rule.id, severity=finding.severity or rule.severity))
-        for each in cpu.cpus:
+        for each, missing in cpu.cpus.take_notes().items():
             whose = "" if each is cpu else f"CPU {each.number}: "
-            not_checked += [NotChecked(rule.id, whose + needs) for needs in each.missing_inputs]
+            not_checked += [NotChecked(rule.id, whose + needs) for needs in missing]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(cpu.machine, tuple(findings), tuple(not_checked))

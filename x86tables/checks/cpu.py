@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from ..delivery.extent import Extent, extent
 from ..delivery.simulate import HANDLER_STACK
 from ..machine.paging import PUSH
@@ -16,11 +18,18 @@ from .tables import CheckedTables, memoized
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeAlias
 
     from ..delivery.occupants import Occupants
     from ..machine.image import Snapshot
     from ..machine.machine import Machine, Table
+    from ..tables.idt import Gate
+
+    CpuList: TypeAlias = list["CheckedCpu"]
+    Needs: TypeAlias = "dict[CheckedCpu, dict[str, None]]"
+else:
+    CpuList = list
 
 FRAME = 48  # SS, RSP, RFLAGS, CS, RIP and an error code
 ROOM = FRAME + HANDLER_STACK
@@ -84,12 +93,14 @@ class UsedStack(Record):
 class CheckedCpu(CheckedTables):
     """What the rules ask of a machine. `cpus` are those of the whole image, this one among them."""
 
-    def __init__(
-        self, image: Snapshot, machine: Machine, declared: bool, cpus: list[CheckedCpu], occupants: Occupants
-    ) -> None:
+    def __init__(self, image: Snapshot, machine: Machine, declared: bool, cpus: Cpus, occupants: Occupants) -> None:
         super().__init__(image, machine)
         self.declared, self.cpus, self.occupants = declared, cpus, occupants
-        self.number = machine.cpu
+        self.number, self.whole_idts = machine.cpu, cpus.whole_idts
+
+    def missing(self, needs: str) -> None:
+        self.cpus.noted[self] = None
+        super().missing(needs)
 
     @property
     def tss_descriptor(self) -> SystemDescriptor | None:
@@ -200,6 +211,10 @@ class CheckedCpu(CheckedTables):
         found: Extent = self.memoize(("extent", stack.top), search)
         return found
 
+    def stack_place(self, stack: UsedStack) -> int | None:
+        """Where the first push of a stack goes, physically."""
+        return self.physical((stack.top & ~15) - 8) if stack.usable else None
+
     def same_place(self, linear: int, other: CheckedCpu, theirs: int | None = None) -> bool:
         """Whether a linear address is the same memory as another CPU's, at the same address if none is given."""
         here = self.physical(linear)
@@ -212,3 +227,172 @@ class CheckedCpu(CheckedTables):
         if gate is None or not gate.ist:
             return False
         return any(14 in stack.vectors and stack.usable for stack in self.stacks)
+
+
+class Cpus(CpuList):
+    """All CPUs of an image, in the order of their numbers. What the rules ask of all of them is worked out once.
+
+    A missing input is noted on the CPU that lacks it, and only those CPUs are looked at afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: dict[CheckedCpu, None] = {}  # those with missing inputs
+        self.whole_idts: dict[bytes, dict[int, Gate]] = {}  # decoded once for all CPUs that have the same
+
+    def take_notes(self) -> Needs:
+        """The inputs that were missing since the last time, by CPU in order."""
+        found = {cpu: cpu.missing_inputs for cpu in sorted(self.noted, key=_number)}
+        for cpu in self.noted:
+            cpu.missing_inputs = {}
+        self.noted = {}
+        return found
+
+    def _aside(self, work: Callable[[], Any]) -> tuple[Any, Needs]:
+        """What `work` finds, and what it notes, which does not count yet."""
+        before = self.take_notes()
+        found = work()
+        needs = self.take_notes()
+        self._note(before)
+        return found, needs
+
+    @staticmethod
+    def _note(needs: Needs) -> None:
+        for cpu, each in needs.items():
+            for text in each:
+                cpu.missing(text)
+
+    # Gates
+
+    @property
+    def most_common(self) -> CheckedCpu | None:
+        """The first CPU of those with the most common gates; of equally common ones, those with more gates."""
+        found, needs = self._most_common
+        self._note(needs)
+        return found
+
+    @cached_property
+    def _most_common(self) -> tuple[CheckedCpu | None, Needs]:
+        def work() -> CheckedCpu | None:
+            groups: dict[object, list[CheckedCpu]] = {}
+            keys: dict[int, object] = {}  # CPUs with like tables have one dictionary of gates
+            for cpu in self:
+                if cpu.gates:
+                    key = keys.get(id(cpu.gates)) or keys.setdefault(id(cpu.gates), tuple(cpu.gates.items()))
+                    groups.setdefault(key, []).append(cpu)
+            return max(groups.values(), key=lambda group: (len(group), len(group[0].gates)))[0] if groups else None
+
+        return self._aside(work)
+
+    # Task state segments
+
+    def same_tss(self, cpu: CheckedCpu, other: CheckedCpu) -> bool:
+        """Whether two CPUs have loaded the same TSS."""
+        mine, theirs = cpu.tss, other.tss
+        if mine is None or theirs is None:
+            return False
+        if cpu.paged and other.paged and "tss" not in cpu.machine.physical:
+            return cpu.same_place(mine.base, other, theirs.base)
+        return mine.base == theirs.base
+
+    def first_with_tss(self, cpu: CheckedCpu) -> CheckedCpu | None:
+        """The first CPU before this one that has loaded the same TSS."""
+        (index, _), needs = self._task_index
+        found = min((index[key] for key in self._wanted(cpu) if key in index), key=_number, default=None)
+        if found is not None and found.number >= cpu.number:
+            found = None
+        for other in self._lacking(needs, cpu, found):
+            self.same_tss(cpu, other)
+        return found
+
+    def _wanted(self, cpu: CheckedCpu) -> list[object]:
+        """The keys in the index under which a CPU with the same TSS stands."""
+        (index, _), _ = self._task_index
+        tss = cpu.tss if cpu is not self[0] else None
+        if tss is None:
+            return []
+        if not cpu.paged or "tss" in cpu.machine.physical:
+            return [("base", tss.base)]
+        paged = index.get("paged")
+        place = cpu.physical(tss.base) if paged is not None and paged.number < cpu.number else None
+        return [("unpaged", tss.base), *([("place", place)] if place is not None else [])]
+
+    @cached_property
+    def _task_index(self) -> tuple[tuple[dict[object, CheckedCpu], dict[CheckedCpu, object]], Needs]:
+        """The first CPU of each key by which a TSS is looked for, and what CPUs with the same TSS have in common."""
+
+        def work() -> tuple[dict[object, CheckedCpu], dict[CheckedCpu, object]]:
+            index: dict[object, CheckedCpu] = {}
+            common: dict[CheckedCpu, object] = {}
+            for cpu in self:
+                tss = cpu.tss
+                if tss is None:
+                    common[cpu] = None
+                    continue
+                place = cpu.physical(tss.base) if cpu.paged else None
+                common[cpu] = cpu.paged, place, tss.base
+                index.setdefault(("base", tss.base), cpu)
+                index.setdefault("paged" if cpu.paged else ("unpaged", tss.base), cpu)
+                if place is not None:
+                    index.setdefault(("place", place), cpu)
+            return index, common
+
+        return self._aside(work)
+
+    # Stacks
+
+    def same_stacks(self, cpu: CheckedCpu, other: CheckedCpu) -> list[UsedStack]:
+        """The stacks of a CPU that are the same memory as one of another's, and may be in use at the same time."""
+        if self.same_tss(cpu, other):
+            return []
+        theirs = {place for stack in other.stacks if (place := other.stack_place(stack)) is not None}
+        both = cpu.registers.cpl == other.registers.cpl == 3
+        return [stack for stack in cpu.stacks if cpu.stack_place(stack) in theirs and (stack.vectors or both)]
+
+    def first_with_stacks(self, cpu: CheckedCpu) -> CheckedCpu | None:
+        """The first CPU before this one with such a stack."""
+        (owners, kinds), needs = self._stack_index
+        before = [other for other in kinds if other.number < cpu.number]  # one of each kind
+        if all(self.same_tss(cpu, other) for other in before):
+            return None
+        found = None
+        for place in {cpu.stack_place(stack) for stack in cpu.stacks}:
+            for other in owners.get(place, ()):
+                if other.number >= (cpu if found is None else found).number:
+                    break
+                if self.same_stacks(cpu, other):
+                    found = other
+        for other in self._lacking(needs, cpu, found):
+            self.same_stacks(cpu, other)
+        return found
+
+    @cached_property
+    def _stack_index(self) -> tuple[tuple[dict[int | None, list[CheckedCpu]], list[CheckedCpu]], Needs]:
+        """Who has a stack at a place, and the first CPU with each TSS: of those that are alike, the first."""
+        (_, common), _ = self._task_index
+
+        def work() -> tuple[dict[int | None, list[CheckedCpu]], list[CheckedCpu]]:
+            owners: dict[int | None, dict[object, CheckedCpu]] = {}
+            for cpu in self:
+                kind = common[cpu], cpu.registers.cpl == 3
+                for stack in cpu.stacks:
+                    place = cpu.stack_place(stack)
+                    if place is not None:
+                        owners.setdefault(place, {}).setdefault(kind, cpu)
+            first: dict[object, CheckedCpu] = {}
+            for cpu in self:
+                first.setdefault(common[cpu], cpu)
+            return {place: list(each.values()) for place, each in owners.items()}, list(first.values())
+
+        return self._aside(work)
+
+    @staticmethod
+    def _lacking(needs: Needs, cpu: CheckedCpu, found: CheckedCpu | None) -> list[CheckedCpu]:
+        """The CPUs with missing inputs among those that are compared with a CPU, up to the one that was found."""
+        return [
+            other for other in needs if other.number < cpu.number and (found is None or other.number <= found.number)
+        ]
+
+
+def _number(cpu: CheckedCpu) -> int:
+    return cpu.number

@@ -214,10 +214,9 @@ def differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: the boot CPU's GDT is changed after the other CPUs have copied it
     Good: one function builds the table of each CPU
     """
-    others = [other for other in cpu.cpus if other is not cpu and other.number < cpu.number]
-    if not others:
+    first = cpu.cpus[0]
+    if first is cpu:
         return
-    first = others[0]
     for selector in cpu.gate_selectors.keys() | {s & ~3 for s in cpu.star_selectors.values()}:
         here, there = cpu.lookup(selector)[0], first.lookup(selector)[0]
         if isinstance(here, SegmentDescriptor) and isinstance(there, SegmentDescriptor) and not selector & 4:

@@ -188,7 +188,7 @@ def differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: the boot CPU's IDT gets gate 8 after the other CPUs were started
     Good: one IDT for all, complete before the first CPU is started
     """
-    common = _most_common(cpu.cpus)
+    common = cpu.cpus.most_common
     if common is None or common is cpu or not cpu.gates:
         return
     mine, theirs = cpu.gates, common.gates
@@ -254,18 +254,3 @@ def odd_address(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     table = cpu.table("idt")
     if table is not None and table.base & 1 and cpu.present:
         yield Finding("idtr", None, "base", f"base {table.base:#x} is odd: 8-byte alignment is expected")
-
-
-def _most_common(cpus: list[CheckedCpu]) -> CheckedCpu | None:
-    """The first CPU of those with the most common gates; of equally common ones, those with more gates."""
-    groups: list[list[CheckedCpu]] = []
-    for cpu in cpus:
-        if not cpu.gates:
-            continue
-        for group in groups:
-            if group[0].gates == cpu.gates:
-                group.append(cpu)
-                break
-        else:
-            groups.append([cpu])
-    return max(groups, key=lambda group: (len(group), len(group[0].gates)))[0] if groups else None

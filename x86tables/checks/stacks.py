@@ -9,7 +9,7 @@ from .catalogue import ERROR, LOADED, NOTE, WARNING, Finding, rule
 from .cpu import FRAME, ROOM
 from .gates import trap_stacks
 from .tables import TOP
-from .tss import mildness, same_tss, shifted
+from .tss import mildness, shifted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,27 +165,11 @@ def shared(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: tss[cpu].ist1 = double_fault_stack + SIZE, for every cpu
     Good: tss[cpu].ist1 = double_fault_stack[cpu] + SIZE
     """
-    for other in cpu.cpus:
-        if other.number >= cpu.number or same_tss(cpu, other):
-            continue
-        theirs = {place: stack for stack in other.stacks if (place := _place(other, stack)) is not None}
-        same = []
-        for stack in cpu.stacks:
-            place = _place(cpu, stack)
-            if place in theirs and (stack.vectors or cpu.registers.cpl == other.registers.cpl == 3):
-                same.append(stack)
-        if same:
-            names = ", ".join(f"{stack.names} {stack.top:#x}" for stack in same)
-            fields = tuple(field for stack in same for field in stack.fields)
-            yield Finding("tss", None, fields, f"{names}: the same memory as a stack of CPU {other.number}")
-            return
-
-
-def _place(cpu: CheckedCpu, stack: UsedStack) -> int | None:
-    """Where the first push of a stack goes, physically."""
-    if not stack.usable:
-        return None
-    return cpu.physical((stack.top & ~15) - 8)
+    if (other := cpu.cpus.first_with_stacks(cpu)) is not None:
+        same = cpu.cpus.same_stacks(cpu, other)
+        names = ", ".join(f"{stack.names} {stack.top:#x}" for stack in same)
+        fields = tuple(field for stack in same for field in stack.fields)
+        yield Finding("tss", None, fields, f"{names}: the same memory as a stack of CPU {other.number}")
 
 
 @rule("STK007", ERROR, "a ring 0 stack is accessible from ring 3")

@@ -52,6 +52,7 @@ class CheckedTables:
     def __init__(self, image: Snapshot, machine: Machine) -> None:
         self.image, self.machine, self.registers = image, machine, machine.registers
         self.missing_inputs: dict[str, None] = {}  # in order, each once
+        self.whole_idts: dict[bytes, dict[int, Gate]] = {}  # decoded, by their bytes
         self._memoized: dict[object, tuple[Any, dict[str, None]]] = {}
 
     def missing(self, needs: str) -> None:
@@ -66,7 +67,8 @@ class CheckedTables:
             self._memoized[key] = found, self.missing_inputs
             self.missing_inputs = before
         found, missing = self._memoized[key]
-        self.missing_inputs.update(missing)
+        for needs in missing:
+            self.missing(needs)
         return found
 
     # Memory
@@ -194,12 +196,14 @@ class CheckedTables:
         if table is None or table.error:
             return {}
         pages = self.named_pages(table)
-        small = table.limit < PAGE
+
+        def used(selector: int) -> bool:
+            return (table.base + selector) % TOP & -PAGE in pages
+
         return {
             entry.selector: entry.descriptor
-            for entry in self.machine.gdt.entries()
+            for entry in self.machine.gdt.entries(only=None if table.limit < PAGE else used)
             if entry.kind != "null" and isinstance(entry.descriptor, SegmentDescriptor | SystemDescriptor)
-            if small or (table.base + entry.selector) % TOP & -PAGE in pages
         }
 
     def named_pages(self, table: Table) -> set[int]:
@@ -227,10 +231,14 @@ class CheckedTables:
         if table is None or self.machine.narrow_idt:
             return {}
         size = min((table.limit + 1) // Gate.size, 256) * Gate.size
-        gates = Gate.parse_table(table.data[:size])
+        data = table.data[:size]
         if not table.gaps:
-            return dict(enumerate(gates))
-        return {v: gate for v, gate in enumerate(gates) if self.readable(table, v * Gate.size, Gate.size)}
+            if data not in self.whole_idts:
+                self.whole_idts[data] = dict(enumerate(Gate.parse_table(data)))
+            return self.whole_idts[data]
+        return {
+            v: gate for v, gate in enumerate(Gate.parse_table(data)) if self.readable(table, v * Gate.size, Gate.size)
+        }
 
     @memoized
     def present(self) -> dict[int, Gate]:

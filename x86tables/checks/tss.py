@@ -303,21 +303,9 @@ def shared(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: static TSS: Tss, loaded by every CPU
     Good: tss[cpu], each with its own descriptor
     """
-    for other in cpu.cpus:
-        if other.number < cpu.number and same_tss(cpu, other):
-            message = f"the TSS at {cpu.registers.tr.base:#x} is also that of CPU {other.number}"  # type: ignore[union-attr]
-            yield Finding("tr", None, "base", message)
-            return
-
-
-def same_tss(cpu: CheckedCpu, other: CheckedCpu) -> bool:
-    """Whether two CPUs have loaded the same TSS."""
-    mine, theirs = cpu.tss, other.tss
-    if mine is None or theirs is None:
-        return False
-    if cpu.paged and other.paged and "tss" not in cpu.machine.physical:
-        return cpu.same_place(mine.base, other, theirs.base)
-    return mine.base == theirs.base
+    if (other := cpu.cpus.first_with_tss(cpu)) is not None:
+        message = f"the TSS at {cpu.registers.tr.base:#x} is also that of CPU {other.number}"  # type: ignore[union-attr]
+        yield Finding("tr", None, "base", message)
 
 
 @rule("TSS013", ERROR, "a stack pointer in use is zero")

@@ -9,7 +9,7 @@ from .selector import Selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self, TypeAlias
 
     from .layout import Buffer
@@ -328,13 +328,17 @@ class Gdt:
         layout = CallGate if segment.type == CALL_GATE else SystemDescriptor
         return layout.parse(wide.ljust(16, b"\0")[:16]), raw if truncated else wide, truncated
 
-    def entries(self, *, wide: bool = True) -> Iterator[Entry]:
-        """Every descriptor in order; the tail is not among them.
+    def entries(self, *, wide: bool = True, only: Callable[[int], bool] | None = None) -> Iterator[Entry]:
+        """Every descriptor in order, or those whose selectors `only` wants; the tail is not among them.
 
         System descriptors are 16 bytes wide as long mode has them, or all 8 bytes with `wide=False` as protected mode.
         """
         start = 0
         while start + 8 <= len(self._data):
+            if only is not None and not only(start):
+                two = wide and start and start + 16 <= len(self._data) and self._data[start + 5] & 0x1F in WIDE
+                start += 16 if two else 8
+                continue
             entry = self._entry(start, wide)
             yield entry
             start += len(entry.raw)
