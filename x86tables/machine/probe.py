@@ -107,7 +107,7 @@ class Inaccessible(NotThere):
         super().__init__(probe)
         self.probe = probe
 
-    def __str__(self) -> str:  # put into words only where somebody reads it
+    def __str__(self) -> str:  # put into words only where it is read
         return str(self.probe)
 
 
