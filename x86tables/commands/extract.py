@@ -92,13 +92,16 @@ def _permissions(args: argparse.Namespace) -> int:
 def touch(image: Image) -> None:
     """Read all that the commands on images read."""
     from ..delivery.occupants import Occupants
+    from ..delivery.stacks import guard_size
     from ..render.json import dump
 
     decoded: dump.Decoded = {}
     occupants = Occupants(image.machines)
     for machine in image.machines:
         dump.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), decoded, occupants)
-    image.check(["all"])
+    for cpu in image.check(["all"]):
+        if cpu.stack.guard is not None:
+            guard_size(cpu.machine, cpu.stack.guard)  # for `check --frame`
 
 
 def _notes(image: Image, args: argparse.Namespace) -> bytes:

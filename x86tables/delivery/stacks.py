@@ -76,6 +76,14 @@ def guard_below(
     raise AssertionError("pages have no end")
 
 
+def guard_size(machine: Machine, guard: Guard, most: int = NEAR) -> int:
+    """How many bytes the guard and the pages below it that refuse a push have; not counted beyond `most`, or 1 MiB."""
+    size = PAGE
+    while size < min(most, NEAR) and isinstance(machine.probe((guard.top - size - PAGE) % TOP, PUSH), Fault):
+        size += PAGE
+    return size
+
+
 class StackInUse(Record):
     """The answer about one stack: `guarded`, `silent-corruption`, `unknown` or `not-judged`, and why.
 
@@ -176,9 +184,7 @@ def _unprotected(machine: Machine, rsp: int, size: int) -> str:
 
 def _beyond(machine: Machine, guard: Guard, frame: int) -> str | None:
     """Where a frame that steps over the guard comes down; None when it is too small to."""
-    size = PAGE  # of the guard and its like neighbours below, 1 MiB at most
-    while size < min(frame, NEAR) and isinstance(machine.probe((guard.top - size - PAGE) % TOP, PUSH), Fault):
-        size += PAGE
+    size = guard_size(machine, guard, frame)
     if frame <= size:
         return None
     landing = (guard.top - frame) % TOP
