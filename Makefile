@@ -5,7 +5,7 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PIP := $(PYTHON) -m pip --python .venv/bin/python --disable-pip-version-check --quiet
 RUN := .venv/bin/python -m
 
-.PHONY: demo test check coverage mutants docs bench fuzz differential differential-qemu clean
+.PHONY: demo test check coverage mutants docs bench fuzz roundtrips differential differential-qemu clean
 
 demo: .venv/demo.stamp
 	.venv/bin/x86tables dump tests/images/linux.core --symbols tests/images/linux.map
@@ -47,9 +47,14 @@ differential-qemu: .venv/test.stamp
 bench: .venv/bench.stamp
 	$(RUN) benchmarks
 
-# Damaged files for every reader, for ten minutes: make fuzz SECONDS=600 SEED=1
+# Damaged files for every reader and every command that reads one, for ten minutes: make fuzz SECONDS=600 SEED=1
 fuzz: .venv/test.stamp
 	.venv/bin/python tests/fuzz.py $(or $(SECONDS),600) $(or $(SEED),0)
+
+# A million round trips of every layout: make roundtrips N=1000000
+roundtrips: N := 1000000
+roundtrips: .venv/test.stamp
+	.venv/bin/python tests/roundtrips.py $(N) $(SEED)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -51,6 +51,17 @@ def fitting(name: str, text: str) -> Any:
     return document
 
 
+def answers(path: Path) -> list[tuple[int, object]]:
+    """What dump and check say of an image, but for its name."""
+    found: list[tuple[int, object]] = []
+    for words in (["dump", path], ["check", path, "--scenario", "all"]):
+        status, out, _ = call(*words, "--format", "json")
+        document = json.loads(out) if out else {"image": {}}
+        document["image"].pop("path", None)
+        found.append((status, document))
+    return found
+
+
 def dumped(*argv: object) -> dict[str, Any]:
     """The JSON of `x86tables dump`."""
     document: dict[str, Any] = json.loads(output("dump", *argv, "--format", "json"))

@@ -1,8 +1,8 @@
 """Damaged files for every reader: `python tests/fuzz.py SECONDS [SEED]` runs long, tests/test_fuzz_readers.py briefly.
 
-A case takes a good file, changes it in a few places (bits, words that lie about sizes, pieces cut out or doubled, the
-end cut off), and runs a command on it. The command may show what is left, or refuse in one sentence; nothing else. The
-long run is guided by coverage: a damaged file that leads to a new step from line to line is damaged further.
+A case takes a good file, damages it in a few places (tests/damage.py), and runs a command on it. The command may show
+what is left, or refuse in one sentence; nothing else, and what it writes is sound. The long run is guided by coverage:
+a damaged file that leads to a new step from line to line is damaged further.
 """
 
 import gzip
@@ -10,6 +10,8 @@ import lzma
 import os
 import random
 import runpy
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,30 +22,41 @@ from types import CodeType, FrameType
 from typing import Any
 
 import specimens
-from cli import call
+from cli import IMAGES, answers, call
+from damage import damaged, damaged_text
 
 import x86tables
 
-LIES = [
-    b"\0" * 8,
-    b"\xff" * 8,
-    b"\xff" * 4,
-    b"\0\0\0\0\0\0\0\x80",
-    b"\xff" * 7 + b"\x7f",
-    b"\0\0\0\x80",
-    b"\1" + b"\0" * 7,
-]
 os.environ["X86TABLES_DEBUG"] = "1"
 PACKAGE = str(Path(x86tables.__file__).parent)
 SECONDS = 5.0  # of the processor, for one file of these sizes
 
 HOSTILE = Path(__file__).parent / "hostile"
+LOGS = Path(__file__).parent / "logs"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 ELF_FILES = runpy.run_path(str(HOSTILE / "elf_files.py"))["FILES"]
+
+
+def unpacked(name: str) -> bytes:
+    """A file of tests/logs."""
+    return lzma.decompress((LOGS / name).read_bytes())
+
+
+BASELINE = b"""{"accepted": [{"rule": "STK001", "where": "tss.ist1", "cpu": 0}, {"rule": "IDT001", "where": "idt[8]"}],
+ "cpus": [{"cpu": 0, "findings": [{"rule": "IDT004", "where": "idt[8].ist"}]}]}"""
+TEXTS = ("registers", "symbols", "log", "log with an image", "baseline", "built")  # and configurations
 
 # A good file, and the command that reads it ({} is the file, {core} an undamaged core beside it, {hostile} a folder)
 SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "elfcore": (specimens.core, "dump {}"),
     "elfcore, judged": (specimens.core, "check {} --scenario all"),
+    "elfcore, traced": (specimens.core, "trace {} --vector 14 --error-code 2 --handler-stack 65536 --steps"),
+    "elfcore of several CPUs": (lambda: specimens.core(said=specimens.notes(5)), "check {}"),
+    "elfcore of 32 bits": ((IMAGES / "grub.core").read_bytes, "check {}"),
+    "elfcore of PAE": ((IMAGES / "linux32.core").read_bytes, "dump {}"),
+    "elfcore of firmware": ((IMAGES / "ovmf.core").read_bytes, "check {} --format sarif"),
+    "extracted": (specimens.core, "extract {} -o {}.out"),
+    "error code": (specimens.core, "decode 0x1b --as error-code --in {}"),
     "elf": (specimens.kernel, "dump {}"),
     "raw": (specimens.memory, "dump {} --base 0x100000 --gdt 0x100000,0x37 --idt 0x100100,0x7f --tss 0x100f00"),
     "table": (lambda: specimens.tables()[specimens.IDT : specimens.IDT + 128], "dump {}"),
@@ -51,34 +64,41 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "symbols": (lambda: specimens.SYSTEM_MAP, "dump {core} --symbols {}"),
     "symbols of an ELF": (specimens.kernel, "dump {core} --symbols {}"),
     "source lines": (ELF_FILES["sound-lines.elf"], "dump {hostile}/idt.bin --base 0 --idt 0,0x7f --symbols {}"),
+    "log": (lambda: unpacked("triple.log.xz")[:20_000], "log {}"),
+    "log with an image": (lambda: unpacked("triple.log.xz"), "log {} --in {triple}"),
+    "image of a log": (lambda: unpacked("triple.core.xz"), "log {log} --in {}"),
+    "baseline": (lambda: BASELINE, "check {core} --baseline {}"),
+    "configuration": ((EXAMPLES / "two_cpus.toml").read_bytes, "check {} --scenario all"),
+    "built": (
+        (EXAMPLES / "double_fault.toml").read_bytes,
+        "build {} -o {}.out --no-check --emit c,gas,nasm,ld,stubs",
+    ),
+    "configuration of a link": ((HOSTILE / "kernel.toml").read_bytes, "link {hostile}/kernel.elf {} -o {}.out"),
     "link": (ELF_FILES["kernel.elf"], "link {} {hostile}/kernel.toml -o {}.out"),
     "gzip": (lambda: gzip.compress(specimens.core(), 1), "dump {}"),
     "xz": (lambda: lzma.compress(specimens.core(), preset=0), "dump {}"),
 }
 
 
-def damaged(good: bytes, rng: random.Random) -> bytes:
-    """`good` with one to four changes, most of them where headers are."""
-    data = bytearray(good)
-    for _ in range(rng.randint(1, 4)):
-        if not data:
-            break
-        at = rng.randrange(min(len(data), rng.choice((64, 256, 1024, len(data)))))
-        change = rng.randrange(6)
-        if change == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif change == 1:
-            data[at] = rng.randrange(256)
-        elif change == 2:
-            lie = rng.choice(LIES)
-            data[at : at + len(lie)] = lie[: len(data) - at]
-        elif change == 3:
-            del data[at : at + rng.randint(1, 64)]
-        elif change == 4:
-            data[at:at] = data[at : at + rng.randint(1, 64)]
-        else:
-            del data[rng.randrange(len(data)) :]
-    return bytes(data)
+def same_when_cut(big: Path) -> str:
+    """What is shown and judged otherwise of the small image that was cut from this one."""
+    return (
+        "" if answers(big) == answers(Path(f"{big}.out")) else "the small image is not shown and judged as the big one"
+    )
+
+
+def assembled(config: Path) -> str:
+    """Why an assembler refuses what was built of a configuration; "" where there is none."""
+    for words in (["as", "-o", "tables.o", "tables.s"], ["nasm", "-f", "elf64", "-o", "tables.o", "tables.asm"]):
+        if shutil.which(words[0]):
+            done = subprocess.run(words, cwd=f"{config}.out", capture_output=True, text=True, check=False)
+            if done.returncode:
+                return f"{words[0]} refuses what was built: {done.stderr[:400]}"
+    return ""
+
+
+# What must hold beside, when a command has done its work
+LAWS: dict[str, Callable[[Path], str]] = {"extracted": same_when_cut, "built": assembled}
 
 
 class Fuzz:
@@ -89,19 +109,30 @@ class Fuzz:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.seed = folder, seed
         self.good = {name: make() for name, (make, _) in SPECIMENS.items()}
-        self.core = folder / "good.core"
-        self.core.write_bytes(specimens.core())
+        self.beside = {"core": folder / "good.core", "log": folder / "good.log", "triple": folder / "triple.core"}
+        self.beside["core"].write_bytes(specimens.core())
+        for name, kept in (("log", "triple.log.xz"), ("triple", "triple.core.xz")):
+            self.beside[name].write_bytes(unpacked(kept))
 
     def case(self, number: int) -> str:
         """Run one case; what was wrong with how it went, "" when nothing was."""
         name = list(SPECIMENS)[number % len(SPECIMENS)]
-        return self.run(name, damaged(self.good[name], random.Random(f"{self.seed} {number}")))
+        return self.run(name, self.damaged(name, self.good[name], random.Random(f"{self.seed} {number}")))
+
+    def damaged(self, name: str, good: bytes, rng: random.Random) -> bytes:
+        """A good file damaged as its kind is."""
+        text = name in TEXTS or name.startswith("configuration")
+        return damaged_text(good, rng) if text else damaged(good, rng)
 
     def run(self, name: str, data: bytes) -> str:
         """Run the command of a specimen on these bytes; what was wrong with how it went."""
-        path = self.folder / "damaged"
+        toml = name == "built" or name.startswith("configuration")
+        path = self.folder / ("damaged.toml" if toml else "damaged")
         path.write_bytes(data)
-        words = [word.format(path, core=self.core, hostile=HOSTILE) for word in SPECIMENS[name][1].split()]
+        made = Path(f"{path}.out")
+        shutil.rmtree(made, ignore_errors=True)
+        made.unlink(missing_ok=True)
+        words = [word.format(path, hostile=HOSTILE, **self.beside) for word in SPECIMENS[name][1].split()]
         start = time.process_time()
         try:
             status, out, err = call(*words)
@@ -113,9 +144,12 @@ class Fuzz:
         if status == 2:
             told = err.startswith("x86tables: ") and err.count("\n") == 1
             told = told and (str(self.folder) in err or str(HOSTILE) in err)
-            told = told and (not out or "no table can be read" in err or name == "link")
+            told = told and (not out or "no table can be read" in err or "link" in name)
             return "" if told else f"{name}: exit 2 with {out[:80]!r} and {err!r}"
-        return "" if status in (0, 1) and out and not err else f"{name}: exit {status} with {err!r}"
+        if status not in (0, 1) or not out or err:
+            return f"{name}: exit {status} with {err!r}"
+        wrong = LAWS[name](path) if status == 0 and name in LAWS else ""
+        return wrong and f"{name}: {wrong}"
 
 
 class Guided(Fuzz):
@@ -132,7 +166,7 @@ class Guided(Fuzz):
     def case(self, number: int) -> str:
         rng = random.Random(f"{self.seed} {number}")
         name = list(SPECIMENS)[number % len(SPECIMENS)]
-        data = damaged(rng.choice(self.starts[name]), rng)
+        data = self.damaged(name, rng.choice(self.starts[name]), rng)
         known = len(self.steps)
         sys.settrace(self._enter)
         try:

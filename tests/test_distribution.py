@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 import tomllib
@@ -76,6 +78,25 @@ def test_what_the_archive_and_the_wheel_hold(tmp_path: Path, monkeypatch: pytest
         list((ROOT / "x86tables/json_schemas").glob("*.json"))
     )
     assert "\nLicense-Expression: MIT\n" in said and "\nClassifier: License" not in said
+
+
+def test_every_module_of_the_wheel_is_imported_without_what_stands_beside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(tmp_path / "copy", 0o022, 0, monkeypatch)
+    (wheel,) = (tmp_path / "copy/dist").glob("*.whl")
+    script = """
+import importlib, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+import x86tables
+for module in pkgutil.walk_packages(x86tables.__path__, "x86tables."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+beside = {"differential", "tests", "benchmarks"} & sys.modules.keys()
+ours = [m for n, m in sys.modules.items() if n.startswith("x86tables") and sys.argv[1] not in m.__file__]
+sys.exit(f"{beside} {ours}" if beside or ours else 0)
+"""
+    subprocess.run([sys.executable, "-I", "-c", script, str(wheel)], check=True, cwd=tmp_path)
 
 
 def test_what_ci_installs_is_what_the_project_asks_for() -> None:

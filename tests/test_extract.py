@@ -1,16 +1,15 @@
 """`extract`: a small image that shows what the big one shows, and that holds nothing else of the memory."""
 
-import json
 import random
 import re
 import stat
 import struct
 from pathlib import Path
 
-import fuzz
 import pytest
 import specimens
-from cli import IMAGES, call, dumped, output, refused
+from cli import IMAGES, answers, call, dumped, output, refused
+from damage import damaged
 from specimens import BASE, FRAME
 
 from x86tables.machine.image import OpenOptions
@@ -138,17 +137,6 @@ def test_notes_are_kept_byte_by_byte(tmp_path: Path) -> None:
     assert (small.notes, small.memory.ram) == (specimens.notes(2), (range(FRAME, specimens.END),))
 
 
-def answers(path: Path) -> list[tuple[int, object]]:
-    """What dump and check say of an image, but for its name."""
-    found: list[tuple[int, object]] = []
-    for words in (["dump", path], ["check", path, "--scenario", "all"]):
-        status, out, _ = call(*words, "--format", "json")
-        document = json.loads(out) if out else {"image": {}}
-        document["image"].pop("path", None)
-        found.append((status, document))
-    return found
-
-
 @pytest.mark.parametrize(("name", "count"), [("specimen", 150), ("grub", 20), ("ovmf", 10), ("memtest", 10)])
 def test_a_damaged_core_is_judged_alike_when_it_is_cut(name: str, count: int, tmp_path: Path) -> None:
     """All that dump and check say, remarks on the damage included; what cannot be read cannot be cut either."""
@@ -156,7 +144,7 @@ def test_a_damaged_core_is_judged_alike_when_it_is_cut(name: str, count: int, tm
     big, small = tmp_path / "big.core", tmp_path / "small.core"
     cut = 0
     for number in range(count):
-        big.write_bytes(fuzz.damaged(good, random.Random(f"{name} {number}")))
+        big.write_bytes(damaged(good, random.Random(f"{name} {number}")))
         if call("extract", big, "-o", small)[0] == 0:
             assert answers(small) == answers(big), number
             cut += 1
