@@ -1,6 +1,7 @@
-"""Every bound on what a file can make us read, keep or work out, so that nothing it holds runs away with us.
+"""Bounds on what a file can make a simulation work out, and on what may be asked for; those of the readers stand with
+each of them.
 
-Ordinary files stay far below each. A refusal names the limit that it met; docs/reliability.md has them as a table.
+Ordinary files stay far below each. A refusal names the limit that it met.
 """
 
 from __future__ import annotations
