@@ -117,7 +117,7 @@ LINUX = str(ROOT / "tests/images/linux.core")
 BUDGETS = {
     "--help": (5, []),
     "explain": (43, ["IDT004"]),
-    "decode": (38, ["0x00af9b000000ffff"]),
+    "decode": (27, ["0x00af9b000000ffff"]),
     "dump": (40, [LINUX]),
     "check": (59, [LINUX]),
     "trace": (44, [LINUX, "--vector", "14"]),

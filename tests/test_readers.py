@@ -15,12 +15,12 @@ import zstandard
 from cli import call, dumped, output
 from specimens import BASE, EHDR, END, FRAME, IDENT, LIMITS, TABLES, segment
 
-from x86tables import api
+from x86tables import api, commands
 from x86tables.errors import ImageError
 from x86tables.machine.image import OpenOptions
 from x86tables.machine.memory import Memory
 from x86tables.machine.registers import Registers, Segment, TableRegister
-from x86tables.readers import elfcore, monitor, open_image
+from x86tables.readers import FORMATS, elfcore, monitor, open_image
 
 zstd = zstandard.ZstdCompressor().compress
 LINK = 0xFFFF_FFFF_8000_0000
@@ -435,3 +435,7 @@ def test_the_machine_in_a_core_tells_of_long_mode(machine: int, mode: str, tmp_p
     image = open_image(str(tmp_path / "core"))
     assert (image.machines[0].mode, image.machines[0].mode_needs) == (mode, None)
     assert image.machines[1].mode_needs is not None, "it says nothing of the other CPUs"
+
+
+def test_help_names_the_formats() -> None:
+    assert f"one of {', '.join(FORMATS)} (default" in commands.parser("dump").format_help()

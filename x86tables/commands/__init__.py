@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         _require_output()
+        if argv is None:
+            gc.set_threshold(100_000)  # a short program that looks for cycles while it imports finds none
         status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return status

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .. import api, budgets
+from .. import budgets
 from ..errors import UsageError
-from ..readers import FORMATS, address, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
     where.add_argument(
         "--map", metavar="FILE@PHYS", action="append", default=[], help="overlay physical memory with a file"
     )
-    where.add_argument("--image-format", metavar="FORMAT", help=f"one of {', '.join(FORMATS)} (default: by content)")
+    where.add_argument("--image-format", metavar="FORMAT", help="one of elfcore, elf, raw (default: by content)")
     state = parser.add_argument_group("registers that the image does not hold")
     state.add_argument("--registers", metavar="FILE", help="text of QEMU's `info registers -a`")
     state.add_argument("--reg", metavar="NAME=VALUE", action="append", default=[], help="one register")
@@ -48,6 +47,9 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
 
 def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None = None) -> Image:
     """The image that the arguments name; `wrap` stands between it and its memory."""
+    from .. import api  # here, because decode seldom reads an image
+    from ..readers import number
+
     reg, maps = {}, []
     for item in args.reg:
         name, equals, value = item.partition("=")
@@ -83,12 +85,15 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
 
 def optional(text: str | None, where: str) -> int | None:
     """The number of an optional option."""
+    from ..readers import number
+
     return None if text is None else number(text, where)
 
 
 def chosen(image: Image, args: argparse.Namespace) -> list[Machine]:
     """The machines that `--cpu` asks for: one, or all."""
-    return list(image.machines) if args.cpu is None else [image.cpu(number(args.cpu, "--cpu"))]
+    number = optional(args.cpu, "--cpu")
+    return list(image.machines) if number is None else [image.cpu(number)]
 
 
 def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,10 +118,12 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...], ScenarioOptions]:
     """The scenarios that the arguments name, and their options."""
+    from ..api import scenario_names
     from ..delivery.scenarios import ScenarioOptions
     from ..delivery.stacks import STACK_SIZE
+    from ..readers import address, number
 
-    names = api.scenario_names(args.scenario)
+    names = scenario_names(args.scenario)
     used = handler_stack(args)
     frame = 4096 if args.frame is None else number(args.frame, "--frame", budgets.FRAME)
     size = STACK_SIZE if args.stack_size is None else number(args.stack_size, "--stack-size", budgets.STACK_SIZE)
@@ -127,6 +134,7 @@ def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...
 def handler_stack(args: argparse.Namespace) -> int:
     """What `--handler-stack` says: the bytes that a handler pushes."""
     from ..delivery.simulate import HANDLER_STACK
+    from ..readers import number
 
     if args.handler_stack is None:
         return HANDLER_STACK
