@@ -24,6 +24,14 @@ SLEEP = "\nimport time; time.sleep(60)"
 Fake = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def hangup() -> Iterator[None]:
+    """SIGHUP as a terminal leaves it: under nohup it is ignored, and whatever is started ignores it too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     """Makes a qemu-system-x86_64 of Python code, the only one on PATH. `LOG` is the descriptor of its log."""
