@@ -219,6 +219,8 @@ def differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     for selector in cpu.gate_selectors.keys() | {s & ~3 for s in cpu.star_selectors.values()}:
         here, there = cpu.lookup(selector)[0], first.lookup(selector)[0]
+        if here == there:
+            continue
         if isinstance(here, SegmentDescriptor) and isinstance(there, SegmentDescriptor) and not selector & 4:
             one, two = here.replace(type=here.type | here.s), there.replace(type=there.type | there.s)
             if one != two and here.p and there.p and selector not in cpu.broken_code:

@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.set_threshold(100_000)  # a short program that looks for cycles while it imports finds none
         status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
+        if argv is None:
+            gc.freeze()  # nor does it look through all that it has once more, only to end
         return status
     except X86TablesError as error:
         return _complain(str(error))

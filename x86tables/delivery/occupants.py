@@ -95,14 +95,18 @@ class Occupants:
         self.machines = tuple(machine for machine in machines if machine.wide)
 
     @cached_property
+    def _tables_and_stacks(self) -> list[Occupant]:
+        return [each for machine in self.machines for each in _of(machine)]
+
+    @cached_property
     def _lasting(self) -> tuple[list[Occupant], list[int]]:
-        return _sorted(each for machine in self.machines for each in _of(machine) if each.kind != IN_USE)
+        return _sorted(each for each in self._tables_and_stacks if each.kind != IN_USE)
 
     @cached_property
     def _all(self) -> tuple[list[Occupant], list[int]]:
-        found = [each for machine in self.machines for each in _of(machine)]
         tables = {machine.registers.idtr: machine for machine in reversed(self.machines)}  # code once per IDT
-        return _sorted(found + [each for machine in tables.values() for each in _code(machine)])
+        code = [each for machine in tables.values() for each in _code(machine)]
+        return _sorted(self._tables_and_stacks + code)
 
     @cached_property
     def without_tss(self) -> tuple[int, ...]:

@@ -47,8 +47,7 @@ def _kernel_code(machine: Machine) -> tuple[Segment, int | None]:
                 gate = machine.idt[vector]
                 descriptor = machine.gdt[gate.selector]
                 if isinstance(descriptor, SegmentDescriptor):
-                    selector = int(Selector.from_int(gate.selector).replace(rpl=0))
-                    return Segment(selector, flags=_high(descriptor)), gate.offset
+                    return Segment(gate.selector & ~3, flags=_high(descriptor)), gate.offset
     except NotThere:
         pass
     return Segment(8, flags=_high(SegmentDescriptor.kernel_code())), None
