@@ -13,7 +13,7 @@ from ..machine.machine import Machine
 from ..machine.memory import PAGE
 from ..machine.paging import WRITE, Access, canonical
 from ..machine.probe import Fault, FaultKind, Inaccessible, Unknown
-from ..machine.registers import AC, CET, FRED, IF, NT, RF, TF, VM, Segment
+from ..machine.registers import AC, CET, FRED, IF, NT, RF, TF, VM, Segment, load
 from ..tables import vectors
 from ..tables.gdt import SegmentDescriptor
 from ..tables.idt import INTERRUPT as INTERRUPT_GATE
@@ -440,18 +440,13 @@ def commit(this: Checks, gate: Gate, code: SegmentDescriptor, cpl: int, rsp: int
     state, registers = this.state, this.state.registers
     changes: dict[str, object] = {"rip": gate.offset, "rsp": rsp, "cr2": state.cr2}
     # "CS := selector of the gate, with RPL = new CPL."
-    changes["cs"] = _segment(gate.selector - Selector.from_int(gate.selector).rpl + cpl, code)
+    changes["cs"] = load(gate.selector - Selector.from_int(gate.selector).rpl + cpl, code)
     # "If CPL changed, SS := null selector with RPL = new CPL"; an IST alone leaves SS as it is.
     if cpl != this.cpl:
-        changes["ss"] = _segment(int(Selector(rpl=cpl)), SegmentDescriptor(dpl=cpl))
+        changes["ss"] = load(int(Selector(rpl=cpl)), SegmentDescriptor(dpl=cpl))
     # "TF, NT, RF and VM are cleared, and IF too when the gate is an interrupt gate."
     if registers.rflags is not None:
         cleared = TF | NT | RF | VM | (IF if gate.type == INTERRUPT_GATE else 0)
         changes["rflags"] = registers.rflags & ~cleared
     state.registers = registers.replace(**changes)
     this.passed("handler", gate.offset, f"entered in ring {cpl}", "delivered")
-
-
-def _segment(selector: int, descriptor: SegmentDescriptor) -> Segment:
-    flags = int.from_bytes(bytes(descriptor)[4:], "little")
-    return Segment(selector, descriptor.base, descriptor.effective_limit, flags)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..records import Record
-from ..tables.gdt import SegmentDescriptor
+from ..tables.gdt import SegmentDescriptor, SystemDescriptor
 from ..tables.selector import Selector
 
 PE, WP, PG = 1 << 0, 1 << 16, 1 << 31  # CR0
@@ -34,6 +34,12 @@ class Segment(Record):
     def null(self) -> bool:
         """Whether the selector is null."""
         return Selector.from_int(self.selector).null
+
+
+def load(selector: int, descriptor: SegmentDescriptor | SystemDescriptor) -> Segment:
+    """A segment register after a descriptor was loaded into it."""
+    flags = int.from_bytes(bytes(descriptor)[4:8], "little")
+    return Segment(selector, descriptor.base, descriptor.effective_limit, flags)
 
 
 class TableRegister(Record):

@@ -12,6 +12,7 @@ from .machine import Machine
 from .memory import PAGE, Memory
 from .paging import Page, build
 from .registers import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Registers, Segment, TableRegister
+from .registers import load as load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,12 +163,6 @@ def _loaded(gdt: Gdt, kind: str) -> Segment | None:
         if entry.kind == kind and entry.descriptor.dpl == 0 and isinstance(entry.descriptor, SegmentDescriptor):
             return load(entry.selector, entry.descriptor)
     return None
-
-
-def load(selector: int, descriptor: SegmentDescriptor | SystemDescriptor) -> Segment:
-    """A segment register after a descriptor was loaded into it."""
-    flags = int.from_bytes(bytes(descriptor)[4:8], "little")
-    return Segment(selector, descriptor.base, descriptor.effective_limit, flags)
 
 
 def _system(gdt: tuple[int, Gdt] | None, base: int) -> Segment | None:

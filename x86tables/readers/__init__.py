@@ -13,7 +13,7 @@ from ..errors import ImageError, NotThere, UsageError
 from ..machine.files import load
 from ..machine.image import OpenOptions, Snapshot
 from ..machine.machine import Machine
-from ..machine.memory import Memory
+from ..machine.memory import MOST_RANGES, Memory
 from ..machine.registers import Registers, Segment, TableRegister
 from ..machine.symbols import Symbols, parse_map
 from ..records import Record
@@ -172,7 +172,7 @@ def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
 def ram(text: str) -> tuple[range, ...]:
     """Ranges of memory as a note of ours names them: `0x0-0xa0000,0x100000-0x8000000`; what is damaged is left out."""
     found = []
-    for part in text.split(",")[:1024]:
+    for part in text.split(",")[:MOST_RANGES]:
         start, _, stop = part.partition("-")
         try:
             found.append(range(int(start, 16), int(stop, 16)))
