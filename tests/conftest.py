@@ -22,6 +22,8 @@ settings.load_profile("ci" if REQUIRE_ALL or os.environ.get("CI") else "local")
 MEMORY = 6 << 30
 
 os.environ["X86TABLES_DEBUG"] = "1"  # an unforeseen error shows where it is
+for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):  # what is printed does not depend on whose terminal this is
+    os.environ.pop(name, None)
 
 EXTRAS = {"bochscpu": "bochs"}
 

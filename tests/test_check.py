@@ -8,11 +8,12 @@ import specimens
 from cli import IMAGES, call, fitting, output, refused
 from mutated import CHANGES, linux
 
+import x86tables
 from x86tables.checks import Finding, Report
 from x86tables.delivery.extent import extent
 from x86tables.delivery.scenarios import SCENARIOS, run_scenario
 from x86tables.readers import elfcore, open_image
-from x86tables.render import findings
+from x86tables.render import findings, verdict
 
 LINUX = IMAGES / "linux.core"
 KEYS = {"cpu", "verdict", "reason", "handled_by", "assumed", "stack", "scenarios", "findings", "not_checked"}
@@ -46,7 +47,7 @@ def test_linux_in_text() -> None:
     text = output("check", LINUX, "--symbols", IMAGES / "linux.map")
     lines = text.splitlines()
     assert lines[2] == "CPU 0  survives if a guard page is hit; the stack in use is guarded"
-    assert lines[3] == "  the #DF handler runs on IST1 (asm_exc_double_fault)"
+    assert lines[3] == "  why    the #DF handler runs on IST1 (asm_exc_double_fault)"
     assert max(map(len, lines)) <= 100
     assert "CPU 1  survives if a guard page is hit; the stack in use is not judged" in lines
 
@@ -58,7 +59,7 @@ def test_text_is_no_wider_than_100_columns(name: str) -> None:
     assert max(map(len, lines)) <= 100
     first = next(at for at, line in enumerate(lines) if line.startswith("CPU 0"))
     told = " ".join(" ".join(lines[first : first + 2]).split())
-    assert told.endswith("the stack in use has none: an overflow silently corrupts memory")
+    assert "the stack in use has none: an overflow silently corrupts memory" in told
 
 
 def test_a_long_place_is_broken_at_its_commas() -> None:
@@ -71,10 +72,56 @@ def test_a_long_place_is_broken_at_its_commas() -> None:
 
 
 def test_ovmf_resets() -> None:
+    """The first screen: what happens, why, and what to do."""
     status, text, _ = call("check", IMAGES / "ovmf.core")
     assert status == 1
-    assert "CPU 0  triple-fault if a guard page is hit" in text
-    assert "on the same stack (no IST)" in text
+    cpu = text.split("\n\n")[1].splitlines()
+    assert cpu[0].startswith("CPU 0  triple-fault if a guard page is hit")
+    assert " ".join("".join(cpu[1:3]).split()) == (
+        "why #DF cannot be delivered: push SS at 0x7dffff8 on the same stack (no IST): write to a "
+        "read-only page with CR0.WP set"
+    )
+    assert cpu[3] == "  fix    IDT004: point an IST field of the TSS at the end of a mapped stack and put its number into"
+
+
+def test_what_to_fix_first() -> None:
+    (ovmf,) = x86tables.open(str(IMAGES / "ovmf.core")).check()
+    assert ovmf.first_to_fix in ovmf.findings and ovmf.first_to_fix.rule == "IDT004"
+    linux, _ = x86tables.open(str(LINUX)).check()
+    assert linux.findings and linux.first_to_fix is None, "notes ask for nothing"
+    other = Finding("idt", (3, 14), "type", "bad", "error", "IDT003")
+    about_another = ovmf.replace(findings=(other.replace(index=3), *ovmf.findings))
+    assert about_another.first_to_fix == ovmf.first_to_fix, "the gate of the last event counts for more than order"
+    assert ovmf.replace(findings=(other,)).first_to_fix == other
+
+
+def test_cpus_that_fare_alike_are_shown_once(tmp_path: Path) -> None:
+    path = tmp_path / "four.core"
+    path.write_bytes(specimens.core(said=specimens.notes() * 4))
+    lines = output_of_check(path).splitlines()
+    assert [line for line in lines if line.startswith("CPU")] == [lines[2], "CPUs 1..3  like CPU 0"]
+    steps = output_of_check(path, "--steps").splitlines()
+    assert [line.split("  ")[0] for line in steps if line.startswith("CPU")] == ["CPU 0", "CPU 1", "CPU 2", "CPU 3"]
+
+
+def test_cpus_that_differ_by_the_stack_in_use() -> None:
+    cpu = output_of_check(LINUX).split("\n\n")[-1].splitlines()
+    assert cpu[0] == "CPU 1  survives if a guard page is hit; the stack in use is not judged"
+    assert cpu[-1] == "  the rest is like CPU 0"
+
+
+def output_of_check(*argv: object) -> str:
+    """The text of `check`, whatever its exit status."""
+    return call("check", *argv)[1]
+
+
+def test_scenarios_that_end_alike_are_traced_once() -> None:
+    image = x86tables.open(str(IMAGES / "ovmf.core"))
+    (one,) = image.check(["double-fault-questions"])
+    twice = one.replace(scenarios=(*one.scenarios, *one.scenarios))
+    plain, steps = (list(verdict.check(image.snapshot, [twice], all_steps)) for all_steps in (False, True))
+    assert sum("=> SHUTDOWN" in line for line in plain) == 2, "the overflow, and the scenario once"
+    assert sum("=> SHUTDOWN" in line for line in steps) == 3
 
 
 @pytest.mark.parametrize("name", ["grub", "seabios", "linux32"])

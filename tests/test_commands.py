@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,44 @@ def test_our_colours_are_not_escaped(capsys: pytest.CaptureFixture[str]) -> None
 
     output(["\x1b[1;31mloops\x1b[0m \x1b[8mhidden", "plain"])
     assert capsys.readouterr().out == "\x1b[1;31mloops\x1b[0m \\x1b[8mhidden\nplain\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "terminal", "coloured"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"TERM": "dumb"}, True, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+    ],
+)
+def test_when_there_is_colour(
+    environment: dict[str, str], terminal: bool, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from x86tables.render import lines
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert lines.coloured("loops") == ("\x1b[1;31mloops\x1b[0m" if coloured else "loops")
+
+
+@pytest.mark.parametrize(("columns", "width"), [("20", 60), ("60", 60), ("80", 80), ("120", 100), ("", 100), ("x", 100)])
+def test_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line of dump and check fits from 60 columns on; colours take no place."""
+    monkeypatch.setenv("COLUMNS", columns)
+    for command in (["dump", "--all"], ["check", "--scenario", "all"]):
+        for name in ("linux", "linux32", "xen"):
+            plain = call(*command, IMAGES / f"{name}.core")[1]
+            assert max(map(len, plain.splitlines())) <= width
+            with monkeypatch.context() as patch:
+                patch.setenv("FORCE_COLOR", "1")
+                assert re.sub(r"\x1b\[[0-9;]*m", "", call(*command, IMAGES / f"{name}.core")[1]) == plain
 
 
 LINUX = IMAGES / "linux.core"

@@ -81,6 +81,27 @@ class Assessment(Record):
         """Whether a finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
+    @property
+    def first_to_fix(self) -> Finding | None:
+        """The finding to fix first: an error in the gate whose delivery failed, else any error, else, where the stack
+        in use is not guarded, a warning about a stack; None without such a finding."""
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        attempts = [attempt for one in (self.trace.deliveries if self.trace else ()) for attempt in one.attempts]
+        for attempt in reversed(attempts):
+            for finding in errors:
+                if finding.table == "idt" and attempt.event.vector in finding.entries:
+                    return finding
+        if not errors and self.stack.verdict == "silent-corruption":
+            errors = [finding for finding in self.findings if finding.rule[:3] == "STK" and finding.severity != "note"]
+        return errors[0] if errors else None
+
+    @property
+    def outline(self) -> tuple[object, ...]:
+        """All of it but the stack in use, without addresses: the same for CPUs that fare alike."""
+        found = tuple((finding.rule, finding.severity, finding.where) for finding in self.findings)
+        scenarios = tuple(scenario.outline for scenario in (self.overflow, *self.scenarios))
+        return self.machine.mode, scenarios, found, self.not_checked, self.accepted
+
 
 class Image:
     """A file opened: one Machine per CPU, names for addresses, and what can be asked of them.

@@ -93,6 +93,13 @@ class Scenario(Record):
             return None
         return simulation.vector, simulation.stack or "current"
 
+    @property
+    def outline(self) -> tuple[object, ...]:
+        """How it went without addresses: the same for scenarios and CPUs that end alike."""
+        ends = tuple((variant.name, variant.verdict) for variant in self.variants)
+        simulation = None if self.worst is None else self.worst.simulation
+        return self.name, self.verdict, ends, None if simulation is None else simulation.outline
+
 
 class Situation:
     """One CPU, and what every scenario on it asks: worked out once."""

@@ -75,6 +75,13 @@ class Simulation(Record):
     loop: Loop | None = None
     start: Registers | None = None
 
+    @property
+    def outline(self) -> tuple[object, ...]:
+        """The attempts and how each ended, without addresses."""
+        attempts = (attempt for delivery in self.deliveries for attempt in delivery.attempts)
+        ends = ((attempt.event.label, attempt.steps[-1].step if attempt.steps else None) for attempt in attempts)
+        return self.outcome, self.vector, self.stack, tuple(ends)
+
 
 def simulate(
     at: Machine | CpuState,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..api import Assessment
-    from ..checks import Report
+    from ..checks import Finding, Report
 
 
 def lines(report: Report | Assessment) -> Iterator[str]:
@@ -31,6 +31,12 @@ def lines(report: Report | Assessment) -> Iterator[str]:
         yield from wrap(f"  not checked: {_names(rules)} ({needs})", "    ")
     if report.findings:
         yield f"  `x86tables explain {report.findings[0].rule}` says why, and how to fix it"
+
+
+def fix(finding: Finding) -> str:
+    """The first sentence of what its rule advises."""
+    advice = next(rule for rule in RULES if rule.id == finding.rule).sections["Fix"]
+    return advice.partition(". ")[0].removesuffix(".")
 
 
 def _place(head: str, where: str) -> Iterator[str]:

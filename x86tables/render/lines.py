@@ -11,32 +11,62 @@ if TYPE_CHECKING:
 
 
 def width() -> int:
-    """80 to 100 columns, as the terminal has them; 100 elsewhere."""
-    return max(80, min(100, os.get_terminal_size().columns)) if sys.stdout.isatty() else 100
+    """60 to 100 columns, as COLUMNS says or the terminal has them; 100 elsewhere."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and len(columns) < 6:
+        count = int(columns)
+    else:
+        count = os.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return max(60, min(100, count or 100))
 
 
 def wrap(line: str, indent: str) -> Iterator[str]:
-    """The line broken at spaces so that it stays within the width."""
+    """The line broken at spaces so that what is seen of it stays within the width."""
     columns = width()
-    while len(line) > columns and (cut := line.rfind(" ", len(indent) + 1, columns + 1)) > len(indent):
+    indent = indent[: columns // 2]
+    while (cut := _cut(line, len(indent) + 1, columns)) > 0:
         yield line[:cut].rstrip()
         line = indent + line[cut + 1 :]
     yield line.rstrip()
 
 
-COLOURS = {"survives": "32", "triple-fault": "31", "loops": "31", "unknown": "33", "error": "31", "warning": "33"}
+def _cut(line: str, least: int, columns: int) -> int:
+    """Where to break a line, not before `least`; -1 where it fits or has no space. Colours take no column."""
+    places = list(range(len(line)))
+    if "\x1b" in line:
+        import re
+
+        for escape in reversed(list(re.finditer(_COLOUR, line))):
+            del places[escape.start() : escape.end()]
+    if len(places) <= columns:
+        return -1
+    return next((places[at] for at in range(columns, least - 1, -1) if line[places[at]] == " "), -1)
 
 
-def coloured(word: str) -> str:
-    """The word, in its colour where standard output is a terminal."""
-    if word in COLOURS and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        return f"\x1b[1;{COLOURS[word]}m{word}\x1b[0m"
-    return word
+_COLOUR = r"\x1b\[(?:0|1;3[1-3])m"  # what `coloured` writes
+RED, YELLOW, GREEN = "31", "33", "32"
+COLOURS = {"survives": GREEN, "triple-fault": RED, "loops": RED, "unknown": YELLOW, "error": RED, "warning": YELLOW}
+
+
+def colours() -> bool:
+    """Whether colours are wanted: NO_COLOR, then FORCE_COLOR decide, else a terminal that has them."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def coloured(word: str, colour: str | None = None) -> str:
+    """The word in a colour, its own (COLOURS) if none is given, where colours are wanted."""
+    colour = colour or COLOURS.get(word)
+    return f"\x1b[1;{colour}m{word}\x1b[0m" if colour and colours() else word
 
 
 def output(lines: Iterable[str]) -> None:
     """Print lines in one go: of escapes only our colours, nothing that the name of a file may hold."""
-    sys.stdout.write("\n".join(map(_shown, lines)) + "\n")
+    shown = (part for line in map(_shown, lines) for part in wrap(line, " " * (len(line) - len(line.lstrip()) + 4)))
+    sys.stdout.write("\n".join(shown) + "\n")
 
 
 def _shown(line: str) -> str:
@@ -46,5 +76,5 @@ def _shown(line: str) -> str:
 
     from ..machine.symbols import printable
 
-    parts = re.split(r"(\x1b\[(?:0|1;3[1-3])m)", line)  # what `coloured` writes
+    parts = re.split(f"({_COLOUR})", line)
     return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))

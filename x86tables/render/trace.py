@@ -9,7 +9,7 @@ from ..delivery.simulate import stack_name
 from ..documents import hexadecimal
 from ..tables.selector import PageFaultErrorCode
 from ..tables.vectors import label
-from .lines import wrap
+from .lines import COLOURS, RED, coloured, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def simulation(one: Simulation, symbols: Symbols, all_steps: bool = False) -> It
     if one.loop is not None and one.loop.at >= len(one.deliveries):
         yield f"    ... {loop(one.loop)}"
     ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "loops", "unknown": "not known"}
-    yield from wrap(f"    => {ending[one.outcome]}: {one.reason}", "       ")
+    yield from wrap(f"    => {coloured(ending[one.outcome], COLOURS[one.outcome])}: {one.reason}", "       ")
 
 
 def trace(
@@ -74,7 +74,8 @@ def _delivery(delivery: Delivery, symbols: Symbols, all_steps: bool) -> Iterator
         yield f"    {_event(attempt.event)}{cause}"
         for step in attempt.steps:
             if all_steps or _telling(step, attempt):
-                yield from _step(step, symbols)
+                failed = attempt.fault is not None and step is attempt.steps[-1]
+                yield from (coloured(line, RED) if failed else line for line in _step(step, symbols))
         before = attempt
 
 

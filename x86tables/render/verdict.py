@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..delivery.simulate import HANDLER_STACK, SURVIVES
 from ..machine.probe import Fault, FaultKind
-from ..tables.vectors import label
+from ..tables.vectors import label, ranges
 from . import findings
 from .lines import coloured, wrap
 from .trace import loop, simulation
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..api import Assessment
-    from ..delivery.scenarios import Scenario
+    from ..delivery.scenarios import Scenario, Variant
     from ..delivery.stacks import InterruptStack, StackInUse
     from ..machine.image import Snapshot
     from ..machine.symbols import Symbols
@@ -35,37 +35,84 @@ def check(image: Snapshot, assessments: Sequence[Assessment], all_steps: bool = 
             f"then `x86tables check FILE --symbols {shlex.quote(image.path)}`",
             "    ",
         )
+    full: dict[object, int] = {}  # the outline of a CPU shown in full -> its number
+    same: dict[object, int] = {}  # the same with the stack in use
+    alike: list[int] = []  # CPUs that fare like the CPU `like`
+    like = 0
     for assessment in assessments:
+        outline = assessment.outline
+        key = outline, assessment.stack.verdict, bool(assessment.overflow.remarks)
+        if key in same and not all_steps:
+            if alike and like != same[key]:
+                yield from _alike(alike, like)
+                alike = []
+            like = same[key]
+            alike.append(assessment.cpu)
+            continue
+        yield from _alike(alike, like)
+        alike, same[key] = [], assessment.cpu
         yield ""
-        yield from _assessment(assessment, image.symbols, all_steps)
+        yield from _answers(assessment, image.symbols)
+        if outline in full and not all_steps:
+            yield f"  the rest is like CPU {full[outline]}"
+            continue
+        full[outline] = assessment.cpu
+        yield from _details(assessment, image.symbols, all_steps)
         yield from findings.lines(assessment)
+    yield from _alike(alike, like)
 
 
-def _assessment(assessment: Assessment, symbols: Symbols, all_steps: bool) -> Iterator[str]:
+def _alike(cpus: list[int], like: int) -> Iterator[str]:
+    """One line for CPUs that fare like another one; runs of three and more as `1..63`."""
+    if cpus:
+        yield ""
+        yield f"CPU{'s' if len(cpus) > 1 else ''} {ranges(cpus)}  like CPU {like}"
+
+
+def _answers(assessment: Assessment, symbols: Symbols) -> Iterator[str]:
+    """The first screen: the two answers, why, what to fix first, and the stack in use."""
     machine, overflow = assessment.machine, assessment.overflow
     yield from wrap(f"CPU {machine.cpu}  {coloured(assessment.verdict)}{_answer(assessment)}", "       ")
-    yield from wrap(f"  {overflow.reason}{_handler_name(overflow, symbols)}", "  ")
+    yield from wrap(f"  why    {overflow.reason}{_handler_name(overflow, symbols)}", "         ")
     if not machine.wide:
         return
+    if (finding := assessment.first_to_fix) is not None:
+        yield from wrap(f"  fix    {finding.rule}: {findings.fix(finding)}", "         ")
     yield from wrap(f"  stack  {_stack(assessment.stack)}", "         ")
     for remark in overflow.remarks:
         yield from wrap(f"  note   {remark}", "         ")
+
+
+def _details(assessment: Assessment, symbols: Symbols, all_steps: bool) -> Iterator[str]:
+    """What was assumed, the trace that decided, the other scenarios, and the interrupt stacks."""
+    machine, overflow = assessment.machine, assessment.overflow
+    if not machine.wide:
+        return
     if machine.assumed:
         yield from wrap(f"  assumed: {'; '.join(machine.assumed)}", "         ")
     yield from _scenario(overflow, symbols, all_steps)
+    told = {_ending(overflow)}
     for scenario in assessment.scenarios:
         if scenario is not overflow:
             yield ""
             yield from wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
-            yield from _variants(scenario)
-            if scenario.worst is not None and scenario.worst.verdict != SURVIVES:
+            yield from _variants(scenario, all_steps)
+            bad = scenario.worst is not None and scenario.worst.verdict != SURVIVES
+            if all_steps or (bad and _ending(scenario) not in told):
                 yield from _scenario(scenario, symbols, all_steps)
+            told.add(_ending(scenario))
     if assessment.interrupt_stacks:
         yield ""
         yield from wrap(
             f"  interrupt stack sizes ({HANDLER_STACK} bytes let a handler start; printing a panic takes more)", "    "
         )
         yield from (f"    {line}" for line in map(_interrupt_stack, assessment.interrupt_stacks))
+
+
+def _ending(scenario: Scenario) -> tuple[object, ...] | None:
+    """How the variant that decided went: what ends alike is traced once."""
+    simulation = None if scenario.worst is None else scenario.worst.simulation
+    return None if simulation is None else simulation.outline
 
 
 def _answer(assessment: Assessment) -> str:
@@ -105,8 +152,8 @@ def _stack(stack: StackInUse) -> str:
     return "; ".join(parts)
 
 
-def _variants(scenario: Scenario) -> Iterator[str]:
-    """One line per variant; many equal ones in one line."""
+def _variants(scenario: Scenario, all_steps: bool) -> Iterator[str]:
+    """A line for all variants that end alike; with `all_steps` one for each of a few."""
     if len(scenario.variants) > 8:
         counts: dict[str, int] = {}
         for variant in scenario.variants:
@@ -115,12 +162,24 @@ def _variants(scenario: Scenario) -> Iterator[str]:
         yield f"    {len(scenario.variants)} variants: {totals}"
         for name in [name for name in counts if name != SURVIVES]:
             first = next(variant for variant in scenario.variants if variant.verdict == name)
+            if first is scenario.worst:
+                continue
             yield from wrap(f"      {first.name}: {first.reason}", "        ")
         return
+    alike: dict[tuple[str, str], list[Variant]] = {}
     for variant in scenario.variants:
-        yield from wrap(f"    {variant.name}: {coloured(variant.verdict)}: {variant.reason}", "      ")
-        if variant.simulation is not None and variant.simulation.loop is not None:
-            yield f"      {loop(variant.simulation.loop)}"
+        alike.setdefault((variant.verdict, variant.reason), []).append(variant)
+    if all_steps:
+        alike = {(variant.name, ""): [variant] for variant in scenario.variants}
+    elif list(alike) == [(scenario.verdict, scenario.reason)]:
+        return
+    for variants in alike.values():
+        if scenario.worst in variants and not all_steps:  # the scenario's own line tells it
+            continue
+        first, names = variants[0], "; ".join(variant.name for variant in variants)
+        yield from wrap(f"    {names}: {coloured(first.verdict)}: {first.reason}", "      ")
+        if first.simulation is not None and first.simulation.loop is not None:
+            yield f"      {loop(first.simulation.loop)}"
 
 
 def _interrupt_stack(stack: InterruptStack) -> str:
