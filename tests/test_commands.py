@@ -128,7 +128,9 @@ def test_when_there_is_colour(
     assert lines.coloured("loops") == ("\x1b[1;31mloops\x1b[0m" if coloured else "loops")
 
 
-@pytest.mark.parametrize(("columns", "width"), [("20", 60), ("60", 60), ("80", 80), ("120", 100), ("", 100), ("x", 100)])
+@pytest.mark.parametrize(
+    ("columns", "width"), [("20", 60), ("60", 60), ("80", 80), ("120", 100), ("", 100), ("x", 100)]
+)
 def test_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line of dump and check fits from 60 columns on; colours take no place."""
     monkeypatch.setenv("COLUMNS", columns)
