@@ -32,6 +32,7 @@ mutants: .venv/test.stamp
 docs: .venv/test.stamp
 	$(RUN) x86tables.checks > docs/rules.md
 	$(RUN) x86tables.render.json x86tables/json_schemas
+	$(RUN) x86tables completion man > data/share/man/man1/x86tables.1
 
 # Our deliveries against Bochs' on N machines, on all cores; the same ones for the same SEED.
 N := 10000

@@ -38,7 +38,7 @@ def programs() -> dict[str, str]:
 def missing(need: str) -> str:
     """What to install so that `need` (a program, the path of a file, a Python module) is there; "" when it is."""
     if need in EXTRAS:
-        return "" if find_spec(need) else f"pip install 'x86tables[{EXTRAS[need]}]'"
+        return "" if find_spec(need) else f"pip install '.[{EXTRAS[need]}]'"
     package = programs()[need]
     there = os.path.exists(need) if need.startswith("/") else shutil.which(need)
     return "" if there else f"apt-get install {package}"

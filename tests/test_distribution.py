@@ -19,7 +19,7 @@ import x86tables
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-BUILD = ("pyproject.toml", "README.md", "LICENSE", "x86tables")
+BUILD = ("pyproject.toml", "README.md", "LICENSE", "x86tables", "data")
 
 
 def sources() -> list[str]:
@@ -72,7 +72,9 @@ def test_what_the_archive_and_the_wheel_hold(tmp_path: Path, monkeypatch: pytest
         names = package.namelist()
         said = package.read(f"x86tables-{x86tables.__version__}.dist-info/METADATA").decode()
     info = f"x86tables-{x86tables.__version__}.dist-info/"
-    assert all(name.startswith(("x86tables/", info)) and "__pycache__" not in name for name in names)
+    page = f"x86tables-{x86tables.__version__}.data/data/share/man/man1/x86tables.1"
+    assert page in names
+    assert all(name.startswith(("x86tables/", info, page)) and "__pycache__" not in name for name in names)
     assert {"x86tables/py.typed", "x86tables/prove/overflow.S", f"{info}licenses/LICENSE"} <= set(names)
     assert sum(name.startswith("x86tables/json_schemas/") for name in names) == len(
         list((ROOT / "x86tables/json_schemas").glob("*.json"))

@@ -221,7 +221,7 @@ def test_the_command_in_json() -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bochs, "find_spec", lambda name: None)
     said = refused("prove", IMAGES / "linux.core", "--on", "bochs")
-    assert "pip install 'x86tables[bochs]'" in said
+    assert "pip install bochscpu-python==" in said
 
 
 def test_a_scenario_that_is_ours_alone() -> None:

@@ -2,8 +2,12 @@
 
 import json
 import lzma
+import os
 import re
 import shlex
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from x86tables.delivery.scenarios import SCENARIOS
 from x86tables.render import sarif
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
+ACTION = (ROOT / "action.yml").read_text()
 # The standard's own schema, as the MIT-licensed SARIF packages of Microsoft carry it; and a stricter one of ours, for
 # the part of the format that we write
 PUBLISHED = json.loads(lzma.decompress((HERE / "sarif-2.1.0-rtm.5.json.xz").read_bytes()).decode("utf-8-sig"))
@@ -114,11 +120,47 @@ def test_the_schema_refuses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_workflow_calls_what_there_is() -> None:
-    """Every x86tables command of the example is one that the parsers take."""
-    text = (HERE.parent / "examples/github-workflow.yml").read_text()
+    """The parsers take every x86tables command of the example, and the action what is given to it."""
+    text = (ROOT / "examples/github-workflow.yml").read_text()
     calls = re.findall(r"^ +(?:- )?run: (x86tables .*)$", text, re.MULTILINE)
-    assert len(calls) == 2
+    assert [call.split()[1] for call in calls] == ["prove", "link", "log"]
     for call in calls:
         _, name, *arguments = shlex.split(call.partition(">")[0])
         commands.parser(name).parse_args(arguments)
     assert "upload-sarif" in text and "security-events: write" in text
+    (given,) = re.findall(r"uses: ./third_party/x86tables\n +with:\n((?: +\w+: .*\n)+)", text)
+    assert set(re.findall(r"(\w+):", given)) <= set(re.findall(r"^  (\w+):$", ACTION, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("name", "status", "kept"), [("linux.core", 0, True), ("ovmf.core", 1, True), ("", 2, False)])
+def test_the_action_keeps_what_there_is(name: str, status: int, kept: bool, tmp_path: Path) -> None:
+    """Its script with a program in the place where it installs one; an image that cannot be read leaves no file."""
+    script = textwrap.dedent(ACTION.rpartition("      run: |\n")[2])
+    program = tmp_path / "x86tables/bin/x86tables"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m x86tables "$@"\n')
+    program.chmod(0o755)
+    variables = os.environ | {
+        "RUNNER_TEMP": str(tmp_path),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+        "IMAGE": str(HERE / "images" / name),
+        "SYMBOLS": "",
+        "ARGUMENTS": "--ignore 'GDT006' --cpu 0",
+        "SARIF": str(tmp_path / "found.sarif"),
+    }
+    run = subprocess.run(["bash", "-e", "-c", script], env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == status, run.stderr
+    assert (tmp_path / "found.sarif").exists() == kept
+    assert not (tmp_path / "found.sarif.new").exists()
+    if kept:
+        assert json.loads((tmp_path / "found.sarif").read_text())["version"] == "2.1.0"
+        assert (tmp_path / "output").read_text() == f"sarif={tmp_path / 'found.sarif'}\n"
+        assert run.stdout.count("\nCPU ") == 1, "and a person reads the same"
+
+
+def test_the_hook_calls_what_there_is() -> None:
+    text = (ROOT / ".pre-commit-hooks.yaml").read_text()
+    (entry,) = re.findall(r"^  entry: x86tables (\w+)$", text, re.MULTILINE)
+    (pattern,) = re.findall(r"^  files: (\S+)", text, re.MULTILINE)
+    assert entry in commands.names()
+    assert re.search(pattern, "boot/kernel.toml") and not re.search(pattern, "pyproject.toml")

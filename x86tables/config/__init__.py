@@ -15,7 +15,7 @@ try:
 except ImportError:
     from ..errors import UsageError
 
-    raise UsageError("a configuration needs the package msgspec: pip install 'x86tables[config]'") from None
+    raise UsageError("a configuration needs the package msgspec: pip install msgspec") from None
 
 from .addresses import lookup
 from .compiled import Address, CompiledTables

@@ -215,5 +215,5 @@ def _packer(path: str, name: str) -> tuple[Callable[[], Any], type[Exception]]:
     try:
         import zstandard
     except ImportError:
-        raise ImageError(f"{path}: zstd data needs the package zstandard: pip install 'x86tables[zstd]'") from None
+        raise ImageError(f"{path}: zstd data needs the package zstandard: pip install zstandard") from None
     return lambda: zstandard.ZstdDecompressor(max_window_size=_MOST).decompressobj(), zstandard.ZstdError

@@ -23,7 +23,7 @@ CPU = f"Bochs (bochscpu; {MAXPHYADDR} physical address bits)"
 
 def _find() -> None:
     if not find_spec("bochscpu"):
-        raise NotThere("Bochs is not installed: pip install 'x86tables[bochs]' (Linux on x86-64)")
+        raise NotThere("Bochs is not installed: pip install bochscpu-python==0.3.1 (Linux on x86-64)")
 
 
 def load() -> Runner:

@@ -1,0 +1,35 @@
+"""Print the completion script of a shell, or the manual page.
+
+Where a shell looks for the script:
+
+  bash  x86tables completion bash > ~/.local/share/bash-completion/completions/x86tables
+  zsh   x86tables completion zsh > ~/.zfunc/_x86tables    (with ~/.zfunc in fpath, before compinit)
+  fish  x86tables completion fish > ~/.config/fish/completions/x86tables.fish
+  man   x86tables completion man | man -l -
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `completion`."""
+    parser.add_argument("shell", choices=("bash", "zsh", "fish", "man"), help="the shell, or `man`")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the parsers of all commands say."""
+    from ..checks import RULES, TABLES
+    from ..delivery.scenarios import SCENARIOS
+    from ..render import completion, manual
+    from . import names, parser, summary
+
+    rules = (*TABLES, *(rule.id for rule in RULES))
+    words = {"RULE": rules, "RULES": rules, "NAME": (*SCENARIOS, "all")}
+    commands = [completion.command(name, summary(name), parser(name), words) for name in names()]
+    write = {"bash": completion.bash, "zsh": completion.zsh, "fish": completion.fish, "man": manual.manual}
+    print("\n".join(write[args.shell](commands)))
+    return 0
