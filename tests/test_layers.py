@@ -116,7 +116,7 @@ def test_only_schemas_imports_construct() -> None:
 LINUX = str(ROOT / "tests/images/linux.core")
 BUDGETS = {
     "--help": (5, []),
-    "explain": (43, ["IDT004"]),
+    "explain": (44, ["IDT004"]),
     "decode": (27, ["0x00af9b000000ffff"]),
     "dump": (40, [LINUX]),
     "check": (59, [LINUX]),

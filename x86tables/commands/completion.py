@@ -24,11 +24,11 @@ def run(args: argparse.Namespace) -> int:
     """Print what the parsers of all commands say."""
     from ..checks import RULES, TABLES
     from ..delivery.scenarios import SCENARIOS
-    from ..render import completion, manual
+    from ..render import completion, glossary, manual
     from . import names, parser, summary
 
     rules = (*TABLES, *(rule.id for rule in RULES))
-    words = {"RULE": rules, "RULES": rules, "NAME": (*SCENARIOS, "all")}
+    words = {"WORD": (*rules, *glossary.names()), "RULES": rules, "NAME": (*SCENARIOS, "all")}
     commands = [completion.command(name, summary(name), parser(name), words) for name in names()]
     write = {"bash": completion.bash, "zsh": completion.zsh, "fish": completion.fish, "man": manual.manual}
     print("\n".join(write[args.shell](commands)))

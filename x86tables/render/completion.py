@@ -119,7 +119,8 @@ def zsh(commands: Sequence[Command]) -> Iterator[str]:
 
 def _action(argument: Argument) -> str:
     """What zsh offers for a value."""
-    return f"({' '.join(argument.choices)})" if argument.choices else "_files" if _file(argument) else " "
+    words = " ".join(argument.choices).replace("#", "\\#")
+    return f"({words})" if words else "_files" if _file(argument) else " "
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What `explain` prints: rules."""
+"""What `explain` prints: rules, and other topics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ...checks import Rule
+    from ..glossary import Topic
 
 
 class RuleJson(Document, severity=one_of(*SEVERITIES), phase=one_of(*PHASES, None)):
@@ -28,15 +29,29 @@ class RuleJson(Document, severity=one_of(*SEVERITIES), phase=one_of(*PHASES, Non
     good: str
 
 
+class TopicJson(Document):
+    """Something else that output names.
+
+    figure: its bits, as text; "" where it has none
+    """
+
+    name: str
+    title: str
+    text: str
+    source: str
+    figure: str
+
+
 class ExplainJson(Answer):
-    """Some rules."""
+    """Some rules, or what a word means."""
 
     rules: list[RuleJson]
+    topics: list[TopicJson]
 
 
-def explain(rules: Iterable[Rule]) -> ExplainJson:
+def explain(rules: Iterable[Rule], topics: Iterable[Topic] = ()) -> ExplainJson:
     """What `explain --format json` prints."""
-    return ExplainJson(rules=[_rule(rule) for rule in rules])
+    return ExplainJson(rules=[_rule(rule) for rule in rules], topics=[TopicJson.of(topic) for topic in topics])
 
 
 def _rule(rule: Rule) -> RuleJson:
