@@ -160,9 +160,9 @@ class CheckedCpu(CheckedTables):
 
     @property
     def machine_checks(self) -> bool:
-        """Whether #MC may be raised: a CPU that runs with CR4.MCE clear shuts down at a machine check instead."""
+        """Whether #MC is known to be raised: with CR4.MCE clear, a CPU shuts down at a machine check instead."""
         cr4 = self.registers.cr4
-        return self.declared or cr4 is None or cr4 & MCE != 0
+        return self.declared or (cr4 is not None and cr4 & MCE != 0)
 
     def off(self, vector: int) -> bool:
         """Whether only a feature that is or may be off raises an exception."""

@@ -133,7 +133,7 @@ def stack_in_use(
         guard = guard_below(machine, registers)
     except Inaccessible as error:
         return StackInUse(UNKNOWN, str(error), rsp)
-    if stack is None and machine.registers.cpl == 3 and _trampoline(machine, rsp):
+    if stack is None and machine.registers.cpl in (3, None) and _trampoline(machine, rsp):
         return StackInUse(NOT_JUDGED, "RSP0 is an entry trampoline, not the kernel's stack", rsp, guard)
     unprotected = _unprotected(machine, rsp, size)
     end = rsp - NEAR if guard is None else guard.top

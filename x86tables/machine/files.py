@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -80,6 +81,21 @@ class File:
         except OSError as error:
             raise ImageError(f"{self.path}: cannot be read at {start:#x}: {error.strerror}") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def extents(self, start: int, stop: int) -> Iterator[range]:
+        """What is not a hole of the file between two offsets; all of it where the system does not tell."""
+        stop = min(stop, self._size)
+        while start < stop:
+            try:
+                first = os.lseek(self._descriptor, start, os.SEEK_DATA)
+                end = os.lseek(self._descriptor, first, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # which says that there is no data any more
+                    yield range(start, stop)
+                return
+            if first < stop:
+                yield range(first, min(end, stop))
+            start = end
 
     def read(self, size: int = -1) -> bytes:
         """The next `size` bytes, all that are left by default."""

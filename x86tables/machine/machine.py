@@ -66,7 +66,8 @@ class Machine:
     `stacks` are the ranges of linear memory, in order, that a stack in one of them does not leave.
     `assumed` lists what the image does not say and was inferred, each as a short text. `physical` names the tables
     whose base is a physical address. `core` is what a core's headers say of EFER.LMA; `mode_needs` is the missing input
-    where nothing decides the mode. A Machine never changes.
+    where nothing decides the mode. `five_level` is what is taken for CR4.LA57 where CR4 is not known. A Machine never
+    changes.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Machine:
         physical: frozenset[str] = frozenset(),
         assumed: tuple[str, ...] = (),
         core: bool | None = None,
+        five_level: bool = False,
     ) -> None:
         self.registers, self.memory, self.cpu, self.declared = registers, memory, cpu, declared
         self.stacks = stacks
@@ -89,7 +91,7 @@ class Machine:
         self.vendor, self.maxphyaddr = vendor or "intel", maxphyaddr or 52
         self._assumed = list(assumed)
         self._tables: dict[str, Table] = {}
-        self._core = core
+        self._core, self._five_level = core, five_level
         self.mode_needs: str | None = None
         self.long_mode = self._long_mode(core)
         self.mode = self._mode()
@@ -110,6 +112,7 @@ class Machine:
         chosen = {"vendor": self.vendor, "maxphyaddr": self.maxphyaddr, "declared": self.declared, **options}
         chosen.setdefault("core", self._core)
         chosen.setdefault("stacks", self.stacks)
+        chosen.setdefault("five_level", self._five_level)
         return Machine(
             registers or self.registers, memory or self.memory, cpu=self.cpu, physical=self.physical, **chosen
         )
@@ -179,7 +182,7 @@ class Machine:
         if r.cr0 is not None and not r.cr0 & PG:
             return "none"
         if self.long_mode:
-            return "5-level" if (r.cr4 or 0) & LA57 else "4-level"
+            return "5-level" if (self._five_level if r.cr4 is None else r.cr4 & LA57) else "4-level"
         return "PAE" if (r.cr4 or 0) & PAE else "32-bit"
 
     def _paging(self, nxe: bool) -> Paging:

@@ -14,7 +14,7 @@ from ..machine.files import load
 from ..machine.image import OpenOptions, Snapshot
 from ..machine.machine import Machine
 from ..machine.memory import MOST_RANGES, Memory
-from ..machine.registers import Registers, Segment, TableRegister
+from ..machine.registers import PG, Registers, Segment, TableRegister
 from ..machine.symbols import Symbols, parse_map
 from ..records import Record
 
@@ -33,7 +33,9 @@ class Contents(Record):
     """What a reader found in a file: memory, one set of registers a CPU, and what goes with them.
 
     `extra` holds what a note of ours says beside the registers: vendor, maxphyaddr, tables at physical addresses.
-    `long_mode` is whether the file says that CPU 0 is in long mode; None where it does not tell.
+    `long_mode` is whether the file says that CPU 0 is in long mode; None where it does not tell. `running` is whether
+    this is the memory of a machine, in which tables that no register names can be looked for; `lacks` is then why they
+    have to be.
     """
 
     memory: Memory
@@ -43,6 +45,8 @@ class Contents(Record):
     notes: bytes = b""
     extra: dict[str, str] = {}  # noqa: RUF012 - never changed
     long_mode: bool | None = None
+    running: bool = True
+    lacks: str = "this image does not say where its tables are"
 
 
 def _reader(name: str) -> Any:
@@ -58,13 +62,25 @@ def _format(path: str, data: Data) -> str:
     return name
 
 
-def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # noqa: B008 - an immutable value
-    """Read an image of any format. ImageError says in one sentence what cannot be read, and why."""
+def _contents(path: str, options: OpenOptions) -> tuple[Contents, str]:
+    """What a file holds, and its format."""
     data = load(path)
     if options.format is not None and options.format not in FORMATS:
         raise UsageError(f"--image-format {options.format}: one of {', '.join(FORMATS)}")
     name = options.format or _format(path, data)
-    contents = _reader(name).read(path, data, options)
+    contents: Contents = _reader(name).read(path, data, options)
+    return contents, name
+
+
+def memory_of(path: str, format: str | None = None, base: int | None = None) -> tuple[Memory, str]:
+    """Just the memory in an image of any format, and the format."""
+    contents, name = _contents(path, OpenOptions(format=format, base=base))
+    return contents.memory, name
+
+
+def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # noqa: B008 - an immutable value
+    """Read an image of any format. ImageError says in one sentence what cannot be read, and why."""
+    contents, name = _contents(path, options)
     memory = contents.memory
     for file, place in options.maps:
         above = load(file)
@@ -83,11 +99,28 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     bits = options.maxphyaddr or (int(contents.extra["maxphyaddr"]) if "maxphyaddr" in contents.extra else None)
     memory.ram = ram(contents.extra.get("ram", ""))
     machines, remarks = [], list(contents.remarks)
-    for cpu, loaded in enumerate(registers):
-        merged, physical = _merged(loaded, options, symbols)
+    sets = [_merged(loaded, options, symbols) for loaded in registers]
+    found = None
+    if contents.running and _lacking(contents, options, [merged for merged, _ in sets]):
+        from . import searched
+
+        found = searched.search(path, memory, [merged for merged, _ in sets], contents.lacks)
+        remarks += found.remarks
+        sets = [(merged, frozenset()) for merged in found.registers]
+    for cpu, (merged, physical) in enumerate(sets):
         physical |= set(contents.extra.get("physical", "").split(","))
         core = None if cpu else contents.long_mode
-        machine = Machine(merged, memory, cpu=cpu, vendor=vendor, maxphyaddr=bits, physical=physical, core=core)
+        machine = Machine(
+            merged,
+            memory,
+            cpu=cpu,
+            vendor=vendor,
+            maxphyaddr=bits,
+            physical=physical,
+            core=core,
+            assumed=found.assumed[cpu] if found is not None else (),
+            five_level=found is not None and found.five_level,
+        )
         if options.registers and (bases := machine.descriptor_bases()):
             machine = machine.replace(merged.replace(**bases), assumed=_assumed(machine, bases))
         machines.append(machine)
@@ -97,6 +130,13 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     if stacks := symbols.objects:
         machines = [machine.replace(stacks=stacks, assumed=machine.assumed) for machine in machines]
     return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes, contents.extra)
+
+
+def _lacking(contents: Contents, options: OpenOptions, registers: list[Registers]) -> bool:
+    """Whether tables are to be looked for: some CPU's registers name none, and no option does."""
+    if options.registers or options.gdt or options.idt or options.tss or "unknown" in contents.extra:
+        return False
+    return any(None in (r.cr3, r.gdtr, r.idtr, r.tr) and (r.cr0 is None or r.cr0 & PG) for r in registers)
 
 
 def _assumed(machine: Machine, bases: dict[str, Segment]) -> tuple[str, ...]:

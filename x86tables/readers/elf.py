@@ -112,7 +112,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
             found["tr"] = Segment(0xFFF8, base, (size or DEFAULT_SIZE[name]) - 1)
         else:
             found[name + "r"] = TableRegister(base, (size or DEFAULT_SIZE[name] or 8) - 1)
-    return Contents(memory, (Registers(**found),), symbols, tuple(remarks))
+    return Contents(memory, (Registers(**found),), symbols, tuple(remarks), running=False)
 
 
 def _places(elf: Elf, symbols: list[tuple[int, str, int]]) -> dict[str, tuple[int, int, str]]:

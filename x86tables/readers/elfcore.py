@@ -68,16 +68,24 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         elif name != b"CORE" or kind != NT_PRSTATUS:
             continue
         kept += whole
-    if not registers and not options.registers and not (options.gdt or options.idt or options.tss):
-        reason = remarks[-1] if remarks else "no note of QEMU"
-        raise ImageError(f"{path}: no registers in this core ({reason}): give --registers FILE, or --cr3 and --idt")
     if not pieces:
         raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
     # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
     long_mode = Elf(path, data).machine == X86_64 if kept else None
     unique = tuple(dict.fromkeys(remarks))[:MOST_REMARKS]
+    lacks = (
+        f"this core has no registers that say where the tables are ({remarks[-1] if remarks else 'no note of QEMU'})"
+    )
     kept[:0] = remarks_note(unique)
-    return Contents(memory, tuple(registers), remarks=unique, notes=bytes(kept), extra=extra, long_mode=long_mode)
+    return Contents(
+        memory,
+        tuple(registers),
+        remarks=unique,
+        notes=bytes(kept),
+        extra=extra,
+        long_mode=long_mode,
+        lacks=lacks,
+    )
 
 
 def _segments(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ImageError, UsageError
+from ..errors import UsageError
 from ..machine.image import OpenOptions
 from ..machine.memory import Memory
 from ..machine.paging import canonical
@@ -32,10 +32,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         return Contents(memory)
     kind = guess(data)
     if kind is None:
-        raise ImageError(
-            f"{path}: a flat image does not say where its tables are: "
-            "give --gdt ADDR,LIMIT, --idt ADDR,LIMIT, --tss ADDR or --registers FILE"
-        )
+        return Contents(memory, lacks="a flat image does not say where its tables are")
     limit = len(data) - 1
     registers = {
         "gdt": Registers(gdtr=TableRegister(base, limit)),
@@ -43,7 +40,10 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         "tss": Registers(tr=Segment(0xFFF8, base, limit)),
     }[kind]
     return Contents(
-        memory, (registers,), remarks=(f"the whole file looks like one {kind.upper()} and is read as that",)
+        memory,
+        (registers,),
+        remarks=(f"the whole file looks like one {kind.upper()} and is read as that",),
+        running=False,
     )
 
 

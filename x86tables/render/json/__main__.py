@@ -15,6 +15,7 @@ from .error_lookup import in_image  # noqa: F401 - declares what is in a DecodeJ
 from .explain import ExplainJson
 from .log import LogJson
 from .prove import ProveGuestJson, ProveJson, ProveOverflowJson
+from .scan import ScanJson
 from .trace import TraceJson
 
 COMMANDS: dict[str, tuple[type[Document], ...]] = {
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[type[Document], ...]] = {
     "explain": (ExplainJson,),
     "log": (LogJson,),
     "prove": (ProveJson, ProveOverflowJson, ProveGuestJson),
+    "scan": (ScanJson,),
     "trace": (TraceJson,),
 }
 

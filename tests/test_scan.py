@@ -1,0 +1,278 @@
+"""Tables found without a register: in captured systems as their cores have them, and in memory made for the purpose."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import IMAGES, call, dumped, fitting, output, refused
+
+from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables.machine.memory import PAGE, Memory
+from x86tables.machine.paging import AddressSpace, Page, build
+from x86tables.machine.probe import Ok
+from x86tables.machine.registers import FRED, Registers, TableRegister, load
+from x86tables.readers import open_image
+from x86tables.readers.searched import search
+from x86tables.scan import fill, scan
+from x86tables.scan.shapes import shapes
+
+KERNEL, RAM = 0xFFFF_FFFF_8000_0000, 0xFFFF_8880_0000_0000
+
+
+def raw(path: Path, name: str) -> Path:
+    """The memory of a captured system as a flat dump: its small image and all its page tables; zeros elsewhere.
+
+    A small image has no code: where the gates lead, there is some.
+    """
+    with open(path, "wb") as out:
+        for core in (f"{name}.core", f"{name}-tables.core.xz"):
+            memory = open_image(str(IMAGES / core)).memory
+            for held in memory.ranges:
+                if held.stop < 0xF000_0000:
+                    out.seek(held.start)
+                    out.write(memory.read(held.start, len(held)))
+        image = open_image(str(IMAGES / f"{name}-tables.core.xz"))
+        for machine in open_image(str(IMAGES / f"{name}.core")).machines:
+            space = AddressSpace(image.memory, image.machines[machine.cpu].space.paging)
+            for gate in machine.idt:
+                if isinstance(answer := space.probe(gate.offset), Ok):
+                    out.seek(answer.physical)
+                    out.write(b"\x90" * 4)
+    return path
+
+
+def tables(cpu: dict[str, Any]) -> dict[str, Any]:
+    """What dump says of the tables of one CPU, but for what comes from registers that a raw dump does not have."""
+    kept = {name: cpu[name] for name in ("gdt", "idt", "tss")}
+    # what a program has left in RSP2 leads to memory of that program or nowhere
+    if "stacks" in kept["tss"]:
+        kept["tss"]["stacks"] = [stack for stack in kept["tss"]["stacks"] if stack["name"] != "RSP2"]
+    return kept
+
+
+@pytest.fixture(scope="module", params=["linux", "cloud", "xen", "ovmf", "memtest"])
+def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A captured system and its memory as a raw dump: that of the small image, and all of its page tables."""
+    name = str(request.param)
+    path = tmp_path_factory.mktemp(name) / f"{name}.raw"
+    return name, raw(path, name)
+
+
+def test_a_raw_dump_has_the_tables_of_the_core(system: tuple[str, Path]) -> None:
+    name, path = system
+    found, known = dumped(path)["cpus"], dumped(IMAGES / f"{name}.core")["cpus"]
+    if name == "memtest":  # both of its CPUs use the same tables, which says nothing of their number
+        assert tables(known[0])["idt"] == tables(known[1])["idt"]
+        known = known[:1]
+    assert len(found) == len(known)
+    for one, other in zip(found, known, strict=True):
+        mine, theirs = tables(one), tables(other)
+        assert mine["idt"] == theirs["idt"] and mine["tss"] == theirs["tss"]
+        if name == "xen":  # a guest's slots come first, in its page tables only; Xen's own page is the last one
+            assert mine["gdt"]["limit"] == theirs["gdt"]["limit"]
+            for gdt in (mine["gdt"], theirs["gdt"]):
+                gdt["entries"] = [entry for entry in gdt["entries"] if entry["index"] >= 0xE000 // 8]
+            assert mine["gdt"]["entries"] == theirs["gdt"]["entries"]
+        else:
+            assert mine["gdt"]["entries"] == theirs["gdt"]["entries"][: len(mine["gdt"]["entries"])]
+            assert mine["gdt"]["base"] == theirs["gdt"]["base"]
+            assert not any(entry["raw"].strip("0") for entry in theirs["gdt"]["entries"][len(mine["gdt"]["entries"]) :])
+        assert any("found in memory, not given" in text for text in one["assumed"])
+
+
+def test_a_raw_dump_has_the_verdict_of_the_core(system: tuple[str, Path]) -> None:
+    name, path = system
+    found = json.loads(call("check", path, "--format", "json")[1])["cpus"]
+    known = json.loads(call("check", IMAGES / f"{name}.core", "--format", "json")[1])["cpus"]
+    for one, other in zip(found, known, strict=False):
+        if name in ("ovmf", "memtest"):  # no register, and no TSS that names a stack: there is none to run off
+            assert one["verdict"] == "unknown" and "RSP is not known" in one["reason"]
+        else:
+            assert [one["verdict"], one["handled_by"]] == [other["verdict"], other["handled_by"]]
+        listed = [[(f["rule"], f["severity"], f["where"]) for f in cpu["findings"]] for cpu in (one, other)]
+        assert listed[0] == listed[1]
+
+
+def test_the_command(system: tuple[str, Path]) -> None:
+    name, path = system
+    document = fitting("scan", call("scan", path, "--format", "json")[1])
+    best = document["machines"][0]
+    core = dumped(IMAGES / f"{name}.core")
+    roots = {int(cpu["registers"]["cr3"], 16) & ~0xFFF for cpu in core["cpus"]}
+    assert int(best["cr3"], 16) in roots | {root ^ PAGE for root in roots}
+    text = output("scan", path)
+    assert f"score {best['score']} of 100" in text and best["cr3"] in text
+    if name == "linux":
+        assert int(best["user_cr3"], 16) == int(best["cr3"], 16) + PAGE
+        assert "page-table isolation" in text
+
+
+class Made:
+    """Memory made for a search: pages by physical address, and page tables over them."""
+
+    def __init__(self, levels: int = 4, tables: int = 0x80_0000) -> None:
+        self.levels, self.tables = levels, tables
+        self.data: dict[int, bytes] = {}
+        self.pages: dict[int, Page] = {}
+        self.cr3 = 0
+
+    def put(self, linear: int, physical: int, content: bytes, **rights: bool) -> None:
+        """Bytes at a physical address, the pages they lie in mapped at the linear one's."""
+        self.data[physical] = content
+        for at in range(0, (physical % PAGE + len(content) + PAGE - 1) & -PAGE, PAGE):
+            here = (linear & -PAGE) + at
+            self.pages.setdefault(here, Page(here, (physical & -PAGE) + at, PAGE, **rights))
+
+    def memory(self) -> Memory:
+        self.cr3, built = build(self.pages.values(), self.tables, self.levels)
+        memory = Memory()
+        content = bytearray(max(self.tables + len(built) * PAGE, *(at + len(b) for at, b in self.data.items())))
+        for at, data in {**self.data, **built}.items():
+            content[at : at + len(data)] = data
+        memory.overlay(0, bytes(content))
+        return memory
+
+
+def kernel(
+    made: Made,
+    *,
+    gates: int = 256,
+    idt_at: int = 0x30_0000,
+    gdt_at: int = 0x31_0000,
+    at: int = KERNEL,
+    place: int = 0x10_0000,
+    read_only: bool = False,
+) -> Registers:
+    """A kernel's code, stacks and tables at `at`, physically from `place` on; what its registers would hold."""
+    made.put(at + 0x10_0000, place, b"\x90" * PAGE, writable=False)
+    made.put(at + 0x20_0000, place + 0x1_0000, bytes(4 * PAGE), executable=False)
+    gdt, idt = Gdt(), Idt(gates)
+    code = gdt.append(SegmentDescriptor.kernel_code())
+    gdt.append(SegmentDescriptor.kernel_data())
+    tss = at + 0x40_0000
+    task = gdt.append(SystemDescriptor.tss(tss))
+    for vector in range(gates):
+        idt[vector] = Gate.interrupt(at + 0x10_0000 + vector * 8, code, ist=int(vector == 8))
+    stacks = Tss(rsp0=at + 0x20_2000, ist1=at + 0x20_4000)
+    made.put(at + idt_at, place + idt_at, bytes(idt), writable=not read_only, executable=False)
+    made.put(at + gdt_at, place + gdt_at, bytes(gdt), executable=False)
+    made.put(tss, place + 0x40_0000, bytes(stacks), executable=False)
+    found = SystemDescriptor.tss(tss)
+    return Registers(
+        gdtr=TableRegister(at + gdt_at, len(bytes(gdt)) - 1),
+        idtr=TableRegister(at + idt_at, idt.limit),
+        tr=load(int(task), found),
+    )
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+@pytest.mark.parametrize("gates", [256, 48, 32])
+@pytest.mark.parametrize("idt_at, gdt_at", [(0x30_0000, 0x31_0000), (0x30_0458, 0x31_0594), (0x30_0E08, 0x30_0D00)])
+def test_a_kernel_is_found(levels: int, gates: int, idt_at: int, gdt_at: int) -> None:
+    made = Made(levels)
+    expected = kernel(made, gates=gates, idt_at=idt_at, gdt_at=gdt_at)
+    memory = made.memory()
+    (machine,) = scan(memory).machines
+    assert (machine.root.physical, machine.root.mode) == (made.cr3, f"{levels}-level")
+    ((registers, names),) = fill([Registers()], machine)
+    if gates < 256:  # zeros behind it: there is room for all gates
+        expected = expected.replace(idtr=expected.idtr and expected.idtr.replace(limit=0xFFF))
+    assert registers == expected.replace(cr3=made.cr3)
+    assert names == ("cr3", "gdtr", "idtr", "tr")
+
+
+def test_what_is_known_is_kept() -> None:
+    made = Made()
+    expected = kernel(made)
+    (machine,) = scan(made.memory()).machines
+    known = Registers(cr3=0x1000, rip=5, idtr=TableRegister(7, 15))
+    ((registers, names),) = fill([known], machine)
+    assert registers == known.replace(gdtr=expected.gdtr, tr=expected.tr) and names == ("gdtr", "tr")
+
+
+def test_copies_are_not_taken() -> None:
+    """The one IDT has a read-only address; a copy in freed memory is mapped with all memory, an early one has less."""
+    made = Made()
+    expected = kernel(made, read_only=True)
+    idt = made.data[0x40_0000]
+    made.put(RAM + 0x60_0000, 0x60_0000, idt, executable=False)
+    made.put(KERNEL + 0x70_0000, 0x70_0000, idt[: 32 * 16], executable=False)
+    (machine,) = scan(made.memory()).machines
+    assert [cpu.idt.register for cpu in machine.cpus] == [expected.idtr] and machine.cpus[0].idt.read_only
+
+
+def test_machines_are_told_apart() -> None:
+    """Two kernels with page tables of their own in one memory, as of a host and its guest."""
+    made, guest = Made(), Made(tables=0xF0_0000)
+    expected, other = kernel(made), kernel(guest, at=KERNEL + 0x1000_0000, place=0xA0_0000, gates=48)
+    memory, more = made.memory(), guest.memory()
+    content = bytearray(more.read(0, more.ranges[-1].stop))
+    content[: memory.ranges[-1].stop] = memory.read(0, memory.ranges[-1].stop)
+    machines = scan(Memory([(0, len(content), bytes(content), 0)])).machines
+    found = {machine.root.physical: fill([Registers()], machine)[0][0] for machine in machines}
+    assert found[made.cr3] == expected.replace(cr3=made.cr3)
+    assert found[guest.cr3].gdtr == other.gdtr and found[guest.cr3].tr == other.tr
+
+
+def everywhere_itself(random: random.Random) -> bytes:
+    """Pages whose entries all lead to one another."""
+    return b"".join(struct.pack("<Q", at * PAGE | 0x67) * 512 for at in range(64))
+
+
+def gates_of_nothing(random: random.Random) -> bytes:
+    """IDTs whose handlers nothing maps, and tables that lead to themselves."""
+    gates = b"".join(bytes(Gate.interrupt(KERNEL + n, 8)) for n in range(256))
+    return gates * 16 + everywhere_itself(random)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda random: bytes(1 << 20),
+        lambda random: random.randbytes(1 << 20),
+        lambda random: b"\x8e" * (1 << 18),
+        lambda random: b"\x01\0\0\0\0\0\0\0" * (1 << 16),
+        lambda random: b"\xff\xff\0\0\0\x9a\xaf\0" * (1 << 15),
+        everywhere_itself,
+        gates_of_nothing,
+    ],
+)
+def test_memory_of_anything(content: Callable[[random.Random], bytes], tmp_path: Path) -> None:
+    data = content(random.Random(1))
+    (path := tmp_path / "memory.raw").write_bytes(data)
+    status, text, err = call("scan", path)
+    assert (status, err) == (1, "") and "no tables found" in text
+    assert "none were found in its memory" in refused("dump", path)
+
+
+def test_windows_do_not_matter(tmp_path: Path) -> None:
+    """A table across the edge of what is read at once, a hole before it, and memory that begins within a page."""
+    made = Made()
+    expected = kernel(made, idt_at=0x2F_FFA0 - 0x10_0000 + 0x10_0000)
+    memory = made.memory()
+    (machine,) = scan(memory).machines
+    assert machine.cpus[0].idt.register == expected.idtr
+    content = memory.read(0, memory.ranges[-1].stop)
+    odd = Memory([(0x234, len(content) - 0x234, content[0x234:], 0)])
+    assert scan(odd).machines == (machine,)
+
+
+def test_fred_has_no_idt() -> None:
+    made = Made()
+    kernel(made)
+    found = search("memory", made.memory(), [Registers(cr4=FRED)], "nothing is known")
+    assert any("uses no IDT" in remark for remark in found.remarks)
+    assert not search("memory", made.memory(), [Registers(cr4=0)], "").remarks
+
+
+def test_shapes() -> None:
+    page = bytearray(2 * PAGE)
+    page[0x18 : 0x18 + 64] = bytes(Gate.trap(KERNEL, 0x10, dpl=3)) * 4
+    page[0x104:0x10C] = bytes(SegmentDescriptor.kernel_code())
+    struct.pack_into("<Q", page, PAGE + 0xFF8, 0x1234_5067 | 1 << 63)
+    found = shapes(bytes(page))
+    assert found.gates == [(0x18, 4)] and found.codes == [0x104] and found.roots == [PAGE]

@@ -1,0 +1,68 @@
+"""What `scan` prints: machines found in memory, each with its score and what speaks for it."""
+
+from __future__ import annotations
+
+from .describe import size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..machine.registers import Segment, TableRegister
+    from ..scan import Scan
+    from ..scan.machines import FoundMachine, Reason
+
+
+def scan(path: str, format: str, found: Scan) -> Iterator[str]:
+    """All machines, best first."""
+    count = len(found.machines)
+    machines = "no tables found" if not count else "1 machine found" if count == 1 else f"{count} machines found"
+    yield f"{path}: {format}, {machines}"
+    yield (
+        f"  looked at {size(found.size)}: {found.gates} runs of gates, {found.codes} 64-bit code segments, "
+        f"{found.roots} pages like a top-level page table"
+    )
+    for number, machine in enumerate(found.machines):
+        yield ""
+        yield f"machine {number}  score {machine.score} of 100"
+        yield from (f"  {reason.points:+4}  {_words(reason)}" for reason in machine.reasons)
+        yield from _machine(machine)
+
+
+def _machine(machine: FoundMachine) -> Iterator[str]:
+    root = machine.root
+    programs = f"; {machine.programs} more map the same handlers" if machine.programs else ""
+    yield f"  page tables  {root.physical:#x}, {root.mode[0]} levels{programs}"
+    if machine.user_root is not None:
+        yield f"               {machine.user_root:#x} is used in ring 3 (page-table isolation)"
+    shown = None
+    for number, cpu in enumerate(machine.cpus):
+        yield f"  CPU {number}"
+        same = "as CPU 0" if shown == cpu.idt else _place(cpu.idt.register, cpu.idt.physical)
+        shown = shown or cpu.idt
+        yield f"    IDT  {same}" + ("" if same == "as CPU 0" else f", {cpu.idt.gates} gates present")
+        yield f"    GDT  {_place(cpu.gdtr, cpu.gdt_physical)}"
+        task = "" if cpu.tr is None or cpu.tr.null else f", selector {cpu.tr.selector:#x}"
+        yield f"    TSS  {_place(cpu.tr, cpu.tss_physical)}{task}"
+
+
+def _place(register: TableRegister | Segment | None, physical: int | None) -> str:
+    if register is None or physical is None:
+        return "none found"
+    return f"{register.base:#x} (physical {physical:#x}), limit {register.limit:#x}"
+
+
+def _words(reason: Reason) -> str:
+    match reason.what:
+        case "handlers":
+            return f"the page tables map the handlers of {reason.count} of {reason.of} gates as supervisor code"
+        case "idt-mapped":
+            return "they map the IDT"
+        case "idt-read-only":
+            return "by a read-only address, as kernels do that protect it"
+        case "gdt":
+            return "a GDT has the 64-bit code segment that the gates name"
+        case "tss":
+            count = "a descriptor" if reason.count == 1 else f"{reason.count} descriptors"
+            return f"{count} of a GDT lead{'s' * (reason.count == 1)} to a TSS whose stacks can be pushed to"
+    raise AssertionError(reason.what)
