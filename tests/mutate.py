@@ -26,7 +26,7 @@ import pytest
 
 HERE = Path(__file__).parent
 MODULES = ("deliver", "simulate")
-TESTS = ("test_deliver", "test_simulate", "test_scenarios", "test_prove")
+TESTS = ("test_deliver", "test_simulate", "test_scenarios", "test_stacks", "test_prove")
 EQUIVALENT = HERE / "equivalent_mutants.txt"
 SECONDS = 20  # of one test, as the processor counts: a mutant that takes longer loops for ever
 MEMORY = 2 << 30

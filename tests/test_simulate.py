@@ -10,7 +10,7 @@ from x86tables.delivery.simulate import Loop, LoopDetector, simulate, start_hand
 from x86tables.delivery.state import CpuState, StepBudget
 from x86tables.machine.machine import Machine
 from x86tables.machine.paging import READ
-from x86tables.machine.registers import AC, PAE, SMAP, SMEP
+from x86tables.machine.registers import AC, PAE, SMAP, SMEP, Segment
 from x86tables.machine.synthetic import Mapping
 
 PF, BP, IRQ = Event.exception(14, 2, STACK - 8), Event.int3(), Event.interrupt(0x20)
@@ -233,6 +233,17 @@ def test_a_stack_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(simulation.deliveries) == len(simulation.handlers) == 3
 
 
+def test_a_search_for_the_end_goes_on_where_an_earlier_one_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops a MiB below the first stack pointer; the second simulation begins lower, and asks further down."""
+    monkeypatch.setattr("x86tables.budgets.FARTHEST", 1 << 20)
+    deep = (*MAPPINGS, Mapping("deep", 0x4000_0000, 0x18_0000))
+    machine, budget = kernel(mappings=deep, rsp=0x4018_0000, gates=gate(14, offset=GONE)), StepBudget()
+    assert simulate(machine, PF, budget=budget).outcome == "loops"
+    lower = machine.registers.replace(rsp=0x400C_0000)
+    second = simulate(CpuState(machine, lower), PF, budget=budget)
+    assert (second.outcome, second.loop) == ("survives", simulate(CpuState(machine, lower), PF).loop)
+
+
 def test_rounds_that_run_over_a_table() -> None:
     # the stack descends over the IDT: gate 14, not the guard page below, is what ends it
     idt = MAPPINGS[1].address
@@ -255,7 +266,10 @@ EATEN = {  # stacks that are eaten up: what ends each, and how much of it the lo
     "over the page below the #DF stack": kernel(rsp=TOP, tss=Tss(ist1=STACK + 0x2000), gates=MISSING),
     "double faults": kernel(gates={**gate(14, p=0), **gate(8, offset=GONE, ist=0)}),
     "without any guard": kernel(mappings=(*MAPPINGS, Mapping("more", GUARD - 0x8000, 0x9000)), gates=MISSING),
-    "down to address 0": kernel(mappings=(*MAPPINGS, Mapping("zero", 0, 0x4000)), rsp=0x4000, gates=MISSING),
+    "over the null LDT": kernel(mappings=(*MAPPINGS, Mapping("zero", 0, 0x4000)), rsp=0x4000, gates=MISSING),
+    "down to address 0": kernel(
+        mappings=(*MAPPINGS, Mapping("zero", 0, 0x8000)), rsp=0x8000, gates=MISSING, ldtr=Segment(0, IST, 0)
+    ),
     "SS is not known": kernel(rsp=TOP, ss=None, gates=MISSING),
     # #DF's handler is missing, too: its stack is eaten up next, down to the GDT, but the rounds are those of the first
     "two stacks": kernel(

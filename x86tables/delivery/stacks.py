@@ -68,8 +68,6 @@ def guard_below(
         if isinstance(answer, Unknown):
             raise Inaccessible(answer)
         if isinstance(answer, Fault):
-            if page <= start - most:
-                return None
             return Guard((page + PAGE) % TOP, answer)
         if page - PAGE <= start - most:
             return None
