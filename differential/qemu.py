@@ -15,13 +15,14 @@ from differential.machines import Case, case
 from differential.qemu_cpu import EXIT, Cpu, Prepared, prepare
 from differential.qemu_deviations import QemuCpuState, first
 from differential.qemu_deviations import enter_handler as enter_as_qemu
+from x86tables import budgets
 from x86tables.delivery.deliver import Checks, enter_handler
 from x86tables.delivery.events import SHUTDOWN
 from x86tables.delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, Simulation, simulate
 from x86tables.delivery.state import CpuState
 from x86tables.machine.paging import canonical
 from x86tables.machine.probe import Inaccessible
-from x86tables.prove.event_log import ENTERED, GOES_ON, MORE, NOTHING, RUNS, EventLog, Observation, changed, differences
+from x86tables.prove.event_log import ENTERED, GOES_ON, NOTHING, RUNS, EventLog, Observation, changed, differences
 from x86tables.prove.stimulus import first_event
 from x86tables.tables.vectors import label
 
@@ -114,7 +115,9 @@ def _event_log(simulation: Simulation, state: CpuState) -> EventLog:
         )
     if gap is None:
         gap = len(observations)
-    rounds = MORE if simulation.loop.rounds is None else simulation.loop.rounds * len(simulation.loop.vectors)
+    rounds = (
+        budgets.LOOP_EVENTS if simulation.loop.rounds is None else simulation.loop.rounds * len(simulation.loop.vectors)
+    )
     return EventLog(tuple(observations), outcome, None, gap, len(observations) + rounds + (outcome != GOES_ON))
 
 

@@ -19,8 +19,8 @@ import zstandard
 from specimens import BASE, END, FRAME, NONE, TABLES, core, header, kernel, segment
 from work import Work
 
+from x86tables import budgets
 from x86tables.commands import main
-from x86tables.machine import files
 from x86tables.machine.registers import Segment, TableRegister
 from x86tables.readers import elfcore
 
@@ -182,8 +182,8 @@ def test_bomb_of_other_than_zeros(
     run: Run, image: Callable[[bytes], str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that repeats for ever is refused in time, a file of mostly zeros with something in each MiB is not."""
-    monkeypatch.setattr(files, "_ALWAYS", MIB)
-    monkeypatch.setattr(files, "_RATIO", 32)
+    monkeypatch.setattr(budgets, "FILE_UNPACKED", MIB)
+    monkeypatch.setattr(budgets, "FILE_RATIO", 32)
     refused(run("dump", path := image(PACKERS[name](b"\xaa" * 16 * MIB))), path, name, "other than zeros")
     sparse = PACKERS[name]((b"\xaa" + bytes(MIB - 1)) * 64)
     assert len(sparse) * 32 < 32 * MIB

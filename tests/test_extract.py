@@ -12,8 +12,9 @@ from cli import IMAGES, answers, call, dumped, output, refused
 from damage import damaged
 from specimens import BASE, FRAME
 
+from x86tables import budgets
 from x86tables.machine.image import OpenOptions
-from x86tables.machine.memory import MOST_RANGES, PAGE, Memory, Recording
+from x86tables.machine.memory import PAGE, Memory, Recording
 from x86tables.machine.registers import Segment, TableRegister
 from x86tables.readers import elfcore, open_image
 
@@ -170,7 +171,7 @@ def test_pages_held_in_part_stay_so(tmp_path: Path) -> None:
 
 def test_memory_in_very_many_pieces(tmp_path: Path) -> None:
     """More than the note on memory can name: where is memory is known all the same."""
-    apart = [(0, FRAME * 2 + 2 * PAGE * n, PAGE) for n in range(MOST_RANGES + 1)]
+    apart = [(0, FRAME * 2 + 2 * PAGE * n, PAGE) for n in range(budgets.RANGES + 1)]
     big, small = core_of(tmp_path, [(0, FRAME, specimens.END - FRAME), *apart])
     assert answers(small) == answers(big)
     assert open_image(str(small)).memory.ram == () and len(pages(small)) < 16

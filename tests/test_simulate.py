@@ -33,6 +33,20 @@ def test_a_handler_that_runs() -> None:
     assert simulation.handlers[0].steps[1].found == f"128 bytes below {rsp:#x}", "15 registers and a return address"
 
 
+def test_an_outline_has_no_addresses() -> None:
+    """The same overflow of another stack is alike; another end is not."""
+    gates = gate(8, ist=0)
+    here, there = (simulate(kernel(gates=gates, rsp=rsp), Event.exception("#UD")) for rsp in (STACK, IST - 0x5000))
+    assert here.outline == there.outline and here.reason != there.reason
+    outcome, vector, stack, attempts = here.outline
+    assert (outcome, vector, stack) == ("triple-fault", None, None)
+    assert attempts == tuple(
+        (label, *(step.step for step in attempt.steps))
+        for label, attempt in zip(("#UD", "#PF", "#DF"), here.deliveries[0].attempts, strict=True)
+    )
+    assert simulate(kernel(rsp=STACK), Event.exception("#UD")).outline[:3] == ("survives", 8, "IST1")
+
+
 def test_what_a_handler_pushed_is_not_known() -> None:
     state = CpuState(kernel(rsp=TOP - 0x200))
     simulate(state, IRQ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from . import budgets
 from .errors import UsageError
 from .tables.gdt import CallGate, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
 from .tables.idt import Gate
@@ -30,7 +31,6 @@ EITHER = "descriptor"  # a GDT entry: its own bits say which layout it has
 _ADDRESS = re.compile(r"(?<!\S)(?:0x)?[0-9a-f]+(?:[ \t]*<[^\n]{1,400}?>)?:(?!\S)", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"0x[0-9a-f]+", re.IGNORECASE | re.ASCII)
 _PLAIN = re.compile(r"[0-9a-f]+", re.IGNORECASE | re.ASCII)
-LONGEST = 1 << 16  # characters; the largest structure is 104 bytes
 EXAMPLE = "0x00af9b000000ffff, or bytes in memory order such as ff ff 00 00 00 9b af 00"
 
 
@@ -50,8 +50,8 @@ def decode(text: str, kind: str | None = None) -> tuple[str, Layout]:
 
 def read(text: str) -> tuple[bytes, bool]:
     """Bytes in memory order, and whether they were written as one number, which may be widened."""
-    if len(text) > LONGEST:
-        raise UsageError(f"more than {LONGEST} characters are not a single value: write one, {EXAMPLE}")
+    if len(text) > budgets.VALUE_TEXT:
+        raise UsageError(f"more than {budgets.VALUE_TEXT} characters are not a single value: write one, {EXAMPLE}")
     words = _ADDRESS.sub(" ", text).replace(",", " ").split()
     if not words:
         raise UsageError(f"nothing to decode: write a value, {EXAMPLE}")

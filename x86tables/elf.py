@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 
+from . import budgets
 from .errors import ImageError
 from .machine.symbols import printable
 from .records import Record
@@ -30,9 +31,6 @@ FILE, THREAD_LOCAL = 4, 6  # types of symbols whose values are not addresses
 RELATIVE = 8  # R_X86_64_RELATIVE and R_386_RELATIVE
 X86, X86_64 = MACHINES = (3, 62)  # e_machine
 MANY = 0xFFFF  # e_phnum, e_shstrndx: the number stands in section 0
-MOST_NAME = 4096  # bytes of one name; Linux allows its symbols 512
-ALWAYS = 1 << 20  # bytes that a file of any size may make of its own: names, and what is unpacked
-NAMES_RATIO, UNPACKED_RATIO = 4, 64  # and so many times its string table, and its own size
 
 _HEADER = {32: struct.Struct("<HHIIIIIHHHHHH"), 64: struct.Struct("<HHIQQQIHHHHHH")}  # behind e_ident
 _SEGMENT = {32: struct.Struct("<8I"), 64: struct.Struct("<IIQQQQQQ")}
@@ -120,7 +118,7 @@ class Elf:
                 )
             self.segment_count = int.from_bytes(data[at : at + 4], "little")
         self._sections: tuple[SectionHeader, ...] | None = None
-        self._room = ALWAYS + UNPACKED_RATIO * len(data)  # for what is unpacked
+        self._room = budgets.ANY_FILE + budgets.SECTIONS_RATIO * len(data)  # for what is unpacked
 
     # Segments
 
@@ -209,7 +207,7 @@ class Elf:
         if self._room < 0:
             raise ImageError(
                 f"{self.path}: section {section.name} unpacks to {size:#x} bytes: all sections of a file may unpack to "
-                f"{UNPACKED_RATIO} times its size and {ALWAYS:#x} bytes"
+                f"{budgets.SECTIONS_RATIO} times its size and {budgets.ANY_FILE:#x} bytes"
             )
         try:
             content = zlib.decompressobj().decompress(data, size or 1)  # 0 would be no limit
@@ -331,20 +329,21 @@ class _Names:
     def __init__(self, path: str, strings: bytes) -> None:
         self.known: dict[int, str] = {}
         self._path, self._strings = path, strings
-        self._room = ALWAYS + NAMES_RATIO * len(strings)
+        self._room = budgets.ANY_FILE + budgets.NAMES_RATIO * len(strings)
 
     def __call__(self, at: int) -> str:
         if at in self.known:
             return self.known[at]
-        end = self._strings.find(0, at, at + MOST_NAME + 1)
+        end = self._strings.find(0, at, at + budgets.NAME + 1)
         if end < 0:
-            if at + MOST_NAME < len(self._strings):
-                raise ImageError(f"{self._path}: a name is longer than {MOST_NAME} bytes")
+            if at + budgets.NAME < len(self._strings):
+                raise ImageError(f"{self._path}: a name is longer than {budgets.NAME} bytes")
             raise ImageError(f"{self._path}: damaged: the name at {at:#x} of a string table has no end")
         self._room -= end - at
         if self._room < 0:
             raise ImageError(
-                f"{self._path}: the names share strings: all together may be {NAMES_RATIO} times as long as their table"
+                f"{self._path}: the names share strings: all together may be {budgets.NAMES_RATIO} times as long as "
+                "their table"
             )
         text = self.known[at] = printable(self._strings[at:end].decode("utf-8", "backslashreplace"))
         return text

@@ -21,7 +21,8 @@ with --address ADDR (what CR2 held): the entries of the walk to it.
 
 from __future__ import annotations
 
-from ..decode import EXAMPLE, LONGEST, decode
+from .. import budgets
+from ..decode import EXAMPLE, decode
 from ..errors import UsageError
 from ..machine.files import standard_input
 from ..tables.selector import PageFaultErrorCode, SelectorErrorCode
@@ -87,6 +88,6 @@ def look_up(args: argparse.Namespace, kind: str, value: Layout) -> tuple[Sequenc
 
 def _standard_input() -> str:
     try:
-        return standard_input().read(LONGEST + 1)
+        return standard_input().read(budgets.VALUE_TEXT + 1)
     except UnicodeDecodeError:
         raise UsageError(f"standard input is not text: write {EXAMPLE}") from None

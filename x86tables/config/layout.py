@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from .. import budgets
 from ..machine.memory import PAGE
 from ..machine.paging import canonical
 from ..machine.synthetic import Mapping
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     Ranked: TypeAlias = tuple[int, Mapping]  # of bytes, not yet of pages; of two for a page, the higher rank counts
 
-MOST = 256 << 20  # bytes of memory that a declared machine may have
 IMPLIED, LINKED, DECLARED, GUARD = range(4)
 
 
@@ -33,8 +33,9 @@ def layout(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = (
     ranked = [(rank, mapping) for rank, mapping in ranked if _canonical(mapping, levels)]
     mappings = _joined(ranked)
     total = sum(mapping.size for mapping in mappings if mapping.permissions)
-    if total > MOST:
-        message = f"{total >> 20} MiB are declared, {MOST >> 20} can be judged: declare what tables and stacks need"
+    if total > budgets.DECLARED_MEMORY:
+        most = budgets.DECLARED_MEMORY >> 20
+        message = f"{total >> 20} MiB are declared, {most} can be judged: declare what tables and stacks need"
         raise tables.source.mistake(("memory",), message)
     return mappings
 

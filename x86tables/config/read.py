@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import msgspec
 from msgspec import inspect
 
+from .. import budgets
 from ..errors import UsageError
 from ..machine.files import load as load_file
 from .keys import Config
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .lines import Path
-
-MOST = 1 << 20  # a configuration is no larger than that
 
 
 class Source:
@@ -40,8 +39,8 @@ class Source:
 def read(path: str) -> tuple[Config, Source]:
     """The configuration in a TOML file."""
     content = load_file(path)
-    if len(content) > MOST:
-        raise UsageError(f"{path}: {len(content):,} bytes: a configuration has at most {MOST:,}")
+    if len(content) > budgets.CONFIGURATION:
+        raise UsageError(f"{path}: {len(content):,} bytes: a configuration has at most {budgets.CONFIGURATION:,}")
     try:
         text = bytes(content[:]).decode()
     except UnicodeDecodeError as error:

@@ -77,9 +77,9 @@ class Simulation(Record):
 
     @property
     def outline(self) -> tuple[object, ...]:
-        """The attempts and how each ended, without addresses."""
+        """The attempts and their steps, without addresses."""
         attempts = (attempt for delivery in self.deliveries for attempt in delivery.attempts)
-        ends = ((attempt.event.label, attempt.steps[-1].step if attempt.steps else None) for attempt in attempts)
+        ends = ((attempt.event.label, *(step.step for step in attempt.steps)) for attempt in attempts)
         return self.outcome, self.vector, self.stack, tuple(ends)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 
+from .. import budgets
 from ..errors import ImageError, UsageError
 
 TYPE_CHECKING = False
@@ -15,11 +16,8 @@ if TYPE_CHECKING:
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _STEP, _SMALL = 0x400, 0x20  # bytes unpacked at once, and where zstd makes very many of one: up to 32,768
-_MANY, _MOST = 1 << 18, 128 << 20  # that is so many from one step; memory for a dictionary
-# What is not zero and may be unpacked: a machine that runs has a kernel beside what repeats, and stays far below.
-_RATIO, _ALWAYS = 4096, 1 << 29
+_MANY = 1 << 18  # that is so many from one step
 _ZEROS = 0x1000  # bytes: pages of zeros are left out of the unpacked (sparse) file
-_NO_SIZE = 1 << 28  # bytes of a file that does not say how many it has, as those in /proc
 _BLOCK, _BLOCKS = 0x1000, 0x1000  # bytes that are read at least; so many such blocks are kept
 
 
@@ -141,11 +139,13 @@ def _opened(path: str, file: IO[bytes]) -> Data:
     if size:
         return File(path, file.fileno(), size)
     file.seek(0)
-    content = file.read(_NO_SIZE + 1)
+    content = file.read(budgets.FILE_WITHOUT_SIZE + 1)
     if not content:
         raise ImageError(f"{path}: the file is empty")
-    if len(content) > _NO_SIZE:
-        raise ImageError(f"{path}: more than {_NO_SIZE:#x} bytes in a file that does not say its size are not read")
+    if len(content) > budgets.FILE_WITHOUT_SIZE:
+        raise ImageError(
+            f"{path}: more than {budgets.FILE_WITHOUT_SIZE:#x} bytes in a file that does not say its size are not read"
+        )
     return content
 
 
@@ -154,7 +154,7 @@ def _unpack(path: str, file: IO[bytes], name: str) -> Data:
     import tempfile
 
     directory = "a temporary directory"
-    room = most = max(_ALWAYS, _RATIO * os.fstat(file.fileno()).st_size)
+    room = most = max(budgets.FILE_UNPACKED, budgets.FILE_RATIO * os.fstat(file.fileno()).st_size)
     hole = 0  # instead of zeros: memory is mostly that
     try:
         directory = tempfile.gettempdir()
@@ -167,8 +167,9 @@ def _unpack(path: str, file: IO[bytes], name: str) -> Data:
                     room -= len(part)
                     if room < 0:
                         raise ImageError(
-                            f"{path}: the {name} data unpacks to more than {most:#x} bytes other than zeros, {_RATIO} "
-                            "for each of its own, unlike any memory image: unpack it first if it is one"
+                            f"{path}: the {name} data unpacks to more than {most:#x} bytes other than zeros, "
+                            f"{budgets.FILE_RATIO} for each of its own, unlike any memory image: unpack it first if "
+                            "it is one"
                         )
                     if hole:
                         out.seek(hole, os.SEEK_CUR)
@@ -206,9 +207,10 @@ def _unpacked(path: str, file: IO[bytes], name: str) -> Iterator[bytes]:
             try:
                 content = member.decompress(packed)
             except failure as error:
-                if "memory" in str(error).lower():  # both say so when a dictionary would not fit into _MOST
+                if "memory" in str(error).lower():  # both say so when a dictionary would not fit
                     raise ImageError(
-                        f"{path}: the {name} data needs a dictionary of more than {_MOST >> 20} MiB: unpack it first"
+                        f"{path}: the {name} data needs a dictionary of more than {budgets.DICTIONARY >> 20} MiB: "
+                        "unpack it first"
                     ) from None
                 raise ImageError(f"{path}: the {name} data is damaged or cut off: {error}") from None
             yield content
@@ -227,9 +229,9 @@ def _packer(path: str, name: str) -> tuple[Callable[[], Any], type[Exception]]:
     if name == "xz":
         import lzma
 
-        return lambda: lzma.LZMADecompressor(memlimit=_MOST), lzma.LZMAError
+        return lambda: lzma.LZMADecompressor(memlimit=budgets.DICTIONARY), lzma.LZMAError
     try:
         import zstandard
     except ImportError:
         raise ImageError(f"{path}: zstd data needs the package zstandard: pip install zstandard") from None
-    return lambda: zstandard.ZstdDecompressor(max_window_size=_MOST).decompressobj(), zstandard.ZstdError
+    return lambda: zstandard.ZstdDecompressor(max_window_size=budgets.DICTIONARY).decompressobj(), zstandard.ZstdError

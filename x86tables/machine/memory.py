@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from .. import budgets
 from .probe import Absent
 
 TYPE_CHECKING = False
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     Piece: TypeAlias = tuple[int, int, Data, int]
 
 PAGE = 0x1000
-MOST_RANGES = 1024  # of memory, held or not, that a note names
 DEVICES = range(0xFEC0_0000, 0xFEF0_0000)  # I/O and local APIC: a push there is lost
 
 
@@ -159,6 +159,6 @@ class Recording(Memory):
         return super().holds(address)
 
     def backed(self, address: int) -> bool:
-        if len(self._pieces) + len(self.ram) > MOST_RANGES:
+        if len(self._pieces) + len(self.ram) > budgets.RANGES:
             self.pages.add(address & -PAGE)
         return self._backed(address, super().holds(address))

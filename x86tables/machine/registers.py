@@ -11,7 +11,6 @@ PSE, PAE, MCE, LA57, PCIDE = 1 << 4, 1 << 5, 1 << 6, 1 << 12, 1 << 17  # CR4
 UMIP, SMEP, SMAP, CET, FRED = 1 << 11, 1 << 20, 1 << 21, 1 << 23, 1 << 32
 SCE, LME, LMA, NXE = 1 << 0, 1 << 8, 1 << 10, 1 << 11  # EFER
 TF, IF, NT, RF, VM, AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18  # RFLAGS
-MOST_CPUS = 1 << 12  # so many are read from one file
 
 
 class Segment(Record):

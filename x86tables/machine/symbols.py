@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from itertools import accumulate, islice, repeat
 
+from .. import budgets
 from ..errors import ImageError, NotThere
 
 TYPE_CHECKING = False
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     Row: TypeAlias = tuple[int, bytes]  # address, name
 
 MASK = (1 << 64) - 1
-MOST_ALIKE = 1 << 13  # symbols at one place within their pages: more of them tell nothing
 FAR = 0x1_0000  # bytes between the entry code of a kernel and what else its gates lead to
-_MOST = 1 << 28  # bytes of text: a kernel with all its debug symbols has a tenth of that
 _PLAIN = bytes(range(0x20, 0x7F)) + b"\t\n"  # what names may hold as it is
 _CHUNK, _ROWS = 1 << 20, 1 << 14  # bytes of text, symbols: so many are taken in hand at once
 
@@ -156,12 +155,12 @@ class Symbols:
         by_place: dict[int, set[int]] = {handler & 0xFFF: set() for handler in wanted}
         for linked in self._addresses:
             alike = by_place.get(linked + self._offset & 0xFFF)
-            if alike is not None and len(alike) <= MOST_ALIKE:
+            if alike is not None and len(alike) <= budgets.ALIKE_SYMBOLS:
                 alike.add(linked + self._offset & MASK)
         hits: dict[int, int] = {}
         for handler in wanted:
             near = by_place[handler & 0xFFF]
-            for address in near if len(near) <= MOST_ALIKE else ():
+            for address in near if len(near) <= budgets.ALIKE_SYMBOLS else ():
                 hits[handler - address] = hits.get(handler - address, 0) + 1
         most = max(hits.values(), default=0)
         fitting = [offset for offset, count in hits.items() if count == most]
@@ -187,9 +186,10 @@ def printable(text: str) -> str:
 
 def parse_map(data: Data, path: str) -> Symbols:
     """A System.map, the output of `nm`, or /proc/kallsyms: `address type name` lines."""
-    if len(data) > _MOST:
+    if len(data) > budgets.SYMBOL_TEXT:
         raise ImageError(
-            f"{path}: {len(data):#x} bytes are too many for a list of symbols: at most {_MOST:#x} are read"
+            f"{path}: {len(data):#x} bytes are too many for a list of symbols: at most {budgets.SYMBOL_TEXT:#x} are "
+            "read"
         )
     runs = [Symbols()]  # a file in order, which most are, is one run
     for rows in _sorted_chunks(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from .. import budgets
 from ..delivery.events import DELIVERED, DF, EXCEPTION, PF, SHUTDOWN, TRAP
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN, simulate
 from ..machine.memory import PAGE
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .stimulus import Stimulus
 
 RAISED, TAKEN, ENTERED = "raised", "taken", "entered"
-MORE = 32  # handlers that are watched in a loop at one stack,
-MOST = 20_000  # and in one that goes deeper each time
 RUNS, GOES_ON, NOTHING = "runs", "goes on", "nothing"  # besides SHUTDOWN
 
 
@@ -101,8 +100,8 @@ def _of_simulation(simulation: Simulation, state: CpuState, handler_stack: int) 
     breaks = _breaks(simulation, handler_stack) or [len(parts)]
     before = _joined(parts[: breaks[0]])
     if outcome == GOES_ON:
-        return EventLog(before, outcome, None, len(before), breaks[0] + MORE)
-    return EventLog(before + _joined(parts[breaks[-1] :]), outcome, None, len(before), MOST)
+        return EventLog(before, outcome, None, len(before), breaks[0] + budgets.LOOP_EVENTS)
+    return EventLog(before + _joined(parts[breaks[-1] :]), outcome, None, len(before), budgets.DEEPENING_EVENTS)
 
 
 def _joined(parts: list[list[Observation]]) -> tuple[Observation, ...]:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 
+from .. import budgets
 from ..delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ..elf import CORE, Elf, is_elf
 from ..errors import NotThere, UsageError
@@ -38,7 +39,6 @@ SECONDS = 30.0
 QUIET = 2.0  # seconds in which nothing happens to a handler that was entered: it has run
 ANSWER = 5.0  # seconds that QEMU may take to say its version, or to end when it has closed its log
 ROUNDS = 300  # the same exception at the same place so often in a row
-MOST_OUTPUT = 1 << 20  # bytes of a guest's output that are kept
 PF, DF = 14, 8
 DISPLAYS = frozenset(("-display", "-nographic", "-vnc", "-spice", "-curses", "-sdl", "-gtk"))
 
@@ -136,7 +136,7 @@ def watch(arguments: Sequence[str], seconds: float = SECONDS) -> Ending:
         complaint = next((line for line in reversed(said.splitlines()) if line.startswith("qemu")), "")
         if status == 1 and complaint and not watched.reader.counts:  # a guest may end with status 1 too
             raise UsageError(f"QEMU does not run this: {complaint.partition(': ')[2]}")
-        return watched.ending(status, output.read(MOST_OUTPUT), said, seconds)
+        return watched.ending(status, output.read(budgets.OUTPUT), said, seconds)
 
 
 class _Watched:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from .. import budgets
 from ..errors import ImageError
 from ..machine.files import load, standard_input
 from ..records import Record
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     Entry: TypeAlias = "Raised | Serviced | Delivering | Shutdown | Reset | End"
 
 NONE_BEFORE = 0xFFFFFFFF  # `old` when no exception was being delivered
-LONGEST = 1 << 12  # bytes of a line that are looked at; QEMU's have 130
 BLOCK = 40  # lines of a register block, at most
 STARTS = {bytes([letter]) for letter in b" cSTC0123456789"}  # what an entry may begin with
 
@@ -130,7 +130,7 @@ def entries(source: Iterator[bytes]) -> Iterator[Entry]:
                 if len(block) == BLOCK or not _REGISTERS.match(following):
                     pushed = following
                     break
-                block.append(following[:LONGEST])
+                block.append(following[: budgets.LOG_LINE])
                 if match.re is _DELIVERING and following.startswith(b"EFER="):
                     break  # its last line: in a log that is being written, the next may be long in coming
             text = b"\n".join(block).decode("ascii", "replace")
@@ -157,7 +157,7 @@ def lines(source: IO[bytes] | Data) -> Iterator[bytes]:
     assert not isinstance(source, bytes)
     while chunk := source.read(1 << 16):
         whole = (rest + chunk).split(b"\n")
-        rest = whole.pop()[:LONGEST]
+        rest = whole.pop()[: budgets.LOG_LINE]
         yield from whole
     if rest:
         yield rest

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 
+from .. import budgets
 from ..elf import is_elf
 from ..errors import ImageError, NotThere, UsageError
 from ..machine.files import load
 from ..machine.image import OpenOptions, Snapshot
 from ..machine.machine import Machine
-from ..machine.memory import MOST_RANGES, Memory
+from ..machine.memory import Memory
 from ..machine.registers import PG, Registers, Segment, TableRegister
 from ..machine.symbols import Symbols, parse_map
 from ..records import Record
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("elfcore", "elf", "raw")
 LEAST = 16  # bytes of a table: a symbol of less is a pointer to one
-MOST_TEXT = 1 << 22  # bytes of registers: those of a thousand CPUs
 
 
 class Contents(Record):
@@ -212,7 +212,7 @@ def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
 def ram(text: str) -> tuple[range, ...]:
     """Ranges of memory as a note of ours names them: `0x0-0xa0000,0x100000-0x8000000`; what is damaged is left out."""
     found = []
-    for part in text.split(",")[:MOST_RANGES]:
+    for part in text.split(",")[: budgets.RANGES]:
         start, _, stop = part.partition("-")
         try:
             found.append(range(int(start, 16), int(stop, 16)))
@@ -226,8 +226,10 @@ def read_registers(path: str) -> tuple[Registers, ...]:
     from . import monitor
 
     content = load(path)
-    if len(content) > MOST_TEXT:
-        raise UsageError(f"--registers {path}: more than {MOST_TEXT:#x} bytes: give only the block that matters")
+    if len(content) > budgets.REGISTER_TEXT:
+        raise UsageError(
+            f"--registers {path}: more than {budgets.REGISTER_TEXT:#x} bytes: give only the block that matters"
+        )
     return monitor.parse(content[:].decode("utf-8", "replace"), path)
 
 

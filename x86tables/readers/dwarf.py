@@ -11,7 +11,8 @@ from bisect import bisect_right
 from functools import cached_property
 from io import BytesIO
 
-from ..elf import DYN, EXEC, MOST_NAME, Elf
+from .. import budgets
+from ..elf import DYN, EXEC, Elf
 from ..machine.symbols import printable
 
 TYPE_CHECKING = False
@@ -27,7 +28,6 @@ _ARANGES = struct.Struct("<IHIBB")  # the header of a set: length, version, offs
 _ARANGE = struct.Struct("<QQ")
 # Reads that a file may cost, at most and for each of its bytes; a large kernel without .debug_aranges takes 8 million.
 MOST_READS, ALWAYS_READS, READS_PER_BYTE = 1 << 24, 1 << 17, 16
-MOST_PROGRAM = 1 << 20  # bytes of one unit's line table, of which pyelftools makes 600 each
 SECTIONS = ("info", "aranges", "abbrev", "str", "ranges", "line", "addr", "str_offsets", "line_str", "rnglists")
 UNUSED = (
     "debug_frame_sec", "eh_frame_sec", "debug_loc_sec", "debug_pubtypes_sec", "debug_pubnames_sec",
@@ -38,8 +38,6 @@ FORM_SIZES = {0x08: 0, 0x09: 0, 0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x0E: 4, 0x0
 STRING, BLOCK, ULEB = 0x08, 0x09, 0x0F
 # DW_AT_producer of GCC, or of Clang with -grecord-command-line: with options, as no other string has them
 PRODUCER = rb"(?:^|(?<=\0))(?:GNU (?!AS )|[^\0]{0,40}clang version )[^\0]* -[^\0]+"
-MOST_OPTIONS = 1 << 14  # bytes of them
-MOST_FILES = 4  # source files that are named as compiled in some way
 
 
 class Lines:
@@ -77,10 +75,10 @@ class Lines:
                 top = unit.get_top_DIE().attributes
                 self._dwarf.debug_info_sec.stream.budget.spend(len(top))
                 if {"DW_AT_producer", "DW_AT_name"} <= top.keys() and how(
-                    _text(top["DW_AT_producer"].value, MOST_OPTIONS)
+                    _text(top["DW_AT_producer"].value, budgets.COMPILER_OPTIONS)
                 ):
                     found[_text(top["DW_AT_name"].value)] = None
-                    if len(found) == MOST_FILES:
+                    if len(found) == budgets.NAMED_FILES:
                         break
             return tuple(found)
         except Exception:  # as for lines
@@ -90,7 +88,7 @@ class Lines:
     def _producers(self) -> set[str]:
         """Compilers with their options; a search in the strings is faster than a walk over the units."""
         strings = _sections(Elf("", self._data), ("str",)).get("str", b"")
-        return {_text(each, MOST_OPTIONS) for each in re.findall(PRODUCER, strings)}
+        return {_text(each, budgets.COMPILER_OPTIONS) for each in re.findall(PRODUCER, strings)}
 
     def _open(self) -> None:
         from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
@@ -207,7 +205,7 @@ def _check_line_header(data: bytes, at: int, wide: bool) -> None:
     DWARF 5, section 6.2.4: a list of forms, then a number of entries of these forms, for directories and for files.
     """
     length, version = struct.unpack_from("<4xQH" if wide else "<IH", data, at)
-    if (data[at : at + 4] == b"\xff\xff\xff\xff") != wide or length > MOST_PROGRAM:
+    if (data[at : at + 4] == b"\xff\xff\xff\xff") != wide or length > budgets.LINE_PROGRAM:
         raise ValueError("not as its unit says, or too large")
     if version < 5:
         return
@@ -285,7 +283,7 @@ def _files(header: Any, directory: str) -> dict[int, str]:
     return names
 
 
-def _text(value: Any, most: int = MOST_NAME) -> str:
+def _text(value: Any, most: int = budgets.NAME) -> str:
     if len(value) > most:
         raise ValueError("a path that is too long")
     return printable(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 
+from .. import budgets
 from ..elf import CORE, LOAD, NOTE, X86, X86_64, Elf, ProgramHeader, header, is_elf, section_zero
 from ..errors import ImageError
-from ..machine.memory import MOST_RANGES, PAGE, Memory
-from ..machine.registers import MOST_CPUS, Registers, Segment, TableRegister
+from ..machine.memory import PAGE, Memory
+from ..machine.registers import Registers, Segment, TableRegister
 from . import Contents
 
 TYPE_CHECKING = False
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 NT_PRSTATUS = 1
 MOST_PIECES, MOST_NOTES = 1 << 18, 1 << 22  # segments apart, bytes: what is read
-MOST_REMARKS = 64
 COPIED = 1 << 20  # bytes at once
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 _NOTE = struct.Struct("<III")
@@ -53,8 +53,8 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
             if state is None:
                 continue
             registers.append(state)
-            if len(registers) > MOST_CPUS:
-                raise ImageError(f"{path}: notes of more than {MOST_CPUS} CPUs are not read")
+            if len(registers) > budgets.CPUS:
+                raise ImageError(f"{path}: notes of more than {budgets.CPUS} CPUs are not read")
         elif name == _OURS and kind == _REMARKS:
             remarks += _remarked(content)
             continue  # they are part of the remarks now
@@ -72,7 +72,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
     # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
     long_mode = Elf(path, data).machine == X86_64 if kept else None
-    unique = tuple(dict.fromkeys(remarks))[:MOST_REMARKS]
+    unique = tuple(dict.fromkeys(remarks))[: budgets.REMARKS]
     lacks = (
         f"this core has no registers that say where the tables are ({remarks[-1] if remarks else 'no note of QEMU'})"
     )
@@ -267,7 +267,7 @@ def ram_note(memory: Memory) -> bytes:
         else:
             known.append(each)
     text = ",".join(f"{each.start:#x}-{each.stop:#x}" for each in known)
-    return note(_OURS, _SAID, f"ram={text}".encode("ascii")) if len(known) <= MOST_RANGES else b""
+    return note(_OURS, _SAID, f"ram={text}".encode("ascii")) if len(known) <= budgets.RANGES else b""
 
 
 def remarks_note(remarks: Iterable[str]) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from .. import budgets
 from ..errors import ImageError
-from ..machine.registers import MOST_CPUS, Registers, Segment, TableRegister
+from ..machine.registers import Registers, Segment, TableRegister
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def parse(text: str, path: str) -> tuple[Registers, ...]:
     for start, following in zip(starts, [*starts[1:], None], strict=False):  # a text of one CPU may have no heading
         number = int(start[1] or start[2])
         blocks[number] = text[start.end() : following.start() if following else len(text)]
-        if len(blocks) > MOST_CPUS:
-            raise ImageError(f"{path}: registers of more than {MOST_CPUS} CPUs are not read")
+        if len(blocks) > budgets.CPUS:
+            raise ImageError(f"{path}: registers of more than {budgets.CPUS} CPUs are not read")
     found = [_block(blocks[number], path) for number in sorted(blocks)] if blocks else [_block(text, path)]
     return tuple(found)
 
