@@ -17,7 +17,7 @@ from x86tables.machine.probe import Ok
 from x86tables.machine.registers import FRED, Registers, TableRegister, load
 from x86tables.readers import open_image
 from x86tables.readers.searched import search
-from x86tables.scan import fill, scan
+from x86tables.scan import fill, scan, vectors
 from x86tables.scan.shapes import shapes
 
 KERNEL, RAM = 0xFFFF_FFFF_8000_0000, 0xFFFF_8880_0000_0000
@@ -267,6 +267,31 @@ def test_fred_has_no_idt() -> None:
     found = search("memory", made.memory(), [Registers(cr4=FRED)], "nothing is known")
     assert any("uses no IDT" in remark for remark in found.remarks)
     assert not search("memory", made.memory(), [Registers(cr4=0)], "").remarks
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_numpy_finds_the_same(seed: int) -> None:
+    """In memory where much looks a little like a table: whole ones, parts of them, bits of them changed."""
+    draw = random.Random(seed)
+    page = bytearray(draw.randrange(4, 12) * PAGE - draw.choice([0, 0, 8, 5]))
+    for _ in range(draw.randrange(30)):
+        made = draw.choice(
+            [
+                bytes(Gate.interrupt(draw.getrandbits(64), draw.randrange(1 << 16))) * draw.randrange(1, 40),
+                bytes(SegmentDescriptor.kernel_code()) * draw.randrange(1, 5),
+                struct.pack("<Q", draw.choice([0x67, 0x1234_5067, 0x63 | 1 << 63, 0x80, 0xE7, 2]))
+                * draw.randrange(600),
+                bytes(draw.randrange(PAGE)),
+                draw.randbytes(draw.randrange(64)),
+            ]
+        )
+        at = draw.randrange(len(page)) & -draw.choice([1, 4, 8, 16, PAGE])
+        page[at : at + len(made)] = made[: len(page) - at]
+    for _ in range(draw.choice([0, 3, 200])):
+        page[draw.randrange(len(page))] ^= 1 << draw.randrange(8)
+    one, other = shapes(bytes(page)), vectors.shapes(bytes(page))
+    assert sorted(one.gates) == sorted(other.gates)
+    assert (one.codes, one.roots) == (other.codes, other.roots)
 
 
 def test_shapes() -> None:

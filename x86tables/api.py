@@ -314,14 +314,16 @@ def open(
     maxphyaddr: int | None = None,
     kaslr_offset: int | None = None,
     wrap: Callable[[Memory], Memory] | None = None,
+    progress: Callable[[int], Callable[[int], object]] | None = None,
 ) -> Image:
     """Open an ELF core, a linked ELF kernel, flat memory, or a configuration (`*.toml`).
 
     `symbols` is an ELF file or a System.map, `registers` a file with the text of QEMU's `info registers -a`, or the
     registers of each CPU, `reg` single registers by name. `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`: 0x..., decimal, a
     symbol, or `phys:` and one of these. `map` lays files over physical memory, `base` is where flat memory begins,
-    `wrap` stands between the image and its memory. ImageError says in a sentence what cannot be read, UsageError which
-    option is wrong.
+    `wrap` stands between the image and its memory. Where tables have to be searched for, `progress` is called with
+    the number of bytes, and what it returns with those of each step. ImageError says in a sentence what cannot be
+    read, UsageError which option is wrong.
     """
     if path.endswith(".toml"):
         if wrap is not None:
@@ -352,6 +354,7 @@ def open(
                 symbols=symbols,
                 kaslr_offset=kaslr_offset,
                 memory=wrap,
+                progress=progress,
             ),
         )
     )

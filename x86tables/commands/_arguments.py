@@ -80,7 +80,28 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
         maxphyaddr=bits,
         kaslr_offset=optional(args.kaslr_offset, "--kaslr-offset"),
         wrap=wrap,
+        progress=progress,
     )
+
+
+def progress(total: int) -> Callable[[int], object]:
+    """A bar on a terminal for what takes over a second: a function to call with the bytes of each step."""
+    import sys
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        return int
+    try:
+        from tqdm import tqdm
+    except ImportError:  # an extra
+        return int
+    bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, delay=1, leave=False)
+
+    def step(count: int) -> None:
+        bar.update(count)
+        if bar.n >= total:
+            bar.close()
+
+    return step
 
 
 def optional(text: str | None, where: str) -> int | None:

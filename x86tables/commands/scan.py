@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ..readers import memory_of, number
 from ..scan import scan
+from ._arguments import progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     base = None if args.base is None else number(args.base, "--base")
     cr3 = None if args.cr3 is None else number(args.cr3, "--cr3")
     memory, name = memory_of(args.image, args.image_format, base)
-    found = scan(memory, cr3)
+    found = scan(memory, cr3, note=progress(memory.written))
     if args.format == "json":
         from ..render.json import output as output_json
         from ..render.json import scan as document

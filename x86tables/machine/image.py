@@ -35,6 +35,7 @@ class OpenOptions(Record):
 
     `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`, ADDR a number, a symbol, or `phys:` and one of them. `registers` stand
     for those of the image; `changes` are single registers by name. `memory` wraps the memory (to record what is read).
+    `progress` is called with the number of bytes to be searched for tables, what it returns with those of each step.
     """
 
     format: str | None = None
@@ -50,3 +51,4 @@ class OpenOptions(Record):
     symbols: str | None = None
     kaslr_offset: int | None = None
     memory: Callable[[Memory], Memory] | None = None
+    progress: Callable[[int], Callable[[int], object]] | None = None

@@ -110,22 +110,31 @@ class Memory:
     def _backed(self, address: int, held: bool) -> bool:
         return (held or any(address in known for known in self.ram)) and address not in DEVICES
 
-    def windows(self, size: int) -> Iterator[tuple[int, bytes]]:
-        """All bytes that are held, in windows of at most `size` from one multiple of it to the next: (address, bytes).
-
-        A window begins with a page: what is not held of its first one, and holes of a file, are zeros; what is only a
-        hole is left out.
-        """
+    def _extents(self) -> Iterator[Piece]:
+        """The pieces without what is a hole of a file."""
         for start, stop, data, offset in self._pieces:
             held = range(offset, offset + stop - start)
             extents = getattr(data, "extents", None)
             for extent in extents(held.start, held.stop) if extents else (held,):
-                at, end = extent.start - offset + start, extent.stop - offset + start
-                while at < end:
-                    next_ = min(end, (at // size + 1) * size)
-                    content = data[at - start + offset : next_ - start + offset]
-                    yield at & -PAGE, bytes(at % PAGE) + content if at % PAGE else content
-                    at = next_
+                yield extent.start - offset + start, extent.stop - offset + start, data, extent.start
+
+    @property
+    def written(self) -> int:
+        """How many bytes `windows` gives."""
+        return sum(stop - start for start, stop, _, _ in self._extents())
+
+    def windows(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """All bytes that are held, in windows of at most `size` from one multiple of it to the next: (address, bytes).
+
+        A window begins with a page: what is not held of its first one is zeros. What is a hole of a file is left out.
+        """
+        for start, stop, data, offset in self._extents():
+            at = start
+            while at < stop:
+                end = min(stop, (at // size + 1) * size)
+                content = data[at - start + offset : end - start + offset]
+                yield at & -PAGE, bytes(at % PAGE) + content if at % PAGE else content
+                at = end
 
     @property
     def ranges(self) -> list[range]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import compress, repeat
 
 from ..budgets import KEPT_PAGES
 from ..errors import UsageError
@@ -13,7 +14,7 @@ from .probe import Absent, Fault, FaultKind, Inaccessible, Ok, PageEntry, Unknow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import NoReturn, TypeAlias
 
     from .coverage import Coverage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
     Found: TypeAlias = tuple[int, int, int]
-    Entries: TypeAlias = list[tuple[int, bool, int, bool, bool, bool]]
+    Entries: TypeAlias = list[tuple[int, bool, int, int]]
 
 KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
 P, RW, US, ACCESSED, PS, NX = 1, 2, 4, 1 << 5, 1 << 7, 1 << 63
@@ -83,6 +84,7 @@ class Page(Record):
 
 
 _page = Page.maker()
+_RIGHTS: dict[int, dict[int, tuple[bool, bool, bool]]] = {}  # of at most eight kinds
 
 
 class Paging(Record):
@@ -106,7 +108,8 @@ def root(cr3: int, mode: str) -> int:
 class AddressSpace:
     """Linear memory as one set of page tables shows it. Nothing is written: accessed and dirty bits stay as they are.
 
-    `declared` is the linear memory that a configuration describes; outside of it nothing is known.
+    `declared` is the linear memory that a configuration describes; outside of it nothing is known. `steps` are the
+    levels of a walk.
     """
 
     def __init__(self, memory: Memory, paging: Paging, declared: Coverage | None = None) -> None:
@@ -116,10 +119,10 @@ class AddressSpace:
         self._narrow, self._smap = paging.mode == "32-bit", paging.smap
         self._all = -1 if self._wide or paging.mode == "flat" else 0xFFFF_FFFF
         entry = struct.Struct("<I" if self._narrow else "<Q")
-        self._size, self._unpack, self._unpack_all = entry.size, entry.unpack_from, entry.iter_unpack
+        self._size, self._unpack = entry.size, entry.unpack_from
         self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
-        self._steps = [self._step(*level) for level in LEVELS[paging.mode]]
-        self._last, self._last_two = self._steps[-1:], self._steps[-2:]
+        self.steps = [self._step(*level) for level in LEVELS[paging.mode]]
+        self._last, self._last_two = self.steps[-1:], self.steps[-2:]
         self._pages: dict[int, Found] = {}
         self._tables: dict[int, bytes] = {}
         self._frames: dict[int, int] = {}  # where reading is allowed
@@ -162,11 +165,11 @@ class AddressSpace:
         if self._wide and not canonical(linear, self.levels):
             raise Inaccessible(Fault(FaultKind.NON_CANONICAL, linear))
         linear &= self._all
-        if not self._steps:
+        if not self.steps:
             return linear & -PAGE, 12, RW | NX
         if self.declared is not None and linear not in self.declared:
             raise Inaccessible(Unknown(f"the configuration says nothing of {self.declared.name(linear)}"))
-        return self._walk(linear, self._steps, self.paging.root, -1, note)
+        return self._walk(linear, self.steps, self.paging.root, -1, note)
 
     def _walk(
         self,
@@ -334,68 +337,88 @@ class AddressSpace:
         A generator without end would be possible (a table may point at itself many times over): stop when you have
         seen enough.
         """
-        if self._steps:
-            for pages in self._list(0, self.paging.root, 0, True, True, True, {}):
+        if self.steps:
+            for pages in self._list(0, self.paging.root, 0, RW | US | NX, {}):
                 yield from pages
 
     def _list(
-        self,
-        depth: int,
-        table: int,
-        base: int,
-        writable: bool,
-        user: bool,
-        executable: bool,
-        seen: dict[tuple[int, int], Entries],
+        self, depth: int, table: int, base: int, allowed: int, seen: dict[tuple[int, int], Entries]
     ) -> Iterator[list[Page]]:
-        """The pages below one table, in lists as they come; `seen` are tables decoded before, by depth and address."""
+        """The pages below one table, in lists as they come; `seen` are tables decoded before, by depth and address.
+
+        `allowed` has the permissions of all levels above, as in a walk.
+        """
+        shift = self.steps[depth][1]
+        if shift == 12:
+            yield self._leaf(table, base, allowed)
+            return
         entries = seen.get((depth, table))
         if entries is None:
             if len(seen) >= KEPT:
                 seen.clear()
             entries = seen[depth, table] = list(self._entries(depth, table))
-        size = 1 << self._steps[depth][1]
-        if depth == len(self._steps) - 1:
-            yield [
-                _page((base + offset, start, size, writable and w, user and u, executable and x))
-                for offset, _, start, w, u, x in entries
-            ]
-            return
-        for offset, page, start, w, u, x in entries:
-            w, u, x = writable and w, user and u, executable and x
+        pages: list[Page] = []
+        for offset, page, start, rights in entries:
             if page:
-                yield [Page(base + offset, start, size, w, u, x)]
-            else:
-                yield from self._list(depth + 1, start, base + offset, w, u, x, seen)
+                w, u, x = self._rights(allowed)[rights]
+                pages.append(_page((base + offset, start, 1 << shift, w, u, x)))
+                continue
+            if pages:
+                yield pages
+                pages = []
+            yield from self._list(depth + 1, start, base + offset, allowed & (rights ^ NX), seen)
+        if pages:
+            yield pages
 
-    def _entries(self, depth: int, table: int) -> Iterator[tuple[int, bool, int, bool, bool, bool]]:
-        """The present entries of a table without reserved bits: what they add to the linear address, whether they map
-        a page, where it or the next table is, and their permissions."""
-        _, shift, mask, large, has_rights, as_table, as_page = self._steps[depth]
-        upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
+    def _leaf(self, table: int, base: int, allowed: int) -> list[Page]:
+        """The pages of one page table."""
+        decides, address, all_rights = self.steps[-1][6] | P, self._table, RW | US | NX
+        values = self._values(table, 12)
+        places: Iterable[int] = range(base, base + len(values) * PAGE, PAGE)
+        good = [value & decides == P for value in values]
+        if False in good:
+            values, places = [*compress(values, good)], compress(places, good)
+        frames, rights = [value & address for value in values], self._rights(allowed)
+        bits = [value & all_rights for value in values]
+        if bits.count(bits[0] if bits else 0) == len(bits):  # the usual case; to pair what is in C takes half the time
+            w, u, x = rights[bits[0]] if bits else (False, False, False)
+            return [*map(_page, zip(places, frames, repeat(PAGE), repeat(w), repeat(u), repeat(x), strict=False))]
+        return [_page((*at, PAGE, *rights[bit])) for *at, bit in zip(places, frames, bits, strict=True)]
+
+    def _values(self, table: int, shift: int) -> Sequence[int]:
+        """The entries of a table as numbers; none where the image does not hold all of it."""
+        count = next(mask for _, at, mask, *_ in self.steps if at == shift) + 1
         try:
-            data = self.memory.read(table, (mask + 1) * self._size)
+            return struct.unpack(f"<{count}{'I' if self._narrow else 'Q'}", self.memory.read(table, count * self._size))
         except Absent:
-            return
-        for index, (value,) in enumerate(self._unpack_all(data)):
+            return ()
+
+    def _rights(self, allowed: int) -> dict[int, tuple[bool, bool, bool]]:
+        """What a page allows whose entry has such bits of RW, US and NX, below tables that allow `allowed`."""
+        known = _RIGHTS.get(allowed)
+        if known is None:
+            known = _RIGHTS[allowed] = {
+                bits: (allowed & bits & RW != 0, allowed & bits & US != 0, allowed & ~bits & NX != 0)
+                for bits in (w | u | x for w in (0, RW) for u in (0, US) for x in (0, NX))
+            }
+        return known
+
+    def _entries(self, depth: int, table: int) -> Iterator[tuple[int, bool, int, int]]:
+        """The present entries of a table without reserved bits: what they add to the linear address, whether they map
+        a page, where it or the next table is, and their bits RW, US and NX."""
+        _, shift, _, large, has_rights, as_table, as_page = self.steps[depth]
+        upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
+        for index, value in enumerate(self._values(table, shift)):
             if not value & P:
                 continue
-            page = shift == 12 or (large and value & PS != 0)
+            page = large and value & PS != 0
             if value & (as_page if page else as_table):
                 continue
             offset = index << shift
             if upper is not None and offset & upper:
                 offset += (1 << 64) - 2 * upper
             start = self._frame(value, shift) if page else value & self._table
-            no_execute = not self._narrow and value & NX != 0
-            yield (
-                offset,
-                page,
-                start,
-                not has_rights or value & RW != 0,
-                not has_rights or value & US != 0,
-                not has_rights or not no_execute,
-            )
+            yield offset, page, start, value & (RW | US | NX) if has_rights else RW | US
 
 
 def build(pages: Iterable[Page], tables: int, levels: int = 4) -> tuple[int, dict[int, bytes]]:

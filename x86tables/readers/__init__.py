@@ -104,7 +104,7 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     if contents.running and _lacking(contents, options, [merged for merged, _ in sets]):
         from . import searched
 
-        found = searched.search(path, memory, [merged for merged, _ in sets], contents.lacks)
+        found = searched.search(path, memory, [merged for merged, _ in sets], contents.lacks, options.progress)
         remarks += found.remarks
         sets = [(merged, frozenset()) for merged in found.registers]
     for cpu, (merged, physical) in enumerate(sets):

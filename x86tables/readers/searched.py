@@ -9,9 +9,11 @@ from ..records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..machine.memory import Memory
+
+    Progress = Callable[[int], Callable[[int], object]] | None
 
 
 class Searched(Record):
@@ -23,13 +25,15 @@ class Searched(Record):
     remarks: tuple[str, ...] = ()
 
 
-def search(path: str, memory: Memory, registers: Sequence[Registers], lacks: str) -> Searched:
+def search(
+    path: str, memory: Memory, registers: Sequence[Registers], lacks: str, progress: Progress = None
+) -> Searched:
     """The tables that registers do not name, as they are found; ImageError when nothing is known of any table.
 
-    `lacks` says why they have to be found.
+    `lacks` says why they have to be found; `progress` is as in OpenOptions.
     """
     known = next((r.cr3 for r in registers if r.cr3 is not None), None)
-    found = scan.scan(memory, known)
+    found = scan.scan(memory, known, note=progress and progress(memory.written))
     if not found.machines:
         if not any(r.gdtr or r.idtr or r.tr for r in registers):
             raise ImageError(

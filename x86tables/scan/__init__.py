@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..machine.memory import Memory
     from .machines import FoundCpu
 
-    Note = Callable[[int], None]
+    Note = Callable[[int], object]
 
 
 class Scan(Record):

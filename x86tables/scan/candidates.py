@@ -12,7 +12,6 @@ from ..records import Record
 from ..tables.gdt import Gdt, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import Gate
 from ..tables.tss import Tss
-from .shapes import shapes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +33,20 @@ class Candidates(Record):
     size: int
 
 
+def best_look() -> Callable[[bytes], Shapes]:
+    """What finds shapes: with NumPy where it is installed, else with the standard library."""
+    try:
+        from .vectors import shapes as look
+    except ImportError:
+        from .shapes import shapes as look
+    return look
+
+
 def candidates(
-    memory: Memory, look: Callable[[bytes], Shapes] = shapes, note: Callable[[int], None] | None = None
+    memory: Memory, look: Callable[[bytes], Shapes] | None = None, note: Callable[[int], object] | None = None
 ) -> Candidates:
     """One pass over all that an image holds; `note` is called with the number of bytes looked at."""
+    look = look or best_look()
     gates: list[tuple[int, int]] = []
     codes: list[int] = []
     roots: list[int] = []

@@ -50,6 +50,11 @@ def _gates(data: bytes, fifth: bytes) -> list[tuple[int, int]]:
     return found
 
 
+def is_gate(byte: int) -> bool:
+    """Whether this may be byte 5 of a present gate."""
+    return _GATE[byte] == 1
+
+
 def whole_gates(data: bytes, start: int, stop: int) -> list[tuple[int, int]]:
     """The stretches between `start` and `stop` whose gates have their reserved bits clear and name a GDT selector."""
     found = []
@@ -97,5 +102,8 @@ def _roots(data: bytes) -> list[int]:
 
 
 def top_level(page: bytes) -> bool:
-    """Whether no entry has a bit between the address and NX."""
-    return not any(page[6::8]) and 1 not in page[7::8].translate(_HIGH)
+    """Whether all entries are zero, or such as a top level may have."""
+    if 2 in page[::8].translate(_TOP) or any(page[6::8]) or 1 in page[7::8].translate(_HIGH):
+        return False
+    # what has its first byte zero is zero
+    return all(page[at] or not any(page[at : at + 8]) for at in range(0, PAGE, 8)) and any(page)
