@@ -59,6 +59,8 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "error code": (specimens.core, "decode 0x1b --as error-code --in {}"),
     "elf": (specimens.kernel, "dump {}"),
     "raw": (specimens.memory, "dump {} --base 0x100000 --gdt 0x100000,0x37 --idt 0x100100,0x7f --tss 0x100f00"),
+    "raw, searched": (specimens.whole_memory, "scan {}"),
+    "raw, searched and judged": (specimens.whole_memory, "check {}"),
     "table": (lambda: specimens.tables()[specimens.IDT : specimens.IDT + 128], "dump {}"),
     "registers": (specimens.MONITOR.encode, "dump {core} --registers {}"),
     "symbols": (lambda: specimens.SYSTEM_MAP, "dump {core} --symbols {}"),

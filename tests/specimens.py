@@ -46,6 +46,14 @@ def memory() -> bytes:
     return bytes(content)
 
 
+def whole_memory() -> bytes:
+    """The same from address 0 on, with code in it: what a search finds without registers."""
+    content = bytearray(END)
+    content[FRAME:] = memory()
+    content[FRAME + 0x1000 : FRAME + 0x1080] = b"\x90" * 0x80
+    return bytes(content)
+
+
 def registers() -> Registers:
     """A CPU in 64-bit mode with all tables loaded."""
     gdt, idt, tss = LIMITS

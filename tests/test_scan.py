@@ -18,6 +18,7 @@ from x86tables.machine.registers import FRED, Registers, TableRegister, load
 from x86tables.readers import open_image
 from x86tables.readers.searched import search
 from x86tables.scan import fill, scan, vectors
+from x86tables.scan.candidates import idts_in
 from x86tables.scan.shapes import shapes
 
 KERNEL, RAM = 0xFFFF_FFFF_8000_0000, 0xFFFF_8880_0000_0000
@@ -216,6 +217,18 @@ def test_machines_are_told_apart() -> None:
     found = {machine.root.physical: fill([Registers()], machine)[0][0] for machine in machines}
     assert found[made.cr3] == expected.replace(cr3=made.cr3)
     assert found[guest.cr3].gdtr == other.gdtr and found[guest.cr3].tr == other.tr
+
+
+def test_tables_of_several_cpus_in_a_row() -> None:
+    """Each CPU with an IDT of its own, one right behind the other."""
+    made = Made()
+    expected = kernel(made)
+    idt = made.data[0x40_0000]
+    made.put(KERNEL + 0x30_1000, 0x40_1000, idt, executable=False)
+    candidates = [idt.physical for idt in idts_in(made.memory(), 0x40_0000, 512)]
+    assert candidates == [0x40_0000, 0x40_1000]
+    (machine,) = scan(made.memory()).machines
+    assert machine.cpus[0].gdtr == expected.gdtr
 
 
 def everywhere_itself(random: random.Random) -> bytes:

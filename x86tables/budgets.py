@@ -46,6 +46,7 @@ KEPT_PAGES = 1 << 16  # translations of one address space that are remembered; t
 # Scanning
 CANDIDATES = 1 << 18  # of each kind that are remembered: what looks like a table in an image of anything
 CONFIRMED_IDTS = 64  # candidates that are compared with the rest of the image
-CONFIRMED_ROOTS = 4096  # and candidates for page tables
+SCANNED_WALKS = 1 << 17  # of candidates for page tables to the handlers of an IDT
 ALIASES = 4096  # linear addresses of the pages that matter, in one set of page tables
 SCANNED_TABLES = 1 << 17  # page tables that are read to find these: those of 256 GiB in 4 KiB pages
+HANDLER_PAGES = 16  # that are looked up in each candidate for page tables: those that most gates lead to

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..machine.memory import Memory
+    from .roots import Effort
 
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _TABLE = struct.Struct("<512Q")
@@ -39,12 +40,12 @@ class Lister:
     an end like any.
     """
 
-    def __init__(self, memory: Memory, root: int, mode: str, pages: Iterable[int]) -> None:
+    def __init__(self, memory: Memory, root: int, mode: str, pages: Iterable[int], effort: Effort) -> None:
         self.memory, self.root, self.levels = memory, root, LEVELS[mode]
         self.bits = 57 if mode == "5-level" else 48
         self.wanted = sorted({page & -PAGE for page in pages})
         self._ways: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-        self._read = 0
+        self.effort = effort
 
     def aliases(self) -> dict[int, list[Alias]]:
         """For each page that is mapped at all: where; at most ALIASES addresses in all."""
@@ -76,8 +77,8 @@ class Lister:
             return known
         found: list[tuple[int, int, int]] = []
         self._ways[depth, table] = found  # while it is read: what names itself leads nowhere new
-        self._read += 1
-        if self._read > budgets.SCANNED_TABLES:
+        self.effort.tables -= 1
+        if self.effort.tables < 0:
             return found
         try:
             entries = _TABLE.unpack(self.memory.read(table, PAGE))

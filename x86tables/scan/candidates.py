@@ -15,7 +15,7 @@ from ..tables.tss import Tss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ..machine.memory import Memory
     from .shapes import Shapes
@@ -77,22 +77,31 @@ class IdtCandidate(Record):
 
     @property
     def handlers(self) -> tuple[tuple[int, int], ...]:
-        """One handler of each page that handlers are in, and how many gates lead to that page."""
+        """One handler of each page that most handlers are in, and how many gates lead to that page."""
         first: dict[int, int] = {}
         for gate in self.gates.values():
             first.setdefault(gate.offset >> 12, gate.offset)
         counts = Counter(gate.offset >> 12 for gate in self.gates.values())
-        return tuple(sorted((linear, counts[page]) for page, linear in first.items()))
+        return tuple(sorted((first[page], count) for page, count in counts.most_common(budgets.HANDLER_PAGES)))
 
 
-def idt_at(memory: Memory, start: int, count: int) -> IdtCandidate | None:
-    """The IDT that a run of gates belongs to: what stands before it fits to be gates, too, back to a page's begin."""
+def idts_in(memory: Memory, start: int, count: int) -> Iterator[IdtCandidate]:
+    """The IDTs that a run of gates holds: one after the other where there are more than 256 in a row."""
+    for number, at in enumerate(range(start, start + count * Gate.size, 256 * Gate.size)):
+        idt = _idt_at(memory, at, number == 0)
+        if idt is not None:
+            yield idt
+
+
+def _idt_at(memory: Memory, start: int, back: bool) -> IdtCandidate | None:
+    """The IDT that begins with a gate, or `back` before it, where something else fits to be gates or absent ones."""
     first = start
-    while first - Gate.size >= start - 255 * Gate.size and _gate(memory, first - Gate.size) is not None:
+    while back and first - Gate.size >= start - 255 * Gate.size and _gate(memory, first - Gate.size) is not None:
         first -= Gate.size
     at = start & -PAGE
     if (
-        first != at
+        back
+        and first != at
         and (first - at) % Gate.size == 0
         and first - at <= 32 * Gate.size
         and not any(memory.read(at, first - at))

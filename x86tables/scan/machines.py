@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from .. import budgets
 from ..machine.memory import PAGE
 from ..machine.paging import PUSH, AddressSpace, Paging
@@ -10,9 +12,9 @@ from ..machine.registers import Segment, TableRegister, load
 from ..records import Record
 from ..tables.tss import Tss
 from .aliases import Lister
-from .candidates import gdt_at, idt_at, plausible_tss
+from .candidates import gdt_at, idts_in, plausible_tss
 from .operands import operands
-from .roots import roots_for
+from .roots import Effort, roots_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,13 +83,15 @@ def machines(memory: Memory, found: Candidates, tables: Iterable[int] | None = N
     """The machines of an image, best first. `tables` are the page tables that come into question, all by default."""
     groups: dict[tuple[int, Handlers], list[IdtCandidate]] = {}
     known: set[int] = set()
-    for start, count in sorted(found.gates, key=lambda run: -run[1])[: budgets.CONFIRMED_IDTS]:
-        idt = idt_at(memory, start, count)
-        if idt is not None and idt.physical not in known:
+    longest = sorted(found.gates, key=lambda run: -run[1])
+    idts = (idt for start, count in longest for idt in idts_in(memory, start, count))
+    for idt in islice(idts, budgets.CONFIRMED_IDTS):
+        if idt.physical not in known:
             known.add(idt.physical)
             groups.setdefault((idt.selector, idt.handlers), []).append(idt)
+    effort = Effort()
     tables = found.roots if tables is None else list(tables)
-    mapped = [one for idts in groups.values() if (one := _mapped(memory, idts, found, tables)) is not None]
+    mapped = [one for idts in groups.values() if (one := _mapped(memory, idts, found, tables, effort)) is not None]
     made: list[FoundMachine] = []
     for one in sorted(mapped, key=lambda one: one.rank):
         if all(one.root.physical != other.root.physical for other in made):
@@ -95,16 +99,20 @@ def machines(memory: Memory, found: Candidates, tables: Iterable[int] | None = N
     return tuple(sorted(made, key=lambda machine: -machine.score))
 
 
-def _mapped(memory: Memory, idts: list[IdtCandidate], found: Candidates, tables: Iterable[int]) -> _Mapped | None:
+def _mapped(
+    memory: Memory, idts: list[IdtCandidate], found: Candidates, tables: Iterable[int], effort: Effort
+) -> _Mapped | None:
     """These IDTs, which have the same handlers, and the GDTs that fit them, in the page tables that show most of it."""
-    roots = roots_for(memory, idts[0].handlers, tables)
+    roots = roots_for(memory, idts[0].handlers, tables, effort)
     gdts = [gdt for code in found.codes if (gdt := gdt_at(memory, code, idts[0].selector)) is not None]
     pages = [idt.physical for idt in idts] + [gdt.code for gdt in gdts]
     best: _Mapped | None = None
     for root in roots[:TRIED]:
         if root.mapped < roots[0].mapped:
             break
-        one = _Mapped(memory, root, roots, idts, gdts, Lister(memory, root.physical, root.mode, pages).aliases())
+        one = _Mapped(
+            memory, root, roots, idts, gdts, Lister(memory, root.physical, root.mode, pages, effort).aliases()
+        )
         if one.idts and (best is None or one.count > best.count):
             best = one
     return best

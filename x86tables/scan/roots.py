@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 MODES = ("4-level", "5-level")
 
 
+class Effort:
+    """What is left of the work that one search may take: walks to handlers, page tables read for aliases."""
+
+    def __init__(self) -> None:
+        self.walks, self.tables = budgets.SCANNED_WALKS, budgets.SCANNED_TABLES
+
+
 class Root(Record):
     """Page tables: how many of the gates (`of`) lead to what they map as code of the supervisor's, and how many
     entries of the top table lead to the lower and to the upper half."""
@@ -37,18 +44,17 @@ class Root(Record):
         return -self.mapped, self.mode, self.lower if self.high else -self.lower, -self.upper, self.physical
 
 
-def roots_for(memory: Memory, handlers: Handlers, tables: Iterable[int], modes: Iterable[str] = MODES) -> list[Root]:
+def roots_for(memory: Memory, handlers: Handlers, tables: Iterable[int], effort: Effort) -> list[Root]:
     """The tables that map handlers, best first."""
     tables, found = list(tables), []
-    for mode in modes:
+    for mode in MODES:
         shift = LEVELS[mode][0][1]
         indices = sorted({linear >> shift & 511 for linear, _ in handlers})
-        asked = 0
         for table in tables:
             if not any(_entry(memory, table, index) & P for index in indices):
                 continue
-            asked += 1
-            if asked > budgets.CONFIRMED_ROOTS:
+            effort.walks -= len(handlers)
+            if effort.walks < 0:
                 break
             space = AddressSpace(memory, Paging(mode, table))
             mapped = sum(count for linear, count in handlers if _code(space, linear))
