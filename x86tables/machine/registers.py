@@ -41,6 +41,21 @@ def load(selector: int, descriptor: SegmentDescriptor | SystemDescriptor) -> Seg
     return Segment(selector, descriptor.base, descriptor.effective_limit, flags)
 
 
+def from_rights(selector: int, base: int, limit: int, rights: int) -> Segment:
+    """A segment register whose attributes are access rights as a virtual machine monitor keeps them.
+
+    Those are the descriptor's type, S, DPL and P in bits 7:0, its AVL, L, D/B and G in bits 15:12, and bit 16 for a
+    segment that cannot be used (SDM Vol. 3C, table "Format of Access Rights").
+    """
+    descriptor = SegmentDescriptor.from_int((rights & 0xF0FF) << 40)
+    if rights & 0x1_0000:
+        descriptor = descriptor.replace(p=False)
+    if descriptor.p:  # else its base and limit are none of a descriptor's
+        pages = limit >> 12 if descriptor.g else limit
+        descriptor = descriptor.replace(base=base & 0xFFFF_FFFF, limit=pages & 0xFFFFF)
+    return Segment(selector, base, limit, int.from_bytes(bytes(descriptor)[4:8], "little"))
+
+
 class TableRegister(Record):
     """GDTR or IDTR: a linear base, and a limit that is the size less one."""
 

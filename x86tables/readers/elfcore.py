@@ -1,4 +1,4 @@
-"""An ELF core of a whole machine, as QEMU's `dump-guest-memory` writes it; and the writer of such a file."""
+"""An ELF core of a whole machine, as QEMU and VirtualBox write it; and the writer of such a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..elf import CORE, LOAD, NOTE, X86, X86_64, Elf, ProgramHeader, header, is_
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
 from ..machine.registers import Registers, Segment, TableRegister
-from . import Contents
+from . import Contents, virtualbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def matches(data: Data) -> bool:
 
 
 def read(path: str, data: Data, options: OpenOptions) -> Contents:
-    """Memory by physical address (p_paddr, whatever p_vaddr says) and the registers of QEMU's notes."""
+    """Memory by physical address (p_paddr, whatever p_vaddr says) and the registers of QEMU's or VirtualBox's notes."""
     remarks: list[str] = []
     pieces, notes = _segments(path, data, remarks)
     memory = Memory(pieces)
@@ -53,11 +53,15 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
             if state is None:
                 continue
             registers.append(state)
-            if len(registers) > budgets.CPUS:
-                raise ImageError(f"{path}: notes of more than {budgets.CPUS} CPUs are not read")
         elif name == _OURS and kind == _REMARKS:
             remarks += _remarked(content)
             continue  # they are part of the remarks now
+        elif name in (virtualbox.CORE_NOTE, virtualbox.CPU_NOTE):
+            state = virtualbox.registers(name, content, remarks)
+            if state is not None:
+                registers.append(state)
+                kept += state_note(state) + extra_note(state, {})
+            continue
         elif name == _OURS:
             said = _said(content, remarks)
             if registers:
@@ -68,14 +72,15 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         elif name != b"CORE" or kind != NT_PRSTATUS:
             continue
         kept += whole
+    if len(registers) > budgets.CPUS:
+        raise ImageError(f"{path}: notes of more than {budgets.CPUS} CPUs are not read")
     if not pieces:
         raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
     # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
     long_mode = Elf(path, data).machine == X86_64 if kept else None
     unique = tuple(dict.fromkeys(remarks))[: budgets.REMARKS]
-    lacks = (
-        f"this core has no registers that say where the tables are ({remarks[-1] if remarks else 'no note of QEMU'})"
-    )
+    why = remarks[-1] if remarks else "no note of QEMU or VirtualBox"
+    lacks = f"this core has no registers that say where the tables are ({why})"
     kept[:0] = remarks_note(unique)
     return Contents(
         memory,
