@@ -21,11 +21,14 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import recast
 import specimens
 from cli import IMAGES, answers, call
 from damage import damaged, damaged_text
 
 import x86tables
+from x86tables.machine.memory import Memory
+from x86tables.machine.registers import Registers
 
 os.environ["X86TABLES_DEBUG"] = "1"
 PACKAGE = str(Path(x86tables.__file__).parent)
@@ -42,9 +45,28 @@ def unpacked(name: str) -> bytes:
     return lzma.decompress((LOGS / name).read_bytes())
 
 
+def small() -> tuple[Memory, list[Registers]]:
+    """The memory and registers of the other specimens."""
+    return Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)]), [specimens.registers()]
+
+
+def dumped(kind: int) -> bytes:
+    """A crash dump of Windows."""
+    memory, (registers,) = small()
+    return recast.crashdump(memory, registers, kind)
+
+
 BASELINE = b"""{"accepted": [{"rule": "STK001", "where": "tss.ist1", "cpu": 0}, {"rule": "IDT001", "where": "idt[8]"}],
  "cpus": [{"cpu": 0, "findings": [{"rule": "IDT004", "where": "idt[8].ist"}]}]}"""
-TEXTS = ("registers", "symbols", "log", "log with an image", "baseline", "built")  # and configurations
+TEXTS = (
+    "registers",
+    "registers as JSON",
+    "symbols",
+    "log",
+    "log with an image",
+    "baseline",
+    "built",
+)  # and configurations
 
 # A good file, and the command that reads it ({} is the file, {core} an undamaged core beside it, {hostile} a folder)
 SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -55,6 +77,12 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "elfcore of 32 bits": ((IMAGES / "grub.core").read_bytes, "check {}"),
     "elfcore of PAE": ((IMAGES / "linux32.core").read_bytes, "dump {}"),
     "elfcore of firmware": ((IMAGES / "ovmf.core").read_bytes, "check {} --format sarif"),
+    "VirtualBox's core": (lambda: recast.virtualbox(*small()), "dump {}"),
+    "VMware's state file": (lambda: recast.vmware(*small(), inside=True)[0], "check {} --gdt 0x100000"),
+    "complete crash dump": (lambda: dumped(1), "dump {} --registers {hostile}/regs.json"),
+    "crash dump with a bitmap": (lambda: dumped(5), "dump {} --registers {hostile}/regs.json"),
+    "crash dump with ranges": (lambda: dumped(8), "dump {} --registers {hostile}/regs.json"),
+    "registers as JSON": (lambda: (HOSTILE / "regs.json").read_bytes(), "dump {core} --registers {}"),
     "extracted": (specimens.core, "extract {} -o {}.out"),
     "error code": (specimens.core, "decode 0x1b --as error-code --in {}"),
     "elf": (specimens.kernel, "dump {}"),

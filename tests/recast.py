@@ -74,7 +74,8 @@ def virtualbox(memory: Memory, cpus: Iterable[Registers], version: int = 0x1_000
 def note(name: bytes, kind: int, content: bytes) -> bytes:
     """A note as VirtualBox writes it: the size of the name without its zero byte, all of it in steps of 8 bytes."""
     padded = (name + b"\0").ljust(len(name) + 8 & ~7, b"\0")
-    return struct.pack("<III", len(name), len(content) + 7 & ~7, kind) + padded + content.ljust(-(-len(content) // 8) * 8, b"\0")
+    content = content.ljust(len(content) + 7 & ~7, b"\0")
+    return struct.pack("<III", len(name), len(content), kind) + padded + content
 
 
 def virtualbox_cpu(r: Registers) -> bytes:
@@ -91,3 +92,97 @@ def virtualbox_cpu(r: Registers) -> bytes:
     said += b"".join(struct.pack("<QII", t.base, t.limit, 0) for t in map(table, (r.gdtr, r.idtr)))
     said += selector(r.ldtr) + selector(r.tr) + bytes(24)
     return said + struct.pack("<9Q", r.efer or 0, r.star or 0, *range(7)) + bytes(24)
+
+
+def tag(name: str, value: bytes, *indices: int, block: bool = False) -> bytes:
+    """One of VMware's tags; a block says its size and how it is padded."""
+    head = bytes([(63 if block else len(value)) | len(indices) << 6, len(name)]) + name.encode()
+    head += struct.pack(f"<{len(indices)}I", *indices)
+    return head + (struct.pack("<QQH", len(value), len(value), 3) + b"pad" if block else b"") + value
+
+
+def vmware(
+    memory: Memory, cpus: Iterable[Registers], *, inside: bool = False, whole: bool = False
+) -> tuple[bytes, bytes]:
+    """A state file and its .vmem, which is empty where the memory is `inside`; `whole` has tables as one value each."""
+    cpus = list(cpus)
+    said = tag("cpu:numVCPUs", struct.pack("<I", len(cpus))) + tag("unknown", bytes(70), 0, 1, 2, block=True)
+    for n, r in enumerate(cpus):
+        said += tag("rip", struct.pack("<Q", r.rip or 0), n) + tag("eflags", struct.pack("<I", r.rflags or 0), n)
+        for name, value in (r.general | {"rsp": r.rsp or 0}).items():
+            said += tag(name, struct.pack("<Q", value), n)
+        control = [r.cr0 or 0, 0, r.cr2 or 0, r.cr3 or 0, r.cr4 or 0]
+        if whole:
+            said += tag("CR64", struct.pack("<5Q", *control), n, block=True)
+        else:
+            said += b"".join(tag("CR64", struct.pack("<Q", value), n, at) for at, value in enumerate(control))
+        for name, register in (("GDTR", r.gdtr), ("IDTR", r.idtr)):
+            content = struct.pack("<HQ", table(register).limit, table(register).base)
+            if whole:
+                said += tag(name, content, n, block=True)
+            else:
+                parts = content[:2], content[2:6], content[6:]
+                said += b"".join(tag(name, part, n, at) for at, part in enumerate(parts))
+    described, vmem = tag("regionsCount", struct.pack("<I", len(pieces(memory)))), b""
+    for n, (address, content) in enumerate(pieces(memory)):
+        place = len(vmem) // PAGE
+        for name, number in (
+            ("regionPPN", address // PAGE),
+            ("regionPageNum", place),
+            ("regionSize", len(content) // PAGE),
+        ):
+            described += tag(name, struct.pack("<I", number), n)
+        vmem += content
+    if inside:
+        described, vmem = described + tag("Memory", vmem, 0, 0, block=True), b""
+    groups = {b"Checkpoint": tag("fileversion", b"\x0a\0\0\0"), b"cpu": said, b"memory": described}
+    heads, body, start = b"", b"", 12 + 80 * len(groups)
+    for group, content in groups.items():
+        heads += struct.pack("<64sQQ", group, start + len(body), len(content))
+        body += content + b"\0\0"
+    return b"\xd2\xbe\xd2\xbe" + struct.pack("<II", 8, len(groups)) + heads + body, vmem
+
+
+def context(r: Registers) -> bytes:
+    """Windows' CONTEXT record up to the floating-point state's MXCSR."""
+    selectors = [(segment or Segment(0)).selector for segment in (r.cs, r.ds, r.es, r.fs, r.gs, r.ss)]
+    said = bytes(48) + struct.pack("<II6HI", 0x10_001F, 0x1F80, *selectors, r.rflags or 0) + bytes(48)
+    order = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+    general = r.general | {"rsp": r.rsp or 0}
+    said += struct.pack("<17Q", *(general.get(name, 0) for name in order), r.rip or 0)
+    return said + bytes(24) + struct.pack("<II", 0x1F80, 0)
+
+
+def crashdump(memory: Memory, r: Registers, kind: int) -> bytes:
+    """A crash dump of Windows: of type 1 (complete), 5 (a bitmap), or 8 (ranges of the kernel's memory)."""
+    page = bytearray(b"PAGE" * 0x800)
+
+    def put(at: int, data: bytes) -> None:
+        page[at : at + len(data)] = data
+
+    loads = pieces(memory)
+    runs = [(address // PAGE, len(content) // PAGE) for address, content in loads]
+    put(0, b"PAGEDU64" + struct.pack("<IIQ", 15, 22621, r.cr3 or 0))
+    put(0x30, struct.pack("<II", 0x8664, 1))
+    put(0x348, context(r).ljust(3000, b"\0"))
+    put(0xF98, struct.pack("<I", kind))
+    body = b"".join(content for _, content in loads)
+    described = b""
+    if kind == 1:
+        put(
+            0x88,
+            struct.pack("<IIQ", len(runs), 0, len(body) // PAGE) + b"".join(struct.pack("<QQ", *run) for run in runs),
+        )
+    elif kind == 5:
+        bitmap = bytearray(runs[-1][0] + runs[-1][1] + 7 >> 3)
+        for first, count in runs:
+            for number in range(first, first + count):
+                bitmap[number >> 3] |= 1 << (number & 7)
+        start = 0x2038 + len(bitmap) + PAGE - 1 & -PAGE
+        described = b"SDMPDUMP" + bytes(24) + struct.pack("<QQQ", start, len(body) // PAGE, 8 * len(bitmap)) + bitmap
+        described = described.ljust(start - 0x2000, b"\0")
+    else:
+        ranges = b"".join(struct.pack("<QQ", *run) for run in runs) + bytes(16)
+        described = struct.pack("<I4s4sIQQ", 0x40, b"RDMP", b"DUMP", 0, len(ranges) + 16, 0x2030 + len(ranges))
+        described += bytes(16) + ranges
+    return bytes(page) + described + body

@@ -11,6 +11,7 @@ from cli import output, refused
 from x86tables.machine.memory import Memory
 from x86tables.readers import open_image
 
+
 @pytest.mark.parametrize(("name", "efer"), [("linux", 0xD01), ("cloud", 0xD01), ("ovmf", 0xD00), ("linux32", 0x800)])
 def test_the_same_machine_in_both_formats(name: str, efer: int, tmp_path: Path) -> None:
     memory, cpus = recast.machine(name, efer, core := tmp_path / "qemu.core")

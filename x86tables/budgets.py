@@ -26,6 +26,7 @@ REGISTER_TEXT = 1 << 22  # of `info registers`: those of a thousand CPUs
 LOG_LINE = 1 << 12  # of a line of a log that are looked at; QEMU's have 130
 CONFIGURATION = 1 << 20  # of a TOML file
 VALUE_TEXT = 1 << 16  # of a value that `decode` is given; the largest structure is 104 bytes
+BITMAP = 1 << 26  # of a crash dump's bitmap of pages, a bit each: those of 2 TiB
 OUTPUT = 1 << 20  # of what a guest prints that are kept
 
 # Bytes of memory
@@ -41,6 +42,9 @@ RANGES = 1024  # of memory, held or not, that a note names
 REMARKS = 64  # that are made of one file
 ALIKE_SYMBOLS = 1 << 13  # at one place within their pages: more of them tell nothing of how far a kernel was moved
 NAMED_FILES = 4  # source files that are named as compiled in some way
+PIECES = 1 << 18  # of memory apart in one file
+VMWARE_GROUPS = 1 << 12  # of tags in a state file of VMware's; it has about a hundred
+VMWARE_TAGS = 1 << 18  # in one group
 KEPT_PAGES = 1 << 16  # translations of one address space that are remembered; then it begins anew
 
 # Scanning

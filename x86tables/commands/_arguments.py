@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None) -> None:
     """IMAGE and its options; with `option`, IMAGE itself is optional."""
-    text = "an ELF core, a linked ELF kernel, flat memory" + (", or a TOML declaration (*.toml)" if several else "")
+    text = "a memory dump or saved state, a linked ELF kernel" + (", or a TOML declaration (*.toml)" if several else "")
     if option is None:
         parser.add_argument("image", metavar="IMAGE", help=text)
     else:
@@ -31,9 +31,11 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
     where.add_argument(
         "--map", metavar="FILE@PHYS", action="append", default=[], help="overlay physical memory with a file"
     )
-    where.add_argument("--image-format", metavar="FORMAT", help="one of elfcore, elf, raw (default: by content)")
+    where.add_argument(
+        "--image-format", metavar="FORMAT", help="one of elfcore, elf, vmware, crashdump, raw (default: by content)"
+    )
     state = parser.add_argument_group("registers that the image does not hold")
-    state.add_argument("--registers", metavar="FILE", help="text of QEMU's `info registers -a`")
+    state.add_argument("--registers", metavar="FILE", help="text of QEMU's `info registers -a`, or a regs.json")
     state.add_argument("--reg", metavar="NAME=VALUE", action="append", default=[], help="one register")
     state.add_argument("--cr3", metavar="ADDR", help="the page tables; other addresses are then linear")
     state.add_argument("--vendor", choices=("intel", "amd"), help="whose double-fault rules apply (default intel)")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..machine.files import Data
 
-FORMATS = ("elfcore", "elf", "raw")
+FORMATS = ("elfcore", "elf", "vmware", "crashdump", "raw")
 LEAST = 16  # bytes of a table: a symbol of less is a pointer to one
 
 
@@ -222,15 +222,16 @@ def ram(text: str) -> tuple[range, ...]:
 
 
 def read_registers(path: str) -> tuple[Registers, ...]:
-    """The registers of each CPU in the text of QEMU's `info registers -a`, or of a `-d cpu_reset` block."""
-    from . import monitor
+    """The registers of each CPU in a text: QEMU's `info registers -a`, a `-d cpu_reset` block, or a regs.json."""
+    from . import monitor, snapshot
 
     content = load(path)
     if len(content) > budgets.REGISTER_TEXT:
         raise UsageError(
             f"--registers {path}: more than {budgets.REGISTER_TEXT:#x} bytes: give only the block that matters"
         )
-    return monitor.parse(content[:].decode("utf-8", "replace"), path)
+    text = content[:].decode("utf-8", "replace")
+    return snapshot.parse(text, path) if text.lstrip()[:1] == "{" else monitor.parse(text, path)
 
 
 def read_symbols(path: str) -> Symbols:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..machine.memory import Piece
 
 NT_PRSTATUS = 1
-MOST_PIECES, MOST_NOTES = 1 << 18, 1 << 22  # segments apart, bytes: what is read
+MOST_NOTES = 1 << 22  # bytes that are read
 COPIED = 1 << 20  # bytes at once
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 _NOTE = struct.Struct("<III")
@@ -122,10 +122,10 @@ def _segments(
             pieces[-1] = pieces[-1][0], pieces[-1][1] + inside, data, pieces[-1][3]
         elif inside:
             pieces.append((address, inside, data, start))
-            if len(pieces) > MOST_PIECES:
+            if len(pieces) > budgets.PIECES:
                 raise ImageError(
                     f"{path}: {elf.segment_count} segments from {elf.segments_at:#x} on: "
-                    f"more than {MOST_PIECES} are not read"
+                    f"more than {budgets.PIECES} are not read"
                 )
     if missing:
         remarks.append(f"the file is cut off or damaged: {missing:#x} bytes that its headers promise are not in it")

@@ -24,13 +24,9 @@ MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"makedumpfile\0", "a dump in makedumpfile's flattened format", f"{_DUMP}, or by `makedumpfile -E`"),
     (0, b"EMiL", "a LiME dump", f"{_FLAT}: by `avml-convert --source-format lime --format raw`"),
     (0, b"AVML", "an AVML dump", f"{_FLAT}: by `avml-convert --format raw`"),
-    (0, b"PAGEDU64", "a Windows crash dump", f"{_FLAT}: by Volatility's layerwriter"),
     (0, b"PAGEDUMP", "a Windows crash dump of 32 bits", f"{_FLAT}: by Volatility's layerwriter"),
-    (0, b"\xd0\xbe\xd0\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
-    (0, b"\xd0\xbe\xd2\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
-    (0, b"\xd1\xba\xd1\xba", "a VMware state file (vmss, vmsn)", _VMEM),
-    (0, b"\xd2\xbe\xd2\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
-    (0, b"\xd3\xbe\xd3\xbe", "a VMware state file (vmss, vmsn)", _VMEM),
+    (0, b"\xd0\xbe\xd0\xbe", "a VMware state file (vmss, vmsn) of 32 bits", _VMEM),
+    (0, b"\xd0\xbe\xd2\xbe", "a VMware state file (vmss, vmsn) of 32 bits", _VMEM),
     (0, b"QEVM", "a saved state of QEMU's (savevm or migration)", f"load it with -incoming, and {_DUMP}"),
     (0, b"\x14\x20\x28\x01", "a saved state of Hyper-V's (vmrs)", f"{_FLAT}: by vm2dmp and Volatility's layerwriter"),
     (0, b"\x7fVirtualBox SavedState", "a saved state of VirtualBox's", "take an ELF core by `debugvm dumpvmcore`"),
@@ -75,6 +71,8 @@ def _text(data: Data) -> str:
         return "a log of `qemu -d int`, not an image: `x86tables log FILE` reads it"
     if has(rb"^[ \t]*(?:GDT|IDT)= +[0-9a-fA-F]{8,16} [0-9a-fA-F]{8}\b"):
         return "the text of `info registers`, not memory: give it as --registers FILE with the IMAGE"
+    if head.lstrip()[:1] == b"{" and has(rb'"[gi]dtr" *:'):
+        return "registers as JSON, not memory: give it as --registers FILE with the IMAGE"
     if has(rb"^[0-9a-fA-F]{8,16} [A-Za-z] \S+"):
         return "a list of symbols, not an image: give it as --symbols FILE with the IMAGE"
     if has(rb"^\[(?:\[cpu\]\]|gdt|idt|tss)") or has(rb"^(?:gdt|idt|tss)\.[\w.]+ *= "):

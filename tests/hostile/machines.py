@@ -1,0 +1,29 @@
+"""Hostile images in the formats of virtual machine monitors and debuggers: LARGE are made when they are tested."""
+
+import struct
+
+HEADER = b"PAGEDU64".ljust(0xF98, b"\0")
+
+
+def bitmap() -> bytes:
+    """A crash dump whose bitmap has every other page, 2 million of them."""
+    bits = b"\x55" * (1 << 19)
+    described = b"SDMPDUMP" + bytes(24) + struct.pack("<QQQ", 0x3000 + len(bits), 1, 8 * len(bits)) + bits
+    return (HEADER + struct.pack("<I", 5)).ljust(0x2000, b"\0") + described + bytes(0x4000)
+
+
+def ranges() -> bytes:
+    """A crash dump of a million ranges, each a page and the one after the last."""
+    listed = b"".join(struct.pack("<QQ", 1 + page, 1) for page in range(1 << 18)) * 4
+    described = struct.pack("<I4s4sIQQ", 0x40, b"RDMP", b"DUMP", 0, len(listed) + 16, 0x2030 + len(listed)) + bytes(16)
+    return (HEADER + struct.pack("<I", 8)).ljust(0x2000, b"\0") + described + listed
+
+
+def tags() -> bytes:
+    """A state file of VMware's whose group of tags has no end: each of them is two bytes."""
+    head = b"\xd2\xbe\xd2\xbe" + struct.pack("<II", 0, 2)
+    groups = b"".join(struct.pack("<64sQQ", name, 172, 0) for name in (b"cpu", b"memory"))
+    return head + groups + b"\1\0\0" * (1 << 20)
+
+
+LARGE = {"bitmap.dmp": bitmap, "ranges.dmp": ranges, "tags.vmss": tags}
