@@ -10,6 +10,7 @@ from cli import output, refused
 
 from x86tables.machine.files import load
 from x86tables.machine.image import OpenOptions
+from x86tables.machine.memory import Memory
 from x86tables.readers import crashdump, open_image
 
 KINDS = (1, 5, 8)
@@ -44,7 +45,7 @@ def test_tables_are_searched(tmp_path: Path) -> None:
 
 
 def good(kind: int) -> bytearray:
-    memory = recast.Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)])
+    memory = Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)])
     return bytearray(recast.crashdump(memory, specimens.registers(), kind))
 
 

@@ -8,12 +8,13 @@ import pytest
 import recast
 from cli import output, refused
 
+from x86tables.machine.registers import Registers
 from x86tables.readers import read_registers
 
 CODE = {"selector": "0x33", "present": True, "base": "0x0"}
 
 
-def document(r: recast.Registers) -> dict[str, Any]:
+def document(r: Registers) -> dict[str, Any]:
     """What bdump writes of a CPU."""
     found: dict[str, Any] = {name: hex(value) for name, value in (r.general | {"rsp": r.rsp or 0}).items()}
     for name in ("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer", "star"):

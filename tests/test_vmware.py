@@ -8,6 +8,7 @@ import recast
 import specimens
 from cli import output, refused
 
+from x86tables.machine.memory import Memory
 from x86tables.readers import open_image
 
 
@@ -38,7 +39,7 @@ def test_the_same_tables_as_in_a_core(name: str, inside: bool, whole: bool, tmp_
 
 
 def good() -> tuple[bytearray, bytes]:
-    memory = recast.Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)])
+    memory = Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)])
     state, vmem = recast.vmware(memory, [specimens.registers()])
     return bytearray(state), vmem
 
@@ -81,7 +82,7 @@ def test_damaged(old: bytes, new: bytes, sentence: str, tmp_path: Path) -> None:
 
 
 def test_compressed(tmp_path: Path) -> None:
-    memory = recast.Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)])
+    memory = Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)])
     state, _ = recast.vmware(memory, [specimens.registers()], inside=True)
     packed = state.replace(bytes([63 | 2 << 6, 6]) + b"Memory", bytes([62 | 2 << 6, 6]) + b"Memory")
     assert packed != state

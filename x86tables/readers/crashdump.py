@@ -18,6 +18,7 @@ from . import Contents
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from ..machine.files import Data
     from ..machine.image import OpenOptions
@@ -152,5 +153,5 @@ def _registers(data: Data) -> Registers:
         return Registers(cr3=root)
     general = dict(zip(_GENERAL, values, strict=False))
     selectors = {"cs": cs, "ds": ds, "es": es, "fs": fs, "gs": gs, "ss": ss}
-    segments = {name: Segment(selector) for name, selector in selectors.items()}
+    segments: dict[str, Any] = {name: Segment(selector) for name, selector in selectors.items()}
     return Registers(rip=rip, rsp=general["rsp"], rflags=rflags, cr3=root, **segments, general=general)

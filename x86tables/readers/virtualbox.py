@@ -9,6 +9,10 @@ import struct
 
 from ..machine.registers import Registers, TableRegister, from_rights
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 CORE_NOTE, CPU_NOTE = b"VBCORE", b"VBCPU"
 _CORE = struct.Struct("<II")  # magic, version of the format
 _MAGIC, _FIRST, _NEXT = 0xC01AC0DE, 0x1_0004, 0x2_0000  # versions from the first on, before the next
@@ -38,15 +42,16 @@ def registers(name: bytes, note: bytes, remarks: list[str]) -> Registers | None:
         return None
     values = _CPU.unpack_from(note)
     general = dict(zip(_GENERAL, values, strict=False))
-    segments = {}
+    segments: dict[str, Any] = {}
     for register, at in (_SEGMENTS | _SYSTEM).items():
         base, limit, rights, selector = values[at : at + 4]
         segments[register] = from_rights(selector, base, limit, rights)
-    tables = {register: TableRegister(values[at], values[at + 1] & 0xFFFF) for register, at in _TABLES.items()}
+    for register, at in _TABLES.items():
+        segments[register] = TableRegister(values[at], values[at + 1] & 0xFFFF)
     cr0, cr2, cr3, cr4 = values[_CONTROL : _CONTROL + 4]
     efer, star = values[_EFER : _EFER + 2]
     rip, rflags = general.pop("rip"), general.pop("rflags")
     return Registers(
         rip=rip, rsp=general["rsp"], rflags=rflags, cr0=cr0, cr2=cr2, cr3=cr3, cr4=cr4, efer=efer, star=star,
-        **segments, **tables, general=general,
+        **segments, general=general,
     )  # fmt: skip
