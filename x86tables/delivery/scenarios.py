@@ -138,6 +138,8 @@ class Situation:
                 raise NotThere("CR3 is not known")
             variants, remarks = SCENARIOS[name](self)
         except NotThere as error:
+            if name == "stack-overflow" and self.options.stack is None and self._no_stack_known:
+                return self._on_any_stack(str(error))
             variant = Variant("any", UNKNOWN, str(error), str(error))
             return Scenario(name, UNKNOWN, variant.reason, (variant,), variant)
         remarks = ((remark,) if remark else ()) + remarks
@@ -150,6 +152,20 @@ class Situation:
         if name == "current-stack" and worst.verdict == SURVIVES:
             return scenario.replace(verdict=self.stack.verdict, reason=self.stack.reason)
         return scenario
+
+    @property
+    def _no_stack_known(self) -> bool:
+        """Whether neither RSP nor RSP0 is known, of a CPU that never had a TSS."""
+        tr = self.machine.registers.tr
+        return self.machine.registers.rsp is None and tr is not None and tr.null
+
+    def _on_any_stack(self, why: str) -> Scenario:
+        """The overflow of a stack that ends with the address space: where no stack is known, and no TSS names another,
+        one page that cannot be pushed to is like the other."""
+        other = Situation(self.machine, self.options.replace(stack=0), self.occupants)
+        other.budget = self.budget
+        scenario = other.run("stack-overflow")
+        return scenario.replace(remarks=(f"{why}: judged on a stack that ends with the address space",))
 
     @cached_property
     def kernel(self) -> tuple[Registers, str]:
