@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks import peers, readers
+from benchmarks import peers, readers, scan
 from benchmarks.duels import duel, line
 from x86tables import Gate, checks, schemas
 from x86tables.delivery import scenarios
@@ -112,6 +112,8 @@ def process() -> None:
         print(f"dump of a core of 4 GiB: {peak:.1f} MiB resident; at most 60: {'met' if peak <= 60 else 'MISSED'}")
         print("\n4 GiB, ours and volatility3's; (b): without asking whether the image holds the page")
         readers.compare(big)
+    print("\nThe search for tables, in an image of 1 GiB")
+    scan.main()
 
 
 def main() -> None:

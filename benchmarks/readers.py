@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from volatility3.framework.layers import elf, intel, physical
 
 from benchmarks.duels import duel, line
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables.machine.batch import translate_all
 from x86tables.machine.paging import AddressSpace, Page, build
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore, open_image
@@ -124,11 +126,16 @@ def compare(path: Path) -> None:
         for state, mine in (("cold", cold), ("warm", warm)):
             ready = forget if state == "cold" else lambda: layer
             turn = duel(ROUNDS, mine, lambda ready=ready: each(ready().translate))  # type: ignore[misc]
-            line(f"{state}, {len(sample)}", what, "volatility3", turn, 5)
+            line(f"{state}, {len(sample)}", what, "volatility3", turn, 5 if state == "cold" else 10)
             turn = duel(ROUNDS, mine, lambda ready=ready: each(ready()._translate))  # type: ignore[misc]
             line(f"{state}, {len(sample)}", what, "vol3 _translate (b)", turn)
     turn = duel(5, lambda: list(fresh().mappings()), lambda: list(forget().mapping(0, layer.maximum_address + 1, True)))
-    line("mappings", f"{len(ours)} x 4 KiB", f"volatility3: {len(listed)}", turn, 3)
+    line("mappings", f"{len(ours)} x 4 KiB", f"volatility3: {len(listed)}", turn, 35)
+    many = random.Random(2).sample(list(listed), min(100_000, len(listed)))
+    batch, low = array("Q", many), [layer.decanonicalize(linear) for linear in many]
+    assert list(translate_all(fresh(), batch)) == [listed[linear] for linear in many]
+    turn = duel(3, lambda: translate_all(fresh(), batch), lambda: [layer.translate(linear) for linear in low])
+    line(f"{len(many)} at once", "any page", "volatility3, warm", turn, 100)
 
 
 def resident(python: Path, *argv: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from itertools import compress, repeat
+from itertools import repeat
 
 from ..budgets import KEPT_PAGES
 from ..errors import UsageError
@@ -372,18 +372,21 @@ class AddressSpace:
 
     def _leaf(self, table: int, base: int, allowed: int) -> list[Page]:
         """The pages of one page table."""
-        decides, address, all_rights = self.steps[-1][6] | P, self._table, RW | US | NX
+        decides, address, rights = self.steps[-1][6] | P, self._table, self._rights(allowed)
         values = self._values(table, 12)
-        places: Iterable[int] = range(base, base + len(values) * PAGE, PAGE)
-        good = [value & decides == P for value in values]
-        if False in good:
-            values, places = [*compress(values, good)], compress(places, good)
-        frames, rights = [value & address for value in values], self._rights(allowed)
-        bits = [value & all_rights for value in values]
-        if bits.count(bits[0] if bits else 0) == len(bits):  # the usual case; to pair what is in C takes half the time
-            w, u, x = rights[bits[0]] if bits else (False, False, False)
+        places, matters = range(base, base + len(values) * PAGE, PAGE), RW | US | NX | decides
+        kinds = [value & matters for value in values]
+        first = kinds[0] if kinds else 0
+        if first & decides == P and kinds.count(first) == len(kinds):
+            # the usual case, all alike: to pair what they have in common in C takes half the time
+            w, u, x = rights[first & (RW | US | NX)]
+            frames = [value & address for value in values]
             return [*map(_page, zip(places, frames, repeat(PAGE), repeat(w), repeat(u), repeat(x), strict=False))]
-        return [_page((*at, PAGE, *rights[bit])) for *at, bit in zip(places, frames, bits, strict=True)]
+        return [
+            _page((linear, value & address, PAGE, *rights[kind & (RW | US | NX)]))
+            for linear, value, kind in zip(places, values, kinds, strict=True)
+            if kind & decides == P
+        ]
 
     def _values(self, table: int, shift: int) -> Sequence[int]:
         """The entries of a table as numbers; none where the image does not hold all of it."""
