@@ -4,6 +4,7 @@ python -m benchmarks.scale            # all of them, against their targets
 python -m benchmarks.scale core,log   # those whose names contain one of these
 """
 
+import lzma
 import os
 import struct
 import subprocess
@@ -153,12 +154,18 @@ def names(path: Path) -> None:
 
 def log(path: Path) -> None:
     """A log of 1 GiB: interrupts without end."""
-    entry = (ROOT / "tests/logs").glob("*.log")
-    text = min(entry, key=lambda p: p.stat().st_size).read_bytes()
+    text = lzma.decompress((ROOT / "tests/logs/timer.log.xz").read_bytes())
     block = text * (MIB // len(text))
     with open(path, "wb") as out:
         while out.tell() < GIB:
             out.write(block)
+
+
+def configuration(path: Path, cpus: int = 1000) -> None:
+    """A declaration of so many CPUs, each with four interrupt stacks of its own."""
+    text = (ROOT / "examples/two_cpus.toml").read_text()
+    head, cpu, _, tail = text.replace("[[cpu]]", "\0[[cpu]]").replace("[idt]", "\0[idt]").split("\0")
+    path.write_text(head + "".join(cpu.replace("_0", f"_{n}") for n in range(cpus)) + tail)
 
 
 class Case(NamedTuple):
@@ -188,6 +195,7 @@ CASES = (
         ("dump {}", "check {}", "check {} --scenario all"),
     ),
     Case("System.map", names, (f"dump {ROOT}/tests/images/linux.core --symbols {{}}",)),
+    Case("cpus.toml", configuration, ("check {}", "check {} --format json")),
     Case("qemu.log", log, ("log {}",)),
 )
 

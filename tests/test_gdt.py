@@ -244,3 +244,13 @@ def test_kind_of_a_segment(segment: SegmentDescriptor, kind: str) -> None:
 def test_granularity(limit: int, g: bool, effective: int) -> None:
     assert SegmentDescriptor(limit=limit, g=g).effective_limit == effective
     assert SystemDescriptor(limit=limit, g=g).effective_limit == effective
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 420), min_size=1, max_size=6), st.booleans())
+def test_entries_within_ranges(data: bytes, edges: list[int], wide: bool) -> None:
+    """The same as those of the whole walk that begin in one of the ranges."""
+    edges = sorted(set(edges))
+    parts = [range(a, b) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+    gdt = Gdt.parse(data)
+    every = [entry for entry in gdt.entries(wide=wide) if any(entry.selector in part for part in parts)]
+    assert list(gdt.entries(wide=wide, within=parts)) == every

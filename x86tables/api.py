@@ -13,7 +13,7 @@ from .records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from .checks import Finding, NotChecked, Report
     from .config import CompiledTables, Config
@@ -153,7 +153,22 @@ class Image:
         cpus: Sequence[Machine] | None = None,
         options: ScenarioOptions | None = None,
     ) -> list[Assessment]:
-        """The assessment of each CPU, or of those in `cpus`.
+        """The assessment of each CPU, or of those in `cpus`; the arguments are those of `assessments`."""
+        return list(
+            self.assessments(scenarios, rules=rules, ignore=ignore, baseline=baseline, cpus=cpus, options=options)
+        )
+
+    def assessments(
+        self,
+        scenarios: Iterable[str] = (),
+        *,
+        rules: Iterable[str] | None = None,
+        ignore: Iterable[str] | None = None,
+        baseline: str | None = None,
+        cpus: Sequence[Machine] | None = None,
+        options: ScenarioOptions | None = None,
+    ) -> Iterator[Assessment]:
+        """The assessments one at a time: of a thousand CPUs only the one at hand is kept.
 
         `scenarios` are names (`current-stack`, ...) or `all`; `stack-overflow` is always one of them. `rules` and
         `ignore` choose rules by prefix (`IDT`, `STK002`); without them a configuration's own choice counts, else every
@@ -175,7 +190,7 @@ class Image:
         if baseline is not None:
             reports = selection.without(reports, selection.read_baseline(baseline))
         names = scenario_names(scenarios)
-        return [assess(report, names, options, occupants) for report in reports]
+        return (assess(report, names, options, occupants) for report in reports)
 
     def deliver(self, event: Event, cpu: int = 0, registers: Registers | None = None) -> Delivery:
         """One delivery on a CPU, from its registers or from others; the first of a simulation."""
@@ -273,15 +288,31 @@ def assess(
     )
 
 
-def exit_status(assessments: Iterable[Assessment]) -> int:
-    """0 when all survive and no finding is an error; CPUs that it does not apply to count only by themselves."""
-    from .delivery.scenarios import NOT_APPLICABLE
-    from .delivery.simulate import SURVIVES
+class Outcome:
+    """What the assessments of an image come to, as they pass: the worst verdict, and whether a finding is an error."""
 
-    assessments = list(assessments)
-    verdicts = {assessment.verdict for assessment in assessments}
-    failed = any(assessment.failed for assessment in assessments)
-    return 0 if not failed and verdicts - {NOT_APPLICABLE} == {SURVIVES} else 1
+    def __init__(self) -> None:
+        self.verdicts: set[str] = set()
+        self.failed = False
+
+    def of(self, assessments: Iterable[Assessment]) -> Iterator[Assessment]:
+        """The assessments, each noted as it passes."""
+        for assessment in assessments:
+            self.verdicts.add(assessment.verdict)
+            self.failed = self.failed or assessment.failed
+            yield assessment
+
+    @property
+    def verdict(self) -> str:
+        """The worst; `not-applicable` counts only when all are so."""
+        from .delivery.scenarios import NOT_APPLICABLE, ORDER
+
+        return max(self.verdicts - {NOT_APPLICABLE}, key=ORDER.index, default=NOT_APPLICABLE)
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 when all survive and no finding is an error."""
+        return 0 if self.verdict == "survives" and not self.failed else 1
 
 
 def refusals(assessments: Iterable[Assessment]) -> list[str]:

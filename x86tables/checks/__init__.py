@@ -77,5 +77,6 @@ def _report(cpu: CheckedCpu, rules: Iterable[Rule]) -> Report:
         for each, missing in cpu.cpus.take_notes().items():
             whose = "" if each is cpu else f"CPU {each.number}: "
             not_checked += [NotChecked(rule.id, whose + needs) for needs in missing]
+    cpu.forget()
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(cpu.machine, tuple(findings), tuple(not_checked))

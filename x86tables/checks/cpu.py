@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..machine.image import Snapshot
     from ..machine.machine import Machine, Table
     from ..tables.idt import Gate
+    from .tables import Code
 
     CpuList: TypeAlias = list["CheckedCpu"]
     Needs: TypeAlias = "dict[CheckedCpu, dict[str, None]]"
@@ -96,7 +97,7 @@ class CheckedCpu(CheckedTables):
     def __init__(self, image: Snapshot, machine: Machine, declared: bool, cpus: Cpus, occupants: Occupants) -> None:
         super().__init__(image, machine)
         self.declared, self.cpus, self.occupants = declared, cpus, occupants
-        self.number, self.whole_idts = machine.cpu, cpus.whole_idts
+        self.number, self.whole_idts, self.whole_gdts = machine.cpu, cpus.whole_idts, cpus.whole_gdts
 
     def missing(self, needs: str) -> None:
         self.cpus.noted[self] = None
@@ -239,6 +240,14 @@ class Cpus(CpuList):
         super().__init__()
         self.noted: dict[CheckedCpu, None] = {}  # those with missing inputs
         self.whole_idts: dict[bytes, dict[int, Gate]] = {}  # decoded once for all CPUs that have the same
+        self.whole_gdts: dict[object, dict[int, Code]] = {}
+        self.bits: dict[tuple[str, int], list[int]] = {}
+
+    def with_bit(self, register: str, mask: int) -> list[int]:
+        """The numbers of the CPUs in which a bit of a control register is set."""
+        if (register, mask) not in self.bits:
+            self.bits[register, mask] = [cpu.number for cpu in self if (getattr(cpu.registers, register) or 0) & mask]
+        return self.bits[register, mask]
 
     def take_notes(self) -> Needs:
         """The inputs that were missing since the last time, by CPU in order."""

@@ -123,8 +123,7 @@ def protection_differs(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
             continue
         found = {}
         for bit, mask in bits.items():
-            there = [other.number for other in cpu.cpus if (getattr(other.registers, name) or 0) & mask]
-            if there and not mine & mask:
+            if not mine & mask and (there := cpu.cpus.with_bit(name, mask)):
                 found[bit] = f"{name.upper()}.{bit.upper()} is clear, but set on CPU {ranges(there)}"
         if found:
             yield Finding(name, None, tuple(found), "; ".join(found.values()))

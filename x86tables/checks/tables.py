@@ -41,6 +41,7 @@ else:
 
 
 TOP = 1 << 64
+KEPT_GDTS = 16  # decoded ones that CPUs may share
 NULL, BEYOND, UNREADABLE, NO_LDT = "null", "beyond the limit", "not readable", "in an LDT, and LDTR is null"
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
 UNKNOWN_TR = 0xFFF8  # what stands for TR's selector when only the address of a TSS was given
@@ -53,6 +54,7 @@ class CheckedTables:
         self.image, self.machine, self.registers = image, machine, machine.registers
         self.missing_inputs: dict[str, None] = {}  # in order, each once
         self.whole_idts: dict[bytes, dict[int, Gate]] = {}  # decoded, by their bytes
+        self.whole_gdts: dict[object, dict[int, Code]] = {}  # and by which of them are
         self._memoized: dict[object, tuple[Any, dict[str, None]]] = {}
 
     def missing(self, needs: str) -> None:
@@ -70,6 +72,12 @@ class CheckedTables:
         for needs in missing:
             self.missing(needs)
         return found
+
+    def forget(self) -> None:
+        """Leave the largest of what was worked out, when this CPU's rules have been run."""
+        self._memoized.pop("descriptors", None)
+        if len(self.whole_gdts) > KEPT_GDTS:
+            self.whole_gdts.clear()
 
     # Memory
 
@@ -195,16 +203,16 @@ class CheckedTables:
         table = self.table("gdt")
         if table is None or table.error:
             return {}
-        pages = self.named_pages(table)
-
-        def used(selector: int) -> bool:
-            return (table.base + selector) % TOP & -PAGE in pages
-
-        return {
-            entry.selector: entry.descriptor
-            for entry in self.machine.gdt.entries(only=None if table.limit < PAGE else used)
-            if entry.kind != "null" and isinstance(entry.descriptor, SegmentDescriptor | SystemDescriptor)
-        }
+        offsets = sorted((page - table.base + PAGE) % TOP - PAGE for page in self.named_pages(table))
+        used = None if table.limit < PAGE else tuple(range(max(0, offset), offset + PAGE) for offset in offsets)
+        key = table.data, used
+        if key not in self.whole_gdts:
+            self.whole_gdts[key] = {
+                entry.selector: entry.descriptor
+                for entry in self.machine.gdt.entries(within=used)
+                if entry.kind != "null" and isinstance(entry.descriptor, SegmentDescriptor | SystemDescriptor)
+            }
+        return self.whole_gdts[key]
 
     def named_pages(self, table: Table) -> set[int]:
         """The pages of the GDT or LDT that hold a descriptor in use."""

@@ -9,7 +9,9 @@ IMAGE may be a TOML declaration (*.toml): then the declared tables are judged, b
 
 from __future__ import annotations
 
-from ..api import exit_status
+import sys
+
+from ..api import Outcome
 from ._arguments import add_image_arguments, add_judging_arguments, chosen, image_from, options_from
 
 TYPE_CHECKING = False
@@ -33,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdicts; 1 unless every CPU that it applies to survives."""
     image = image_from(args)
     names, options = options_from(args, image)
-    assessments = image.check(
+    outcome = Outcome()
+    assessments = image.assessments(
         names,
         rules=args.select,
         ignore=args.ignore,
@@ -41,16 +44,20 @@ def run(args: argparse.Namespace) -> int:
         cpus=chosen(image, args),
         options=options,
     )
+    passing = outcome.of(assessments)
     if args.format == "text":
         from ..render import verdict
         from ..render.lines import output
 
-        output(verdict.check(image.snapshot, assessments, args.steps))
+        output(verdict.check(image.snapshot, passing, args.steps))
+    elif args.format == "json":
+        from ..render.json import check
+
+        for piece in check.check(image.snapshot, passing, outcome):
+            sys.stdout.write(piece)
     else:
         from ..render import sarif
-        from ..render.json import check
         from ..render.json import output as output_json
 
-        document = (sarif.log if args.format == "sarif" else check.check)(image.snapshot, assessments)
-        output_json(document)
-    return exit_status(assessments)
+        output_json(sarif.log(image.snapshot, list(passing)))
+    return outcome.status

@@ -45,8 +45,10 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
                 f"{tables.source.path}: {table.name} at {table.place.at(known):#x}: not a canonical address"
             )
     memory, cr3 = lay_out(mappings, [(table.place.at(known), table.build(known)) for table in tables.all], levels)
+    starts = [mapping.address for mapping in mappings]
     coverage = Coverage(
-        (range(m.address, m.address + m.size) for m in mappings), partial(_name, mappings, bool(placed))
+        (range(m.address, m.address + m.size) for m in mappings),
+        partial(_name, mappings, starts, bool(placed)),
     )
     known_stacks = {(s.bottom.at(known), s.top.at(known)) for s in tables.stacks if s.bottom is not None}
     stacks = tuple(range(*ends) for ends in sorted(known_stacks))
@@ -67,11 +69,11 @@ def image(tables: CompiledTables, find: Lookup, segments: Iterable[Mapping] = ()
     return Snapshot(tables.source.path, "config", memory, machines, symbols, remarks)
 
 
-def _name(mappings: list[Mapping], placed: bool, linear: int) -> str:
+def _name(mappings: list[Mapping], starts: list[int], placed: bool, linear: int) -> str:
     """How an undeclared address is named: a placeholder address would mean nothing."""
     if not placed or linear >> 40 != PLACEHOLDERS >> 40:
         return hex(linear)
-    number = bisect_right([mapping.address for mapping in mappings], linear)
+    number = bisect_right(starts, linear)
     near = [(mapping.address - linear, f"below {mapping.name}") for mapping in mappings[number : number + 1]]
     near += [(linear - m.address - m.size + 1, f"above {m.name}") for m in mappings[max(0, number - 1) : number]]
     return f"the memory {min(near)[1]}"

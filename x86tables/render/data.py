@@ -7,13 +7,16 @@ from ..delivery.occupants import Occupants, tss_stacks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..machine.machine import Machine, Table
     from ..tables.gdt import Entry, Gdt
 
 
-def entries(gdt: Gdt, machine: Machine, table: Table) -> list[Entry]:
-    """The descriptors that could be read, as the machine's mode has them: 8 bytes each outside of long mode."""
-    walk = gdt.entries(wide=machine.wide)
+def entries(gdt: Gdt, machine: Machine, table: Table, within: Iterable[range] | None = None) -> list[Entry]:
+    """The descriptors that could be read, in all of a table or in some ranges of its bytes, as the machine's mode has
+    them: 8 bytes each outside of long mode."""
+    walk = gdt.entries(wide=machine.wide, within=within)
     return [entry for entry in walk if table.known(entry.index * 8, entry.index * 8 + len(entry.raw))]
 
 

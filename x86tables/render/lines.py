@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
+LEAST = 60
+
+
 def width() -> int:
     """60 to 100 columns, as COLUMNS says or the terminal has them; 100 elsewhere."""
     columns = os.environ.get("COLUMNS", "")
@@ -17,32 +20,50 @@ def width() -> int:
         count = int(columns)
     else:
         count = os.get_terminal_size().columns if sys.stdout.isatty() else 0
-    return max(60, min(100, count or 100))
+    return max(LEAST, min(100, count or 100))
 
 
 def wrap(line: str, indent: str) -> Iterator[str]:
-    """The line broken at spaces so that what is seen of it stays within the width."""
+    """The line broken at spaces so that what is seen of it stays within the width: colours take no column."""
+    if len(line) <= LEAST:
+        yield line.rstrip()
+        return
     columns = width()
     indent = indent[: columns // 2]
-    while (cut := _cut(line, len(indent) + 1, columns)) > 0:
-        yield line[:cut].rstrip()
-        line = indent + line[cut + 1 :]
-    yield line.rstrip()
+    plain, marks = _uncoloured(line) if "\x1b" in line else (line, [])
+    start, lead = 0, ""
+    while (stop := start + columns - len(lead)) < len(plain):
+        cut = plain.rfind(" ", start + (1 if lead else len(indent) + 1), stop + 1)
+        if cut < 0:
+            break
+        yield lead + _coloured_again(plain, marks, start, cut).rstrip()
+        start, lead = cut + 1, indent
+    yield lead + _coloured_again(plain, marks, start, len(plain)).rstrip()
 
 
-def _cut(line: str, least: int, columns: int) -> int:
-    """Where to break a line, not before `least`; -1 where it fits or has no space. Colours take no column."""
-    places = list(range(len(line)))
-    if "\x1b" in line:
-        import re
+def _uncoloured(line: str) -> tuple[str, list[tuple[int, str]]]:
+    """The line without what `coloured` writes, and each of that with its place."""
+    import re
 
-        for escape in reversed(list(re.finditer(_COLOUR, line))):
-            del places[escape.start() : escape.end()]
-    if len(places) <= columns:
-        return -1
-    return next((places[at] for at in range(columns, least - 1, -1) if line[places[at]] == " "), -1)
+    plain, marks = "", []
+    for part in re.split(f"({_COLOUR})", line):
+        if part.startswith("\x1b["):
+            marks.append((len(plain), part))
+        else:
+            plain += part
+    return plain, marks
 
 
+def _coloured_again(plain: str, marks: list[tuple[int, str]], start: int, stop: int) -> str:
+    """A part of the line with its colours."""
+    text, at = "", start
+    for place, mark in marks:
+        if start <= place <= stop:
+            text, at = text + plain[at:place] + mark, place
+    return text + plain[at:stop]
+
+
+MANY = 10_000  # lines that wait to be printed: all of an ordinary answer, so that an error comes before any of it
 _COLOUR = r"\x1b\[(?:0|1;3[1-3])m"  # what `coloured` writes
 RED, YELLOW, GREEN = "31", "33", "32"
 COLOURS = {"survives": GREEN, "triple-fault": RED, "loops": RED, "unknown": YELLOW, "error": RED, "warning": YELLOW}
@@ -64,9 +85,17 @@ def coloured(word: str, colour: str | None = None) -> str:
 
 
 def output(lines: Iterable[str]) -> None:
-    """Print lines in one go: of escapes only our colours, nothing that the name of a file may hold."""
-    shown = (part for line in map(_shown, lines) for part in wrap(line, " " * (len(line) - len(line.lstrip()) + 4)))
-    sys.stdout.write("\n".join(shown) + "\n")
+    """Print lines, MANY at once: of escapes only our colours, nothing that the name of a file may hold."""
+    most, waiting = width(), list[str]()
+    for line in map(_shown, lines):
+        if len(line) <= most:
+            waiting.append(line.rstrip())
+        else:
+            waiting += wrap(line, " " * (len(line) - len(line.lstrip()) + 4))
+        if len(waiting) > MANY:
+            sys.stdout.write("\n".join(waiting) + "\n")
+            waiting.clear()
+    sys.stdout.write("".join(f"{line}\n" for line in waiting))
 
 
 def _shown(line: str) -> str:

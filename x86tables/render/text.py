@@ -154,13 +154,15 @@ def _count(machine: Machine, table: Table) -> str:
 
 
 def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> Iterator[str]:
-    found = entries(gdt, machine, table)
     empty = foreign = 0
     pages = None if everything else _named_pages(machine, table)
+    if pages is None:
+        found = entries(gdt, machine, table)
+    else:
+        found = entries(gdt, machine, table, [range(max(0, at - table.base), at - table.base + PAGE) for at in pages])
+        gaps = sum((gap.stop + 7) // 8 - gap.start // 8 for gap in table.gaps)
+        foreign = len(table.data) // 8 - gaps - sum(entry.slots for entry in found)
     for entry in found:
-        if pages is not None and (table.base + entry.selector) & -PAGE not in pages:
-            foreign += entry.slots
-            continue
         if entry.kind == "null" and entry.index and not any(entry.raw):
             empty += 1
             continue
@@ -173,8 +175,8 @@ def _descriptors(machine: Machine, table: Table, gdt: Gdt, everything: bool) -> 
         yield f"  {words.size(len(gdt.tail))} after the last slot: {gdt.tail.hex()}"
 
 
-def _named_pages(machine: Machine, table: Table) -> frozenset[int] | None:
-    """The pages of a large GDT or LDT in which segment registers, TR, LDTR and gates have their descriptors.
+def _named_pages(machine: Machine, table: Table) -> tuple[int, ...] | None:
+    """The pages, in order, of a large GDT or LDT in which segment registers, TR, LDTR and gates have their descriptors.
 
     None for a table of one page, which is shown whole.
 
@@ -183,9 +185,8 @@ def _named_pages(machine: Machine, table: Table) -> frozenset[int] | None:
     if table.limit < PAGE:
         return None
     ti = 4 if table.name == "ldt" else 0
-    return frozenset(
-        (table.base + (s & ~7)) & -PAGE for s in machine.live_selectors if s & 4 == ti and s & ~7 <= table.limit
-    )
+    live = (s for s in machine.live_selectors if s & 4 == ti and s & ~7 <= table.limit)
+    return tuple(sorted({(table.base + (s & ~7)) & -PAGE for s in live}))
 
 
 def _descriptor(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from .trace import loop, simulation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from ..api import Assessment
     from ..delivery.scenarios import Scenario, Variant
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ..machine.symbols import Symbols
 
 
-def check(image: Snapshot, assessments: Sequence[Assessment], all_steps: bool = False) -> Iterator[str]:
+def check(image: Snapshot, assessments: Iterable[Assessment], all_steps: bool = False) -> Iterator[str]:
     """The lines that `check` prints: per CPU the two answers, why, the trace, the interrupt stacks, the findings."""
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
         yield from wrap(f"  note: {remark}", "    ")
-    if image.format == "elf" and any(one.machine.space.paging.mode == "flat" for one in assessments):
+    if image.format == "elf" and any(machine.space.paging.mode == "flat" for machine in image.machines):
         import shlex
 
         yield from wrap(

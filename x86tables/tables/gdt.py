@@ -9,7 +9,7 @@ from .selector import Selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self, TypeAlias
 
     from .layout import Buffer
@@ -236,7 +236,8 @@ class Gdt:
     """
 
     def __init__(self, data: Buffer = bytes(8)) -> None:
-        self._data: bytearray | bytes = bytearray(data)
+        self._data: bytearray | bytes = bytes(data)  # a bytearray from the first change on
+        self._frozen = False
 
     @classmethod
     def parse(cls, data: Buffer) -> Self:
@@ -270,6 +271,7 @@ class Gdt:
     def freeze(self) -> Self:
         """Refuse changes from now on."""
         self._data = bytes(self._data)
+        self._frozen = True
         return self
 
     def append(self, descriptor: Descriptor) -> Selector:
@@ -287,8 +289,10 @@ class Gdt:
         return Selector(index=slot)
 
     def _change(self) -> bytearray:
-        if not isinstance(self._data, bytearray):
+        if self._frozen:
             raise UsageError("this table belongs to a Machine and is frozen: change a copy of it")
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(self._data)
         return self._data
 
     def _slot(self, selector: int) -> int:
@@ -328,20 +332,20 @@ class Gdt:
         layout = CallGate if segment.type == CALL_GATE else SystemDescriptor
         return layout.parse(wide.ljust(16, b"\0")[:16]), raw if truncated else wide, truncated
 
-    def entries(self, *, wide: bool = True, only: Callable[[int], bool] | None = None) -> Iterator[Entry]:
-        """Every descriptor in order, or those whose selectors `only` wants; the tail is not among them.
+    def entries(self, *, wide: bool = True, within: Iterable[range] | None = None) -> Iterator[Entry]:
+        """Every descriptor in order, or those that begin in one of these ranges of bytes; the tail is not among them.
 
         System descriptors are 16 bytes wide as long mode has them, or all 8 bytes with `wide=False` as protected mode.
         """
-        start = 0
-        while start + 8 <= len(self._data):
-            if only is not None and not only(start):
-                two = wide and start and start + 16 <= len(self._data) and self._data[start + 5] & 0x1F in WIDE
-                start += 16 if two else 8
-                continue
-            entry = self._entry(start, wide)
-            yield entry
-            start += len(entry.raw)
+        size = len(self._data) & -8
+        for part in (range(size),) if within is None else within:
+            start = part.start + 7 & -8
+            if wide and 0 < start < size and (entry := self.covering(start)).selector < start:
+                start = entry.selector + len(entry.raw)
+            while start < min(part.stop, size):
+                entry = self._entry(start, wide)
+                yield entry
+                start += len(entry.raw)
 
     def _entry(self, start: int, wide: bool) -> Entry:
         raw = bytes(self._data[start : start + 8])

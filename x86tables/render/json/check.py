@@ -6,14 +6,14 @@ from ...delivery.scenarios import NOT_APPLICABLE
 from ...delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ...documents import LEFT_OUT, Answer, Document, one_of
 from ...tables.tss import STACKS
-from . import ImageJson
+from . import ImageJson, stream
 from .trace import LoopJson, StepJson, loop, steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator
 
-    from ...api import Assessment
+    from ...api import Assessment, Outcome
     from ...delivery.scenarios import Scenario
     from ...delivery.stacks import InterruptStack, StackInUse
     from ...documents import U8, Hex, Natural
@@ -132,16 +132,22 @@ class CheckedJson(Document, verdict=one_of(*VERDICTS)):
     not_checked: list[NotCheckedJson]
 
 
-class CheckJson(Answer):
-    """The verdict on every CPU."""
+class CheckJson(Answer, verdict=one_of(*VERDICTS)):
+    """The verdict on every CPU.
+
+    verdict: the worst; not-applicable only when all are so
+    """
 
     image: ImageJson
     cpus: list[CheckedJson]
+    verdict: str
 
 
-def check(image: Snapshot, assessments: Sequence[Assessment]) -> CheckJson:
-    """What `check --format json` prints."""
-    return CheckJson(image=ImageJson.of(image), cpus=[_cpu(each, image.symbols) for each in assessments])
+def check(image: Snapshot, assessments: Iterable[Assessment], outcome: Outcome) -> Iterator[str]:
+    """What `check --format json` prints, CPU by CPU; the outcome notes the assessments as they pass."""
+    head = CheckJson(image=ImageJson.of(image), cpus=[], verdict="")
+    cpus = (_cpu(each, image.symbols) for each in assessments)
+    return stream(head, "cpus", cpus, lambda: {"verdict": outcome.verdict})
 
 
 def _cpu(assessment: Assessment, symbols: Symbols) -> CheckedJson:

@@ -8,7 +8,7 @@ from ...errors import NotThere
 from ...tables.gdt import CallGate, SegmentDescriptor
 from ...tables.tss import STACKS, Tss
 from ..data import entries, stacks
-from . import ImageJson
+from . import ImageJson, stream
 from .registers import RegistersJson
 from .tables import (
     AT_LEAST_ONE,
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from ...tables.gdt import Entry
     from ...tables.layout import Layout
 
-    Decoded: TypeAlias = "dict[tuple[Table, bool], DescriptorTableJson]"
+    Decoded: TypeAlias = "dict[tuple[Table, bool], DescriptorTableJson | IdtJson]"
+
+
+KEPT = 8  # decoded tables that the next CPU may share
 
 
 class CpuJson(
@@ -72,24 +75,14 @@ class DumpJson(Answer, cpus=AT_LEAST_ONE):
 
 def dump(image: Snapshot, machines: Iterable[Machine], tables: Iterable[str]) -> Iterator[str]:
     """What `dump --format json` prints, CPU by CPU: there may be hundreds, each with a table of 8192 entries."""
-    import json
-
-    yield json.dumps(DumpJson.of(image, image=image, cpus=[]), indent=1).removesuffix("]\n}")
     decoded: Decoded = {}
     occupants = Occupants(image.machines)
-    lead = "\n"
-    for machine in machines:
-        yield (
-            lead
-            + "  "
-            + json.dumps(cpu(machine, image.symbols, tables, decoded, occupants), indent=1).replace("\n", "\n  ")
-        )
-        lead = ",\n"
-    yield "\n ]\n}\n"
+    cpus = (cpu(machine, image.symbols, tables, decoded, occupants) for machine in machines)
+    return stream(DumpJson.of(image, image=image, cpus=[]), "cpus", cpus)
 
 
 def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], decoded: Decoded, occupants: Occupants) -> CpuJson:
-    """One CPU; descriptor tables that CPUs share are decoded once."""
+    """One CPU; tables that CPUs share are decoded once."""
     made = CpuJson.of(machine, cpu=machine.cpu, assumed=list(machine.assumed))
     for name in tables:  # in this order
         table = machine.table(name)
@@ -102,13 +95,17 @@ def cpu(machine: Machine, symbols: Symbols, tables: Iterable[str], decoded: Deco
             made[name] = _not_loaded(machine, name)
         elif table.error:
             made[name] = UnreadableJson(base=table.base, limit=table.limit, error=table.error)
-        elif name == "idt":
-            made[name] = _idt(machine, table, symbols)
         elif name == "tss":
             made[name] = _tss(machine, table, occupants)
+        elif name == "idt" and not machine.wide:  # a task gate's handler is in a TSS of this CPU
+            made[name] = _idt(machine, table, symbols)
         else:
             key = table, machine.wide
-            made[name] = decoded[key] = decoded.get(key) or _gdt(machine, table)
+            if key not in decoded:
+                if len(decoded) == KEPT:
+                    decoded.clear()
+                decoded[key] = _idt(machine, table, symbols) if name == "idt" else _gdt(machine, table)
+            made[name] = decoded[key]
     return made
 
 
