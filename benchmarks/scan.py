@@ -128,7 +128,7 @@ def main() -> None:
         else:
             make(path := Path(name) / "memory.raw")
             (machine,) = scan(Memory([(0, GIB, load(str(path)), 0)])).machines
-            assert machine.root.physical == kernel()[0]
+            assert machine.root and machine.root.physical == kernel()[0]
         compare(path)
         with open(big := Path(name) / "sparse.raw", "wb") as out:
             out.truncate(16 * GIB)

@@ -95,6 +95,25 @@ def test_a_raw_dump_has_the_verdict_of_the_core(system: tuple[str, Path]) -> Non
         assert listed[0] == listed[1]
 
 
+def test_protected_mode_without_paging(tmp_path: Path) -> None:
+    """GRUB has neither page tables nor an IDT: its GDT is the one of 32-bit segments that LGDT has taken."""
+    memory = open_image(str(IMAGES / "grub.core")).memory
+    with open(path := tmp_path / "grub.raw", "wb") as out:
+        for held in memory.ranges:
+            if held.stop <= 1 << 20:
+                out.seek(held.start)
+                out.write(memory.read(held.start, len(held)))
+    (found,), (known,) = dumped(path)["cpus"], dumped(IMAGES / "grub.core")["cpus"]
+    assert found["gdt"] == known["gdt"] and found["tss"] == known["tss"] and found["mode"] == known["mode"]
+    assert fitting("scan", call("scan", path, "--format", "json")[1])["machines"][0]["cr3"] is None
+    assert "flat 32-bit segments" in output("scan", path)
+    verdicts = [
+        json.loads(call("check", image, "--format", "json")[1])["cpus"][0] for image in (path, IMAGES / "grub.core")
+    ]
+    assert [cpu["verdict"] for cpu in verdicts] == ["not-applicable"] * 2
+    assert [cpu["findings"] for cpu in verdicts] == [[], []]
+
+
 def test_the_command(system: tuple[str, Path]) -> None:
     name, path = system
     document = fitting("scan", call("scan", path, "--format", "json")[1])
@@ -175,7 +194,7 @@ def test_a_kernel_is_found(levels: int, gates: int, idt_at: int, gdt_at: int) ->
     expected = kernel(made, gates=gates, idt_at=idt_at, gdt_at=gdt_at)
     memory = made.memory()
     (machine,) = scan(memory).machines
-    assert (machine.root.physical, machine.root.mode) == (made.cr3, f"{levels}-level")
+    assert machine.root and (machine.root.physical, machine.root.mode) == (made.cr3, f"{levels}-level")
     ((registers, names),) = fill([Registers()], machine)
     if gates < 256:  # zeros behind it: there is room for all gates
         expected = expected.replace(idtr=expected.idtr and expected.idtr.replace(limit=0xFFF))
@@ -200,7 +219,8 @@ def test_copies_are_not_taken() -> None:
     made.put(RAM + 0x60_0000, 0x60_0000, idt, executable=False)
     made.put(KERNEL + 0x70_0000, 0x70_0000, idt[: 32 * 16], executable=False)
     (machine,) = scan(made.memory()).machines
-    assert [cpu.idt.register for cpu in machine.cpus] == [expected.idtr] and machine.cpus[0].idt.read_only
+    (cpu,) = machine.cpus
+    assert cpu.idt and cpu.idt.register == expected.idtr and cpu.idt.read_only
 
 
 def test_machines_are_told_apart() -> None:
@@ -211,7 +231,7 @@ def test_machines_are_told_apart() -> None:
     content = bytearray(more.read(0, more.ranges[-1].stop))
     content[: memory.ranges[-1].stop] = memory.read(0, memory.ranges[-1].stop)
     machines = scan(Memory([(0, len(content), bytes(content), 0)])).machines
-    found = {machine.root.physical: fill([Registers()], machine)[0][0] for machine in machines}
+    found = {machine.root and machine.root.physical: fill([Registers()], machine)[0][0] for machine in machines}
     assert found[made.cr3] == expected.replace(cr3=made.cr3)
     assert found[guest.cr3].gdtr == other.gdtr and found[guest.cr3].tr == other.tr
 
@@ -265,7 +285,7 @@ def test_windows_do_not_matter(tmp_path: Path) -> None:
     expected = kernel(made, idt_at=0x2F_FFA0 - 0x10_0000 + 0x10_0000)
     memory = made.memory()
     (machine,) = scan(memory).machines
-    assert machine.cpus[0].idt.register == expected.idtr
+    assert machine.cpus[0].idt and machine.cpus[0].idt.register == expected.idtr
     content = memory.read(0, memory.ranges[-1].stop)
     odd = Memory([(0x234, len(content) - 0x234, content[0x234:], 0)])
     assert scan(odd).machines == (machine,)

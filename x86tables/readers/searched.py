@@ -52,7 +52,7 @@ def search(
     return Searched(
         tuple(known for known, _ in filled),
         tuple(_assumed(known, names, machine.score) for known, names in filled),
-        machine.root.mode == "5-level",
+        machine.root is not None and machine.root.mode == "5-level",
         tuple(remarks),
     )
 

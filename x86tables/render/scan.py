@@ -30,17 +30,21 @@ def scan(path: str, format: str, found: Scan) -> Iterator[str]:
 
 
 def _machine(machine: FoundMachine) -> Iterator[str]:
-    root = machine.root
-    programs = f"; {machine.programs} more map the same handlers" if machine.programs else ""
-    yield f"  page tables  {root.physical:#x}, {root.mode[0]} levels{programs}"
+    if (root := machine.root) is not None:
+        programs = f"; {machine.programs} more map the same handlers" if machine.programs else ""
+        yield f"  page tables  {root.physical:#x}, {root.mode[0]} levels{programs}"
     if machine.user_root is not None:
         yield f"               {machine.user_root:#x} is used in ring 3 (page-table isolation)"
     shown = None
     for number, cpu in enumerate(machine.cpus):
         yield f"  CPU {number}"
-        same = "as CPU 0" if shown == cpu.idt else _place(cpu.idt.register, cpu.idt.physical)
-        shown = shown or cpu.idt
-        yield f"    IDT  {same}" + ("" if same == "as CPU 0" else f", {cpu.idt.gates} gates present")
+        if cpu.idt is None:
+            yield "    IDT  none found"
+        elif cpu.idt == shown:
+            yield "    IDT  as CPU 0"
+        else:
+            shown = shown or cpu.idt
+            yield f"    IDT  {_place(cpu.idt.register, cpu.idt.physical)}, {cpu.idt.gates} gates present"
         yield f"    GDT  {_place(cpu.gdtr, cpu.gdt_physical)}"
         task = "" if cpu.tr is None or cpu.tr.null else f", selector {cpu.tr.selector:#x}"
         yield f"    TSS  {_place(cpu.tr, cpu.tss_physical)}{task}"
@@ -62,6 +66,10 @@ def _words(reason: Reason) -> str:
             return "by a read-only address, as kernels do that protect it"
         case "gdt":
             return "a GDT has the 64-bit code segment that the gates name"
+        case "gdt32":
+            return "a GDT has flat 32-bit segments, as protected mode without paging uses them"
+        case "operand":
+            return "an operand of LGDT names it"
         case "tss":
             count = "a descriptor" if reason.count == 1 else f"{reason.count} descriptors"
             return f"{count} of a GDT lead{'s' * (reason.count == 1)} to a TSS whose stacks can be pushed to"

@@ -9,10 +9,11 @@ much.
 from __future__ import annotations
 
 from ..machine.paging import root
-from ..machine.registers import Registers
+from ..machine.registers import PE, Registers
 from ..records import Record
 from .candidates import candidates
 from .machines import FoundMachine, machines
+from .protected import protected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def scan(memory: Memory, cr3: int | None = None, note: Note | None = None) -> Sc
     found = candidates(memory, note=note)
     tables = None if cr3 is None else [root(cr3, "4-level")]
     made = machines(memory, found, tables)
+    if not made and cr3 is None:
+        made = protected(memory)
     return Scan(made, found.size, len(found.gates), len(found.codes), len(found.roots))
 
 
@@ -54,9 +57,9 @@ def fill(registers: Sequence[Registers], found: FoundMachine) -> list[tuple[Regi
     filled = []
     nothing = all(value is None for known in registers for name, value in known.asdict().items() if name != "general")
     for number, known in enumerate([Registers()] * len(found.cpus) if nothing else registers):
-        values: dict[str, object] = {"cr3": found.root.physical}
+        values: dict[str, object] = {"cr0": PE} if found.root is None else {"cr3": found.root.physical}
         if (cpu := _own(known, number, found)) is not None:
-            values |= {"gdtr": cpu.gdtr, "idtr": cpu.idt.register, "tr": cpu.tr}
+            values |= {"gdtr": cpu.gdtr, "idtr": cpu.idt and cpu.idt.register, "tr": cpu.tr}
         lacking = {name: value for name, value in values.items() if value is not None and known[name] is None}
         filled.append((known.replace(**lacking), tuple(lacking)))
     return filled

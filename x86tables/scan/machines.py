@@ -50,10 +50,10 @@ class FoundIdt(Record):
 
 
 class FoundCpu(Record):
-    """One CPU's tables: what GDTR, IDTR and TR hold, and where they are physically; GDT and TSS are None where none
-    fits. A CPU whose GDT describes no TSS has a null TR."""
+    """One CPU's tables: what GDTR, IDTR and TR hold, and where they are physically; None where none fits. A CPU whose
+    GDT describes no TSS has a null TR."""
 
-    idt: FoundIdt
+    idt: FoundIdt | None
     gdtr: TableRegister | None
     gdt_physical: int | None
     tr: Segment | None
@@ -64,10 +64,10 @@ class FoundMachine(Record):
     """Page tables with an IDT whose handlers they map, and the CPUs that share them, one at least.
 
     `programs` counts other page tables that map the same handlers, those of programs; `user_root` is what page-table
-    isolation uses in ring 3 in place of `root`.
+    isolation uses in ring 3 in place of `root`. Without `root`, the CPU is in protected mode without paging.
     """
 
-    root: Root
+    root: Root | None
     cpus: tuple[FoundCpu, ...]
     reasons: tuple[Reason, ...]
     programs: int
@@ -93,8 +93,10 @@ def machines(memory: Memory, found: Candidates, tables: Iterable[int] | None = N
     tables = found.roots if tables is None else list(tables)
     mapped = [one for idts in groups.values() if (one := _mapped(memory, idts, found, tables, effort)) is not None]
     made: list[FoundMachine] = []
+    taken: set[int] = set()
     for one in sorted(mapped, key=lambda one: one.rank):
-        if all(one.root.physical != other.root.physical for other in made):
+        if one.root.physical not in taken:
+            taken.add(one.root.physical)
             made.append(one.machine())
     return tuple(sorted(made, key=lambda machine: -machine.score))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..tables.pseudo import PseudoDescriptor
+from ..tables.pseudo import PseudoDescriptor32
 from .candidates import WINDOW
 
 TYPE_CHECKING = False
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from ..machine.memory import Memory
 
 
-def operands(memory: Memory, bases: Iterable[int], entry: int = 8) -> dict[int, int]:
-    """For each base that an operand names: the limit beside it, the largest one that covers whole entries.
+def operands(memory: Memory, bases: Iterable[int], width: int = 8) -> dict[int, int]:
+    """For each base that an operand names: the limit beside it, the largest one that covers whole slots of a GDT.
 
-    An operand that lies across the edge of a window is not seen.
+    A base has `width` bytes: 8, or 4 in an operand of 32-bit code. An operand that lies across the edge of a window is
+    not seen.
     """
-    wanted = {base.to_bytes(8, "little"): base for base in bases if base}
+    wanted = {base.to_bytes(width, "little"): base for base in bases if base}
     if not wanted:
         return {}
     pattern = re.compile(b"|".join(map(re.escape, wanted)))
@@ -28,8 +29,9 @@ def operands(memory: Memory, bases: Iterable[int], entry: int = 8) -> dict[int, 
         for match in pattern.finditer(data):
             if match.start() < 2:
                 continue
-            limit = PseudoDescriptor.parse(data[match.start() - 2 : match.start() + 8]).limit
-            if limit % entry == entry - 1:
+            # the limit stands where it does in an operand of 64-bit code
+            limit = PseudoDescriptor32.parse(data[match.start() - 2 : match.start() + 4]).limit
+            if limit % 8 == 7:
                 base = wanted[match[0]]
                 found[base] = max(limit, found.get(base, 0))
     return found

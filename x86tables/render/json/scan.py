@@ -41,7 +41,7 @@ class FoundCpuJson(Document):
 
 class ReasonJson(
     Document,
-    what=one_of("handlers", "idt-mapped", "idt-read-only", "gdt", "tss"),
+    what=one_of("handlers", "idt-mapped", "idt-read-only", "gdt", "tss", "gdt32", "operand"),
 ):
     """What speaks for a machine.
 
@@ -55,19 +55,19 @@ class ReasonJson(
     of_: Natural
 
 
-class FoundMachineJson(Document, mode=one_of("4-level", "5-level")):
+class FoundMachineJson(Document, mode=one_of("4-level", "5-level", None)):
     """Page tables with an IDT whose handlers they map, and the CPUs that share them.
 
     score: 0 to 100: the points of all reasons
-    cr3: the physical address of the top-level page table
+    cr3: the physical address of the top-level page table; null, as mode, for protected mode without paging
     user_cr3: what page-table isolation uses in ring 3
     programs: other page tables that map the same handlers
     """
 
     score: Natural
     reasons: list[ReasonJson]
-    cr3: Hex
-    mode: str
+    cr3: Hex | None
+    mode: str | None
     user_cr3: Hex | None
     programs: Natural
     cpus: list[FoundCpuJson]
@@ -102,8 +102,8 @@ def scan(path: str, format: str, found: Scan) -> ScanJson:
 def _machine(machine: FoundMachine) -> FoundMachineJson:
     return FoundMachineJson.of(
         machine,
-        cr3=machine.root.physical,
-        mode=machine.root.mode,
+        cr3=machine.root and machine.root.physical,
+        mode=machine.root and machine.root.mode,
         user_cr3=machine.user_root,
         reasons=[
             ReasonJson(what=reason.what, points=reason.points, count=reason.count, of_=reason.of)
@@ -119,7 +119,7 @@ def _cpu(number: int, cpu: FoundCpu) -> FoundCpuJson:
         tss = FoundTssJson(base=cpu.tr.base, limit=cpu.tr.limit, physical=cpu.tss_physical, selector=cpu.tr.selector)
     return FoundCpuJson(
         cpu=number,
-        idt=_table(cpu.idt.register, cpu.idt.physical),
+        idt=None if cpu.idt is None else _table(cpu.idt.register, cpu.idt.physical),
         gdt=_table(cpu.gdtr, cpu.gdt_physical),
         tss=tss,
     )
