@@ -11,6 +11,7 @@ import os
 import random
 import runpy
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,15 @@ def small() -> tuple[Memory, list[Registers]]:
     return Memory([(specimens.FRAME, len(specimens.memory()), specimens.memory(), 0)]), [specimens.registers()]
 
 
+def streamed() -> bytes:
+    """A migration stream of QEMU's."""
+    memory, registers = small()
+    return recast.migration(memory, registers, specimens.END)
+
+
+LIBVIRT = struct.pack("<16sIIIII56x", b"LibvirtQemudSave", 2, 0, 1, 1, 0)
+
+
 def dumped(kind: int) -> bytes:
     """A crash dump of Windows."""
     memory, (registers,) = small()
@@ -77,6 +87,8 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "elfcore of 32 bits": ((IMAGES / "grub.core").read_bytes, "check {}"),
     "elfcore of PAE": ((IMAGES / "linux32.core").read_bytes, "dump {}"),
     "elfcore of firmware": ((IMAGES / "ovmf.core").read_bytes, "check {} --format sarif"),
+    "migration stream": (streamed, "dump {}"),
+    "state saved by libvirt": (lambda: LIBVIRT + gzip.compress(streamed()), "check {}"),
     "VirtualBox's core": (lambda: recast.virtualbox(*small()), "dump {}"),
     "VMware's state file": (lambda: recast.vmware(*small(), inside=True)[0], "check {} --gdt 0x100000"),
     "complete crash dump": (lambda: dumped(1), "dump {} --registers {hostile}/regs.json"),

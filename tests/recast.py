@@ -186,3 +186,69 @@ def crashdump(memory: Memory, r: Registers, kind: int) -> bytes:
         described = struct.pack("<I4s4sIQQ", 0x40, b"RDMP", b"DUMP", 0, len(ranges) + 16, 0x2030 + len(ranges))
         described += bytes(16) + ranges
     return bytes(page) + described + body
+
+
+SEGMENT = {"vmsd_name": "segment", "version": 1, "fields": [
+    {"name": "selector", "type": "uint32", "size": 4}, {"name": "base", "type": "uint64", "size": 8},
+    {"name": "limit", "type": "uint32", "size": 4}, {"name": "flags", "type": "uint32", "size": 4},
+]}  # fmt: skip
+
+
+def migration(memory: Memory, cpus: Iterable[Registers], size: int, machine: bytes = b"pc-i440fx-7.2") -> bytes:
+    """QEMU's migration stream of a machine with `size` bytes of RAM, of which these pages are not zeros."""
+
+    def name(text: bytes) -> bytes:
+        return bytes([len(text)]) + text
+
+    said = b"QEVM\0\0\0\3\7" + struct.pack(">I", len(machine)) + machine
+    said += b"\1\0\0\0\2" + name(b"ram") + struct.pack(">II", 0, 4)
+    said += struct.pack(">Q", size + PAGE | 4) + name(b"pc.ram") + struct.pack(">Q", size)
+    said += name(b"/rom@etc/table-loader") + struct.pack(">Q", PAGE) + struct.pack(">Q", 0x10) + b"\x7e\0\0\0\2"
+    said += b"\3\0\0\0\2" + struct.pack(">Q", 2) + name(b"pc.ram") + b"\0"
+    said += struct.pack(">Q", 2) + name(b"/rom@etc/table-loader") + b"\xff"
+    block = name(b"pc.ram")
+    for address, content in pieces(memory):
+        for at in range(0, len(content), PAGE):
+            said += struct.pack(">Q", address + at | (8 if block else 0x28)) + block + content[at : at + PAGE]
+            block = b""
+    said += struct.pack(">Q", 0x10) + b"\x7e\0\0\0\2"
+    devices: list[Any] = [{"name": "timer", "instance_id": 0, "vmsd_name": "timer", "version": 2, "fields": [
+        {"name": "data", "size": 24, "type": "buffer"}]}]  # fmt: skip
+    said += b"\4\0\0\0\0" + name(b"timer") + struct.pack(">II", 0, 2) + bytes(24) + b"\x7e\0\0\0\0"
+    for n, r in enumerate(cpus):
+        described, state = vmstate(r)
+        subsection = b"\5" + name(b"cpu/msr_smi_count") + struct.pack(">I", 1) + bytes(8)
+        smi = {"vmsd_name": "cpu/msr_smi_count", "version": 1, "fields": [{"name": "env.msr_smi_count", "size": 8}]}
+        devices.append({"name": "cpu", "instance_id": n, "fields": described, "subsections": [smi]})
+        section = struct.pack(">I", 3 + n)
+        said += b"\4" + section + name(b"cpu") + struct.pack(">II", n, 12) + state + subsection + b"\x7e" + section
+    text = json.dumps({"page_size": PAGE, "devices": devices}).encode()
+    return said + b"\0\6" + struct.pack(">I", len(text)) + text
+
+
+def vmstate(r: Registers) -> tuple[list[Any], bytes]:
+    """The description of a CPU's state, and that state."""
+    order = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+    general = r.general | {"rsp": r.rsp or 0}
+
+    def segment(s: Segment | None) -> bytes:
+        s = s or Segment(0, 0, 0, 0)
+        return struct.pack(">IQII", s.selector, s.base, s.limit, s.flags or 0)
+
+    fields: list[Any] = [{"name": "env.regs", "array_len": 16, "type": "uint64", "size": 8}]
+    state = struct.pack(">16Q", *(general.get(each, 0) for each in order))
+    for each, value in {"eip": r.rip, "eflags": r.rflags}.items():
+        fields.append({"name": f"env.{each}", "type": "uint64", "size": 8})
+        state += struct.pack(">Q", value or 0)
+    fields.append({"name": "env.hflags", "type": "uint32", "size": 4})
+    fields.append({"name": "env.segs", "array_len": 6, "type": "struct", "struct": SEGMENT, "size": 20})
+    state += bytes(4) + b"".join(map(segment, (r.es, r.cs, r.ss, r.ds, r.fs, r.gs)))
+    tables = [Segment(0, t.base, t.limit, 0) for t in map(table, (r.gdtr, r.idtr))]
+    for each, register in zip(("ldt", "tr", "gdt", "idt"), (r.ldtr, r.tr, *tables), strict=True):
+        fields.append({"name": f"env.{each}", "type": "struct", "struct": SEGMENT, "size": 20})
+        state += segment(register)
+    numbers = {"cr[0]": r.cr0, "cr[2]": r.cr2, "cr[3]": r.cr3, "cr[4]": r.cr4, "efer": r.efer, "star": r.star}
+    for each, value in numbers.items():
+        fields.append({"name": f"env.{each}", "type": "uint64", "size": 8})
+        state += struct.pack(">Q", value or 0)
+    return fields, state

@@ -26,6 +26,7 @@ REGISTER_TEXT = 1 << 22  # of `info registers`: those of a thousand CPUs
 LOG_LINE = 1 << 12  # of a line of a log that are looked at; QEMU's have 130
 CONFIGURATION = 1 << 20  # of a TOML file
 VALUE_TEXT = 1 << 16  # of a value that `decode` is given; the largest structure is 104 bytes
+STREAM_DESCRIPTION = 1 << 23  # at the end of a migration stream; a CPU takes about 7,000
 BITMAP = 1 << 26  # of a crash dump's bitmap of pages, a bit each: those of 2 TiB
 OUTPUT = 1 << 20  # of what a guest prints that are kept
 

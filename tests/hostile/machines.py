@@ -26,4 +26,36 @@ def tags() -> bytes:
     return head + groups + b"\1\0\0" * (1 << 20)
 
 
-LARGE = {"bitmap.dmp": bitmap, "ranges.dmp": ranges, "tags.vmss": tags}
+def stream(description: bytes, pages: bytes = b"") -> bytes:
+    """A migration stream of 1 TiB of RAM, with these records of pages and this description."""
+    size = 1 << 40
+    said = b"QEVM\0\0\0\3\1\0\0\0\2\3ram\0\0\0\0\0\0\0\4" + struct.pack(">Q", size | 4) + b"\6pc.ram"
+    said += struct.pack(">Q", size) + pages + struct.pack(">Q", 0x10)
+    return said + b"\0\6" + struct.pack(">I", len(description)) + description
+
+
+def far_pages() -> bytes:
+    """A stream with pages of one byte, each a mebibyte from the next."""
+    first = struct.pack(">Q", 2) + b"\6pc.ram\1"
+    return stream(b'{"devices": []}', first + b"".join(struct.pack(">QB", at << 21 | 0x22, 1) for at in range(1 << 9)))
+
+
+def nested() -> bytes:
+    """A stream whose description is 100,000 lists within each other."""
+    return stream(b'{"devices": ' + b"[" * 100_000)
+
+
+def devices() -> bytes:
+    """A stream with a description of 8 MiB, of devices without fields."""
+    one = b'{"name":"","instance_id":0,"fields":[]},'
+    return stream(b'{"devices":[' + one * 200_000 + b"0]}")
+
+
+LARGE = {
+    "far-pages.migration": far_pages,
+    "nested.migration": nested,
+    "devices.migration": devices,
+    "bitmap.dmp": bitmap,
+    "ranges.dmp": ranges,
+    "tags.vmss": tags,
+}

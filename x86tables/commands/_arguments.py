@@ -32,7 +32,9 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
         "--map", metavar="FILE@PHYS", action="append", default=[], help="overlay physical memory with a file"
     )
     where.add_argument(
-        "--image-format", metavar="FORMAT", help="one of elfcore, elf, vmware, crashdump, raw (default: by content)"
+        "--image-format",
+        metavar="FORMAT",
+        help="one of elfcore, elf, migration, vmware, crashdump, raw (default: by content)",
     )
     state = parser.add_argument_group("registers that the image does not hold")
     state.add_argument("--registers", metavar="FILE", help="text of QEMU's `info registers -a`, or a regs.json")

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="memory in any format: an ELF core, a raw dump")
     parser.add_argument("--base", metavar="ADDR", help="physical address of the first byte of flat memory")
     parser.add_argument(
-        "--image-format", metavar="FORMAT", help="one of elfcore, elf, vmware, crashdump, raw (default: by content)"
+        "--image-format",
+        metavar="FORMAT",
+        help="one of elfcore, elf, migration, vmware, crashdump, raw (default: by content)",
     )
     parser.add_argument("--cr3", metavar="ADDR", help="look for what belongs to these page tables")
     parser.add_argument("--format", choices=("text", "json"), default="text")

@@ -130,7 +130,7 @@ def load(path: str) -> Data:
         for magic, name in _COMPRESSED.items():
             if head.startswith(magic):
                 file.seek(0)
-                return _unpack(path, file, name)
+                return _unpack(path, file, name, os.fstat(file.fileno()).st_size)
         return _opened(path, file)
 
 
@@ -149,12 +149,18 @@ def _opened(path: str, file: IO[bytes]) -> Data:
     return content
 
 
-def _unpack(path: str, file: IO[bytes], name: str) -> Data:
+def unpack(path: str, file: File, offset: int, name: str) -> Data:
+    """What is packed in a file from an offset on, by `gzip`, `xz` or `zstd`; as `load` unpacks whole ones."""
+    file.seek(offset)
+    return _unpack(path, file, name, len(file))
+
+
+def _unpack(path: str, file: IO[bytes] | File, name: str, size: int) -> Data:
     """The file unpacked; ImageError when there is no room for it, or when it is made to have no end."""
     import tempfile
 
     directory = "a temporary directory"
-    room = most = max(budgets.FILE_UNPACKED, budgets.FILE_RATIO * os.fstat(file.fileno()).st_size)
+    room = most = max(budgets.FILE_UNPACKED, budgets.FILE_RATIO * size)
     hole = 0  # instead of zeros: memory is mostly that
     try:
         directory = tempfile.gettempdir()
@@ -193,7 +199,7 @@ def _parts(content: bytes) -> Iterator[bytes]:
         yield from (content[at : at + _ZEROS] for at in range(0, len(content), _ZEROS))
 
 
-def _unpacked(path: str, file: IO[bytes], name: str) -> Iterator[bytes]:
+def _unpacked(path: str, file: IO[bytes] | File, name: str) -> Iterator[bytes]:
     """What a compressed file holds, all its members; in small steps, for a few bytes can hold very many."""
     create, failure = _packer(path, name)
     member, step = None, _STEP
