@@ -12,6 +12,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cli import IMAGES, call, output, refused
 from x86tables import api
 from x86tables.machine.image import OpenOptions
 from x86tables.machine.memory import Memory
-from x86tables.machine.pages import Pages
+from x86tables.machine.pages import ScatteredPages
 from x86tables.machine.registers import Segment
 from x86tables.prove.boot_image import boot_image
 from x86tables.readers import elfcore, memory_of, migration, open_image, read_registers
@@ -172,9 +173,10 @@ def test_where_ram_lies(machine: bytes, size: int, below: int, tmp_path: Path) -
 @pytest.mark.parametrize("order", "<>")
 def test_saved_by_libvirt(packed: str, order: str, tmp_path: Path) -> None:
     stream, kinds = small(), {"raw": 0, "gzip": 1, "xz": 3, "lzop": 4, "zstd": 5}
-    pack = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress}.get(packed, bytes)
+    pack: dict[str, Callable[[bytes], bytes]]
+    pack = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress}
     header = struct.pack(order + "16sIIIII56x", b"LibvirtQemudSave", 2, 20, 1, kinds[packed], 0)
-    (path := tmp_path / "saved").write_bytes(header + b"<domain type='kvm'/>" + pack(stream))
+    (path := tmp_path / "saved").write_bytes(header + b"<domain type='kvm'/>" + pack.get(packed, bytes)(stream))
     if packed == "lzop":
         assert refused("dump", path).endswith('(lzop): save it again with save_image_format = "raw" in qemu.conf')
         return
@@ -244,7 +246,7 @@ def test_capabilities_that_are_not_read(capability: bytes, tmp_path: Path) -> No
 def test_pages() -> None:
     """Bytes as a file has them, and which of them are no hole."""
     data = bytes(range(256)) * 32
-    pages = Pages(data, 0x40_0000 + 100)
+    pages = ScatteredPages(data, 0x40_0000 + 100)
     pages.put(0, 16)
     pages.fill(1, 0x90)
     pages.put(1024, 0x1000 - 50)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from .files import Data
+    from .pages import ScatteredPages
 
-    Piece: TypeAlias = tuple[int, int, Data, int]
+    Piece: TypeAlias = tuple[int, int, Data | ScatteredPages, int]
 
 PAGE = 0x1000
 DEVICES = range(0xFEC0_0000, 0xFEF0_0000)  # I/O and local APIC: a push there is lost
@@ -59,7 +60,7 @@ class Memory:
     def overlay(self, address: int, data: Data) -> None:
         """Lay `data` at `address` over whatever is there."""
         end = address + len(data)
-        pieces = [(address, end, data, 0)]
+        pieces: list[Piece] = [(address, end, data, 0)]
         for start, stop, below, offset in self._pieces:
             if start < min(stop, address):
                 pieces.append((start, min(stop, address), below, offset))

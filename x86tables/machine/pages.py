@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from array import array
 
-from .memory import PAGE
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .files import Data
 
+_PAGE = 0x1000  # bytes; as in memory.py, whose types name the class here
 _CHUNK = 512  # pages whose places are kept together
 _FILLED = 1 << 63  # a place that is none: the low byte is what the page is full of
 
 
-class Pages:
+class ScatteredPages:
     """The bytes of `size`, by `[start:stop]` as those of a file; a page that was never put is zeros, and a hole.
 
     What is kept grows with the pages that are put, not with `size`.
@@ -50,9 +49,9 @@ class Pages:
         start, stop, _ = part.indices(self._size)
         parts: list[bytes] = []
         while start < stop:
-            at = start % PAGE
-            count = min(PAGE - at, stop - start)
-            place = self._place(start // PAGE)
+            at = start % _PAGE
+            count = min(_PAGE - at, stop - start)
+            place = self._place(start // _PAGE)
             if not place or place & _FILLED:
                 parts.append(bytes([place & 0xFF]) * count)
             else:
@@ -65,14 +64,14 @@ class Pages:
         stop = min(stop, self._size)
         for number in sorted(self._chunks):
             first = number * _CHUNK
-            if first * PAGE >= stop or (first + _CHUNK) * PAGE <= start:
+            if first * _PAGE >= stop or (first + _CHUNK) * _PAGE <= start:
                 continue
             begin: int | None = None
             for page, place in enumerate((*self._chunks[number], 0), first):
                 if place and page < first + _CHUNK:
                     begin = page if begin is None else begin
                 elif begin is not None:
-                    found = range(max(begin * PAGE, start), min(page * PAGE, stop))
+                    found = range(max(begin * _PAGE, start), min(page * _PAGE, stop))
                     if found:
                         yield found
                     begin = None

@@ -93,9 +93,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
     )
 
 
-def _segments(
-    path: str, data: Data, remarks: list[str]
-) -> tuple[list[tuple[int, int, Data, int]], list[tuple[int, int]]]:
+def _segments(path: str, data: Data, remarks: list[str]) -> tuple[list[Piece], list[tuple[int, int]]]:
     """Pieces of memory, and (offset, size) of the notes, cut to what the file really holds."""
     size, elf = len(data), Elf(path, data)
     if not elf.segment_count:

@@ -12,7 +12,7 @@ from .. import budgets
 from ..errors import ImageError
 from ..machine.files import unpack
 from ..machine.memory import PAGE, Memory
-from ..machine.pages import Pages
+from ..machine.pages import ScatteredPages
 from . import Contents, vmstate
 
 TYPE_CHECKING = False
@@ -87,11 +87,11 @@ class _Stream:
 
     def __init__(self, path: str, data: Data, at: int) -> None:
         self.path, self.data, self.at = path, data, at
-        self.blocks: dict[bytes, Pages] = {}
+        self.blocks: dict[bytes, ScatteredPages] = {}
         self.machine = b""
         self.remarks: list[str] = []
         self._sections: dict[int, bytes] = {}
-        self._block: Pages | None = None  # of the page before, in another section, too
+        self._block: ScatteredPages | None = None  # of the page before, in another section, too
 
     def _damaged(self, what: str) -> NoReturn:
         raise ImageError(f"{self.path}: a migration stream, damaged or cut off at {self.at:#x}: {what}")
@@ -191,9 +191,9 @@ class _Stream:
                 self._damaged(f"more than {budgets.RANGES} sections")
             self._sections[number] = name
         if self._sections.get(number) != b"ram":
-            name = vmstate.text(self._sections.get(number, b""))
+            what = vmstate.text(self._sections.get(number, b""))
             raise ImageError(
-                f"{self.path}: section {name} at {self.at:#x} of this migration stream is not of RAM, and does not say "
+                f"{self.path}: section {what} at {self.at:#x} of this migration stream is not of RAM, and does not say "
                 "how long it is: migrate without disks and devices that are copied live"
             )
         self._pages()
@@ -257,11 +257,11 @@ class _Stream:
                 self._damaged(f"the block {vmstate.text(name)} has {size:#x} bytes of {total:#x}")
             if len(self.blocks) == budgets.RANGES:
                 self._damaged(f"more than {budgets.RANGES} blocks of memory")
-            self.blocks[name] = Pages(self.data, size)
+            self.blocks[name] = ScatteredPages(self.data, size)
             total -= size
 
 
-def _pieces(path: str, blocks: dict[bytes, Pages], machine: bytes, remarks: list[str]) -> Iterable[Piece]:
+def _pieces(path: str, blocks: dict[bytes, ScatteredPages], machine: bytes, remarks: list[str]) -> Iterable[Piece]:
     """Where the blocks lie in physical memory: RAM below and above the hole under 4 GiB, firmware at its end.
 
     The other blocks are of devices, which the guest places.
@@ -282,7 +282,8 @@ def _pieces(path: str, blocks: dict[bytes, Pages], machine: bytes, remarks: list
     size = sum(map(len, ram))
     below = _below_4g(size, machine)
     display = any(b"vram" in name for name in blocks)
-    at, pieces = 0, []
+    at = 0
+    pieces: list[Piece] = []
     for block in ram:
         parts = [range(at, min(below, at + len(block))), range(max(below, at), at + len(block))]
         if display and at <= _VGA.start and _VGA.stop <= at + len(block):
