@@ -9,6 +9,9 @@ from __future__ import annotations
 STEPS = 100_000  # of all simulations of one CPU: a check of a delivery, or a page looked at on the way down a stack
 LOOP_EVENTS = 32  # handlers that `prove` watches in a loop at one stack
 DEEPENING_EVENTS = 20_000  # and in one that goes deeper each time
+READS = 1 << 24  # of DWARF that any file may cost; a large kernel without .debug_aranges takes 8 million
+READS_ANY_FILE = 1 << 17  # of DWARF that a file of any size may cost
+READS_PER_BYTE = 16  # of DWARF, and so many more for each byte of the file
 
 # Bytes of files and texts
 FILE_WITHOUT_SIZE = 1 << 28  # of a file that does not say how many it has, as those in /proc
@@ -22,6 +25,7 @@ NAME = 4096  # of one name; Linux allows its symbols 512
 SYMBOL_TEXT = 1 << 28  # of a System.map; a kernel with all its debug symbols has a tenth of that
 LINE_PROGRAM = 1 << 20  # of one unit's line table, of which pyelftools makes 600 each
 COMPILER_OPTIONS = 1 << 14  # of the options that a unit was compiled with
+NOTES = 1 << 22  # of a core's notes: those of thousands of CPUs
 REGISTER_TEXT = 1 << 22  # of `info registers`: those of a thousand CPUs
 LOG_LINE = 1 << 12  # of a line of a log that are looked at; QEMU's have 130
 CONFIGURATION = 1 << 20  # of a TOML file

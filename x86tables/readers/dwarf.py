@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _ARANGES = struct.Struct("<IHIBB")  # the header of a set: length, version, offset of the unit, sizes of two things
 _ARANGE = struct.Struct("<QQ")
-# Reads that a file may cost, at most and for each of its bytes; a large kernel without .debug_aranges takes 8 million.
-MOST_READS, ALWAYS_READS, READS_PER_BYTE = 1 << 24, 1 << 17, 16
 SECTIONS = ("info", "aranges", "abbrev", "str", "ranges", "line", "addr", "str_offsets", "line_str", "rnglists")
 UNUSED = (
     "debug_frame_sec", "eh_frame_sec", "debug_loc_sec", "debug_pubtypes_sec", "debug_pubnames_sec",
@@ -98,7 +96,7 @@ class Lines:
         found = _sections(elf)
         if "info" not in found or elf.type not in (EXEC, DYN):
             return
-        budget = Budget(min(MOST_READS, ALWAYS_READS + READS_PER_BYTE * len(self._data)))
+        budget = Budget(min(budgets.READS, budgets.READS_ANY_FILE + budgets.READS_PER_BYTE * len(self._data)))
         self._dwarf = DWARFInfo(
             DwarfConfig(True, "x64" if elf.bits == 64 else "x86", elf.bits // 8),
             **dict.fromkeys(UNUSED),

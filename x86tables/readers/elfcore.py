@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..machine.memory import Piece
 
 NT_PRSTATUS = 1
-MOST_NOTES = 1 << 22  # bytes that are read
 COPIED = 1 << 20  # bytes at once
 UNSAID = 1 << 20  # so many bytes behind all segments are worth a remark
 _NOTE = struct.Struct("<III")
@@ -153,10 +152,10 @@ def _notes(
     data: Data, places: Iterable[tuple[int, int]], remarks: list[str]
 ) -> Iterator[tuple[bytes, int, bytes, bytes]]:
     """(name, type, contents, whole note) of each note; one that reaches beyond its segment ends that segment's list."""
-    room = MOST_NOTES
+    room = budgets.NOTES
     for at, held in places:
         if held > room:
-            remarks.append(f"notes from offset {at + room:#x} on are not read: more than {MOST_NOTES:#x} bytes")
+            remarks.append(f"notes from offset {at + room:#x} on are not read: more than {budgets.NOTES:#x} bytes")
         stop = at + min(held, room)
         room -= stop - at
         while at + _NOTE.size <= stop:
