@@ -17,7 +17,7 @@ from . import Contents, vmstate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import NoReturn
 
     from ..machine.files import Data
@@ -35,7 +35,8 @@ _OTHERS = {0x40: "xbzrle", 0x80: "rdma", 0x100: "compress", 0x200: "multifd"}
 _WINDOW = 1 << 20  # bytes of the stream that are read at once
 _HEAD = 300  # the most that a record of a page has before its contents
 _VGA = range(0xA_0000, 0xC_0000)  # what a display adapter has instead of RAM
-_4G = 1 << 32
+_PAM = {b"/I440FX": 0x59, b"/mch": 0x90}  # where a host bridge's PCI configuration has these registers
+_OPTIONS, _1M, _4G = 0xC_0000, 1 << 20, 1 << 32  # option ROMs, and from 0xe0000 on the end of the firmware
 _RAM, _DEVICES = (b"pc.ram", b"microvm.ram"), (b"pc.", b"system.flash", b"isa-bios")
 
 
@@ -51,7 +52,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         data, at = _libvirt(path, data)
     stream = _Stream(path, data, at)
     registers = stream.read()
-    memory = Memory(_pieces(path, stream.blocks, stream.machine, stream.remarks))
+    memory = Memory(_pieces(path, stream))
     return Contents(
         memory,
         registers,
@@ -90,6 +91,7 @@ class _Stream:
         self.blocks: dict[bytes, ScatteredPages] = {}
         self.machine = b""
         self.remarks: list[str] = []
+        self.roms: list[range] = []  # where reads below 1 MiB do not go to RAM
         self._sections: dict[int, bytes] = {}
         self._block: ScatteredPages | None = None  # of the page before, in another section, too
 
@@ -141,6 +143,8 @@ class _Stream:
                     registers.append(device.registers(self.data, self.at))
                     if len(registers) > budgets.CPUS:
                         raise ImageError(f"{self.path}: more than {budgets.CPUS} CPUs are not read")
+                elif bridge := next((at for end, at in _PAM.items() if name.endswith(end)), 0):
+                    self.roms += _roms(device.configuration(self.data, self.at)[bridge : bridge + 7])
                 self.at += device.size
                 self._footer(section)
             else:
@@ -261,11 +265,21 @@ class _Stream:
             total -= size
 
 
-def _pieces(path: str, blocks: dict[bytes, ScatteredPages], machine: bytes, remarks: list[str]) -> Iterable[Piece]:
+def _roms(pam: bytes) -> list[range]:
+    """What a host bridge's PAM registers leave to ROM when it is read; each has bits for one or two ranges."""
+    ranges = [(pam[:1], 4, range(0xF_0000, _1M))]
+    for number in range(12):
+        start = _OPTIONS + 0x4000 * number
+        ranges.append((pam[1 + number // 2 : 2 + number // 2], number % 2 * 4, range(start, start + 0x4000)))
+    return [each for register, bit, each in ranges if register and not register[0] >> bit & 1]
+
+
+def _pieces(path: str, stream: _Stream) -> Iterable[Piece]:
     """Where the blocks lie in physical memory: RAM below and above the hole under 4 GiB, firmware at its end.
 
     The other blocks are of devices, which the guest places.
     """
+    blocks, machine = stream.blocks, stream.machine
     named = {name.removeprefix(b"/objects/"): block for name, block in blocks.items()}
     # memory backends have the names that their user gave them
     of_ram = [name for name in named if name in _RAM]
@@ -277,28 +291,44 @@ def _pieces(path: str, blocks: dict[bytes, ScatteredPages], machine: bytes, rema
     if len(of_ram) > 1:
         of_ram.sort(key=lambda name: (len(name), name))
         names = ", ".join(map(vmstate.text, of_ram[:8]))
-        remarks.append(f"RAM is in {len(of_ram)} blocks, which are taken in the order of their names: {names}")
+        stream.remarks.append(f"RAM is in {len(of_ram)} blocks, which are taken in the order of their names: {names}")
     ram = [named[name] for name in of_ram]
     size = sum(map(len, ram))
     below = _below_4g(size, machine)
-    display = any(b"vram" in name for name in blocks)
+    roms = [range(0xF_0000, _1M)] if b"microvm" in machine else stream.roms
+    hidden = sorted([_VGA, *roms] if any(b"vram" in name for name in blocks) else roms, key=lambda each: each.start)
     at = 0
     pieces: list[Piece] = []
     for block in ram:
-        parts = [range(at, min(below, at + len(block))), range(max(below, at), at + len(block))]
-        if display and at <= _VGA.start and _VGA.stop <= at + len(block):
-            parts[:1] = [range(at, _VGA.start), range(_VGA.stop, parts[0].stop)]
-        for part in parts:
-            if part:
-                place = part.start if part.start < below else _4G + part.start - below
-                pieces.append((place, len(part), block, part.start - at))
+        for part in _without(hidden, range(at, min(below, at + len(block)))):
+            pieces.append((part.start, len(part), block, part.start - at))
+        if (above := max(below, at)) < at + len(block):
+            pieces.append((_4G + above - below, at + len(block) - above, block, above - at))
         at += len(block)
+    firmware, options = named.get(b"pc.bios") or named.get(b"system.flash0"), named.get(b"pc.rom")
+    for rom in roms:
+        if rom.start >= 0xE_0000 and firmware is not None and len(firmware) >= _1M - rom.start:
+            pieces.append((rom.start, len(rom), firmware, len(firmware) - (_1M - rom.start)))
+        elif rom.start < 0xE_0000 and options is not None and len(options) >= rom.stop - _OPTIONS:
+            pieces.append((rom.start, len(rom), options, rom.start - _OPTIONS))
     top = _4G
     for name in (b"pc.bios", b"system.flash0", b"system.flash1"):
         if name in named and len(named[name]) <= top - below:
             top -= len(named[name])
             pieces.append((top, len(named[name]), named[name], 0))
     return pieces
+
+
+def _without(hidden: Iterable[range], part: range) -> Iterator[range]:
+    """What is left of a range of addresses without these."""
+    at = part.start
+    for each in hidden:
+        if at < each.start < part.stop:
+            yield range(at, each.start)
+        if each.start < part.stop:
+            at = max(at, each.stop)
+    if at < part.stop:
+        yield range(at, part.stop)
 
 
 def _below_4g(size: int, machine: bytes) -> int:

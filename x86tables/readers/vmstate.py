@@ -53,6 +53,16 @@ class Device(Record):
         values.update(zip(_SEGMENTS, segments, strict=False))
         return Registers(**values, rsp=general.get("rsp"), general=general)
 
+    def configuration(self, data: Data, at: int) -> bytes:
+        """The PCI configuration space of a device whose state begins at `at`; nothing where none is described."""
+        for field in self.described:
+            if field.get("name") == "parent_obj":
+                for name, place, size in _parts(field, 0x1000):
+                    if name == "config[0]":
+                        return data[at + place : at + place + size]
+            at += field["size"] * field.get("array_len", 1)
+        return b""
+
 
 def devices(path: str, data: Data) -> list[Device]:
     """All devices in the order of their sections; none when the stream ends without a description."""
@@ -99,13 +109,13 @@ def _number(data: Data, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + min(size, 8)], "big")
 
 
-def _parts(field: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+def _parts(field: dict[str, Any], most: int = 8) -> Iterator[tuple[str, int, int]]:
     """Name, place and size of each field of a structure."""
     at = 0
     described = field.get("struct")
     for part in described.get("fields", ()) if isinstance(described, dict) else ():
         size = part.get("size") if isinstance(part, dict) else None
-        if type(size) is not int or not 0 <= size <= 8:
+        if type(size) is not int or not 0 <= size <= most:
             return
         yield str(part.get("name")), at, size
         at += size
