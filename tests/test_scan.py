@@ -1,6 +1,7 @@
 """Tables found without a register: in captured systems as their cores have them, and in memory made for the purpose."""
 
 import json
+import lzma
 import random
 import struct
 from collections.abc import Callable
@@ -112,6 +113,42 @@ def test_protected_mode_without_paging(tmp_path: Path) -> None:
     ]
     assert [cpu["verdict"] for cpu in verdicts] == ["not-applicable"] * 2
     assert [cpu["findings"] for cpu in verdicts] == [[], []]
+
+
+def test_a_kernel_with_four_gates(tmp_path: Path) -> None:
+    """A small kernel: the IDT's limit is that of an operand of LIDT in its code."""
+    core = tmp_path / "triple.core"
+    core.write_bytes(lzma.decompress((IMAGES.parent / "logs/triple.core.xz").read_bytes()))
+    memory = open_image(str(core)).memory
+    (held,) = memory.ranges
+    (path := tmp_path / "triple.raw").write_bytes(memory.read(held.start, len(held)))
+    (found,) = dumped(path, "--base", hex(held.start))["cpus"]
+    (known,) = dumped(core)["cpus"]
+    assert {name: found[name] for name in ("gdt", "idt", "tss")} == {
+        name: known[name] for name in ("gdt", "idt", "tss")
+    }
+    for image in ((path, "--base", hex(held.start)), (core,)):
+        assert "triple-fault if a guard page is hit; the stack in use is guarded" in call("check", *image)[1]
+
+
+def test_memory_with_gaps() -> None:
+    """Every page held in part, and some not at all: candidates whose rest is missing are none."""
+    made = Made()
+    kernel(made)
+    whole = made.memory()
+    end = whole.ranges[-1].stop
+    draw = random.Random(5)
+    for _ in range(30):
+        pieces = []
+        for at in range(0, end, PAGE):
+            first, last = sorted(draw.randrange(PAGE) for _ in range(2))
+            if draw.random() < 0.9:
+                first, last = draw.choice([(0, PAGE), (0, PAGE), (0, last), (first, PAGE), (first, last)])
+                pieces.append((at + first, last - first, whole.read(at + first, last - first), 0))
+        partial = Memory(pieces)
+        for machine in scan(partial).machines:
+            assert machine.root and machine.root.physical == made.cr3
+        scan(partial, cr3=made.cr3)
 
 
 def test_the_command(system: tuple[str, Path]) -> None:

@@ -43,6 +43,9 @@ def scan(memory: Memory, cr3: int | None = None, note: Note | None = None) -> Sc
     found = candidates(memory, note=note)
     tables = None if cr3 is None else [root(cr3, "4-level")]
     made = machines(memory, found, tables)
+    if not made:  # an IDT with just a few gates
+        found = candidates(memory, note=note, run=1)
+        made = machines(memory, found, tables)
     if not made and cr3 is None:
         made = protected(memory)
     return Scan(made, found.size, len(found.gates), len(found.codes), len(found.roots))

@@ -12,6 +12,7 @@ from ..records import Record
 from ..tables.gdt import Gdt, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import Gate
 from ..tables.tss import Tss
+from .shapes import RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,15 +26,17 @@ _GAP = 8  # empty slots in a row behind which no descriptor of the same GDT is e
 
 
 class Candidates(Record):
-    """What looks like a table, by physical address: (address, gates) of IDTs; code segments; pages like a root."""
+    """What looks like a table, by physical address: (address, gates) of IDTs, `run` gates in a row at least; code
+    segments; pages like a root."""
 
     gates: list[tuple[int, int]]
     codes: list[int]
     roots: list[int]
     size: int
+    run: int
 
 
-def best_look() -> Callable[[bytes], Shapes]:
+def best_look() -> Callable[[bytes, int], Shapes]:
     """What finds shapes: with NumPy where it is installed, else with the standard library."""
     try:
         from .vectors import shapes as look
@@ -43,7 +46,10 @@ def best_look() -> Callable[[bytes], Shapes]:
 
 
 def candidates(
-    memory: Memory, look: Callable[[bytes], Shapes] | None = None, note: Callable[[int], object] | None = None
+    memory: Memory,
+    look: Callable[[bytes, int], Shapes] | None = None,
+    note: Callable[[int], object] | None = None,
+    run: int = RUN,
 ) -> Candidates:
     """One pass over all that an image holds; `note` is called with the number of bytes looked at."""
     look = look or best_look()
@@ -53,7 +59,7 @@ def candidates(
     size = 0
     for address, data in memory.windows(WINDOW):
         size += len(data)
-        found = look(data)
+        found = look(data, run)
         for offset, count in found.gates:
             start = address + offset
             if gates and gates[-1][0] + gates[-1][1] * Gate.size == start:
@@ -64,7 +70,7 @@ def candidates(
         roots += (address + offset for offset in found.roots[: budgets.CANDIDATES - len(roots)])
         if note is not None:
             note(len(data))
-    return Candidates(gates, codes, roots, size)
+    return Candidates(gates, codes, roots, size, run)
 
 
 class IdtCandidate(Record):
@@ -85,11 +91,12 @@ class IdtCandidate(Record):
         return tuple(sorted((first[page], count) for page, count in counts.most_common(budgets.HANDLER_PAGES)))
 
 
-def idts_in(memory: Memory, start: int, count: int) -> Iterator[IdtCandidate]:
-    """The IDTs that a run of gates holds: one after the other where there are more than 256 in a row."""
+def idts_in(memory: Memory, start: int, count: int, least: int = RUN) -> Iterator[IdtCandidate]:
+    """The IDTs that a run of gates holds: one after the other where there are more than 256 in a row. Each has `least`
+    gates present."""
     for number, at in enumerate(range(start, start + count * Gate.size, 256 * Gate.size)):
         idt = _idt_at(memory, at, number == 0)
-        if idt is not None:
+        if idt is not None and len(idt.gates) >= least:
             yield idt
 
 
@@ -104,24 +111,22 @@ def _idt_at(memory: Memory, start: int, back: bool) -> IdtCandidate | None:
         and first != at
         and (first - at) % Gate.size == 0
         and first - at <= 32 * Gate.size
-        and not any(memory.read(at, first - at))
+        and _zeros(memory, at, first - at)
     ):
         first = at  # the first gates are absent
     gates: dict[int, Gate] = {}
     end = first
     for vector in range(256):
         at = first + vector * Gate.size
-        if not (memory.holds(at) and memory.holds(at + Gate.size - 1)):
-            break
         gate = _gate(memory, at)
         if gate is not None:
             gates[vector] = gate
             end = at + Gate.size
-        elif any(memory.read(at, Gate.size)):
+        elif not _zeros(memory, at, Gate.size):
             break
     else:
         end = first + 256 * Gate.size  # room for all of them, zero where absent
-    if len(gates) < 4:
+    if not gates:
         return None
     selector = Counter(gate.selector & ~3 for gate in gates.values()).most_common(1)[0][0]
     if not selector:
@@ -158,7 +163,7 @@ def gdt_at(memory: Memory, code: int, selector: int) -> GdtCandidate | None:
     base = code - selector
     start = max(base, code & -PAGE | code % 8)
     try:
-        data = memory.read(start, _held(memory, start, PAGE))
+        data = memory.read(start, held(memory, start, PAGE))
     except Absent:
         return None
     tss: dict[int, SystemDescriptor] = {}
@@ -186,7 +191,12 @@ def gdt_at(memory: Memory, code: int, selector: int) -> GdtCandidate | None:
     return GdtCandidate(base, end - base - 1, code, tss, loaded) if end > code else None
 
 
-def _held(memory: Memory, start: int, size: int) -> int:
+def _zeros(memory: Memory, start: int, size: int) -> bool:
+    """Whether these bytes are held, and all zero."""
+    return held(memory, start, size) == size and not any(memory.read(start, size))
+
+
+def held(memory: Memory, start: int, size: int) -> int:
     """How many of `size` bytes from `start` on are held without a gap."""
     end = start
     for part in memory.parts(start, start + size):

@@ -10,11 +10,13 @@ from ..machine.paging import PUSH, AddressSpace, Paging
 from ..machine.probe import Inaccessible, Ok
 from ..machine.registers import Segment, TableRegister, load
 from ..records import Record
+from ..tables.idt import Gate
 from ..tables.tss import Tss
 from .aliases import Lister
 from .candidates import gdt_at, idts_in, plausible_tss
 from .operands import operands
 from .roots import Effort, roots_for
+from .shapes import RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +43,12 @@ class Reason(Record):
 
 
 class FoundIdt(Record):
-    """An IDT: where it is, physically and by which alias, and how many gates are present."""
+    """An IDT: where it is, physically and by which alias, how many gates are present, and the last of them."""
 
     physical: int
     register: TableRegister
     gates: int
+    last: int
     read_only: bool
 
 
@@ -84,7 +87,7 @@ def machines(memory: Memory, found: Candidates, tables: Iterable[int] | None = N
     groups: dict[tuple[int, Handlers], list[IdtCandidate]] = {}
     known: set[int] = set()
     longest = sorted(found.gates, key=lambda run: -run[1])
-    idts = (idt for start, count in longest for idt in idts_in(memory, start, count))
+    idts = (idt for start, count in longest for idt in idts_in(memory, start, count, found.run))
     for idt in islice(idts, budgets.CONFIRMED_IDTS):
         if idt.physical not in known:
             known.add(idt.physical)
@@ -95,7 +98,8 @@ def machines(memory: Memory, found: Candidates, tables: Iterable[int] | None = N
     made: list[FoundMachine] = []
     taken: set[int] = set()
     for one in sorted(mapped, key=lambda one: one.rank):
-        if one.root.physical not in taken:
+        # a few gates that stand alone are an IDT only with a GDT that goes with them
+        if one.root.physical not in taken and (one.gdts or found.run == RUN):
             taken.add(one.root.physical)
             made.append(one.machine())
     return tuple(sorted(made, key=lambda machine: -machine.score))
@@ -139,7 +143,7 @@ class _Mapped:
         # a table is loaded by an address near that of a TSS, which its descriptor has, or else in the kernel's image
         anchors = tasks or {next(iter(idts[0].gates.values())).offset}
         self.idts = [
-            FoundIdt(idt.physical, TableRegister(linear, idt.limit), len(idt.gates), read_only)
+            FoundIdt(idt.physical, TableRegister(linear, idt.limit), len(idt.gates), max(idt.gates), read_only)
             for idt in idts
             for linear, read_only in _loaded(aliases, idt.physical, anchors)
         ]
@@ -182,7 +186,7 @@ class _Mapped:
 
     def machine(self) -> FoundMachine:
         """The machine, with its score."""
-        idts = self.idts
+        idts = self._with_limits()
         cpus = [self._cpu(idts, *task) for task in self.tasks.values()] or self._without_tss(idts)
         cpus.sort(key=lambda cpu: cpu.gdtr.base if cpu.gdtr is not None else 0)
         reasons = [Reason("handlers", 40 * self.root.mapped // self.root.of, self.root.mapped, self.root.of)]
@@ -197,6 +201,17 @@ class _Mapped:
         user_root = self.root.physical | PAGE  # the pair that Linux and those who have followed it allot together
         programs = sum(one.mapped == self.root.mapped for one in self.roots) - 1
         return FoundMachine(self.root, tuple(cpus), tuple(reasons), programs, user_root if user_root in users else None)
+
+    def _with_limits(self) -> list[FoundIdt]:
+        """The IDTs; one that ends with empty gates has the limit of an operand of LIDT in memory, if there is one."""
+        open_ = [idt.register.base for idt in self.idts if idt.register.limit > idt.last * Gate.size + Gate.size - 1]
+        named = operands(self.memory, open_) if open_ else {}
+        return [
+            idt.replace(register=idt.register.replace(limit=limit))
+            if (limit := named.get(idt.register.base, 0)) >= idt.last * Gate.size + Gate.size - 1
+            else idt
+            for idt in self.idts
+        ]
 
     def _without_tss(self, idts: list[FoundIdt]) -> list[FoundCpu]:
         """One CPU with the GDT that an operand of LGDT names, else with a likely one."""

@@ -6,7 +6,7 @@ import re
 
 from ..machine.registers import TableRegister
 from ..tables.gdt import Gdt, SegmentDescriptor
-from .candidates import WINDOW
+from .candidates import WINDOW, held
 from .machines import NULL, FoundCpu, FoundMachine, Reason
 from .operands import operands
 
@@ -27,13 +27,22 @@ def protected(memory: Memory) -> tuple[FoundMachine, ...]:
         for match in _FLAT.finditer(data):
             code = address + match.start()
             for base in range(code - 8, max(code - 8 * MOST_SLOTS, -1), -8):
-                if base % 4 == 0 and code not in FIRMWARE and memory.holds(base) and not any(memory.read(base, 8)):
+                if (
+                    base % 4 == 0
+                    and code not in FIRMWARE
+                    and held(memory, base, 8) == 8
+                    and not any(memory.read(base, 8))
+                ):
                     bases[base] = max(code, bases.get(base, 0))
                     break
     named = operands(memory, bases, width=4)
     found = []
     for base, limit in named.items():
-        entries = [*Gdt.parse(memory.read(base, limit + 1)).entries(wide=False)] if _held(memory, base, limit) else []
+        entries = (
+            [*Gdt.parse(memory.read(base, limit + 1)).entries(wide=False)]
+            if held(memory, base, limit + 1) > limit
+            else []
+        )
         if base + limit > bases[base] and entries and all(entry.kind != "refused" for entry in entries):
             found.append((not any(_loaded(entry.descriptor) for entry in entries), base, limit))
     if not found:
@@ -41,10 +50,6 @@ def protected(memory: Memory) -> tuple[FoundMachine, ...]:
     _, base, limit = min(found)
     cpu = FoundCpu(None, TableRegister(base, limit), base, NULL, None)
     return (FoundMachine(None, (cpu,), (Reason("gdt32", 20), Reason("operand", 20)), 0, None),)
-
-
-def _held(memory: Memory, base: int, limit: int) -> bool:
-    return sum(map(len, memory.parts(base, base + limit + 1))) == limit + 1
 
 
 def _loaded(descriptor: object) -> bool:

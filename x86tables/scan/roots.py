@@ -7,6 +7,7 @@ from ..machine.memory import PAGE
 from ..machine.paging import LEVELS, AddressSpace, P, Paging, root
 from ..machine.probe import Inaccessible
 from ..records import Record
+from .candidates import held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Root(Record):
 
 def roots_for(memory: Memory, handlers: Handlers, tables: Iterable[int], effort: Effort) -> list[Root]:
     """The tables that map handlers, best first."""
-    tables, found = list(tables), []
+    tables, found = [table for table in tables if held(memory, table, PAGE) == PAGE], []
     for mode in MODES:
         shift = LEVELS[mode][0][1]
         indices = sorted({linear >> shift & 511 for linear, _ in handlers})

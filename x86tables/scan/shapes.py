@@ -23,7 +23,6 @@ _ZERO = bytes(byte == 0 for byte in range(256))
 # Of a top entry: byte 0 is zero, or has P set and PS clear; byte 7 has at most NX
 _TOP = bytes(0 if byte == 0 else 1 if byte & 0x81 == 1 else 2 for byte in range(256))
 _HIGH = bytes(byte & 0x7F != 0 for byte in range(256))
-_RUN = re.compile(rb"\x01{%d,}" % RUN)
 
 
 class Shapes(Record):
@@ -34,19 +33,20 @@ class Shapes(Record):
     roots: list[int]
 
 
-def shapes(data: bytes) -> Shapes:
-    """The candidates in `data`, whose first byte lies at the begin of a page."""
+def shapes(data: bytes, run: int = RUN) -> Shapes:
+    """The candidates in `data`, whose first byte lies at the begin of a page; of gates at least `run` in a row."""
     fifth = data[5::8]
-    return Shapes(_gates(data, fifth), _codes(data, fifth, 0) + _codes(data, data[9::8], 4), _roots(data))
+    return Shapes(_gates(data, fifth, run), _codes(data, fifth, 0) + _codes(data, data[9::8], 4), _roots(data))
 
 
-def _gates(data: bytes, fifth: bytes) -> list[tuple[int, int]]:
+def _gates(data: bytes, fifth: bytes, run: int) -> list[tuple[int, int]]:
     """Runs of present gates, which begin at a multiple of 8."""
     found: list[tuple[int, int]] = []
+    several = re.compile(rb"\x01{%d,}" % run)
     for odd in (0, 1):
-        for run in _RUN.finditer(fifth[odd::2].translate(_GATE)):
-            start, stop = (2 * run.start() + odd) * 8, (2 * run.end() + odd) * 8
-            found += whole_gates(data, start, stop)
+        for match in several.finditer(fifth[odd::2].translate(_GATE)):
+            start, stop = (2 * match.start() + odd) * 8, (2 * match.end() + odd) * 8
+            found += whole_gates(data, start, stop, run)
     return found
 
 
@@ -55,8 +55,9 @@ def is_gate(byte: int) -> bool:
     return _GATE[byte] == 1
 
 
-def whole_gates(data: bytes, start: int, stop: int) -> list[tuple[int, int]]:
-    """The stretches between `start` and `stop` whose gates have their reserved bits clear and name a GDT selector."""
+def whole_gates(data: bytes, start: int, stop: int, run: int) -> list[tuple[int, int]]:
+    """The stretches between `start` and `stop`, of at least `run` gates, that have their reserved bits clear and name a
+    selector of the GDT."""
     found = []
     first = None
     for at in range(start, stop + GATE_SIZE, GATE_SIZE):
@@ -64,7 +65,7 @@ def whole_gates(data: bytes, start: int, stop: int) -> list[tuple[int, int]]:
         if good and first is None:
             first = at
         elif not good and first is not None:
-            if at - first >= RUN * GATE_SIZE:
+            if at - first >= run * GATE_SIZE:
                 found.append((first, (at - first) // GATE_SIZE))
             first = None
     return found

@@ -18,25 +18,26 @@ _GATE, _GATE_IS = np.uint64(0x9E_F8_0004_0000), np.uint64(0x8E_00_0000_0000)
 # Of a descriptor's upper half: all but limit, AVL, G, and the type's bits conforming, readable, accessed
 _CODE, _CODE_IS = np.uint32(0xFF60_F8FF), np.uint32(0x0020_9800)
 _NOT_TOP, _P = np.uint64(0x7FFF << 48 | 1 << 7), np.uint64(1)
-_STRIDE = RUN * GATE_SIZE // 8  # of so many words, a run has one at the begin, or at the one after
 
 
-def shapes(data: bytes) -> Shapes:
-    """The candidates in `data`, whose first byte lies at the begin of a page."""
+def shapes(data: bytes, run: int = RUN) -> Shapes:
+    """The candidates in `data`, whose first byte lies at the begin of a page; of gates at least `run` in a row."""
     words = np.frombuffer(data, "<u8", len(data) // 8)
-    return Shapes(gates(data, words), _codes(data), _roots(words))
+    return Shapes(gates(data, words, run), _codes(data), _roots(words))
 
 
-def gates(data: bytes, words: Words) -> list[tuple[int, int]]:
+def gates(data: bytes, words: Words, run: int = RUN) -> list[tuple[int, int]]:
     """Runs of present gates, which begin at a multiple of 8."""
-    # both words at once, as the 16 bytes of a complex number: to gather them takes longer than all that follows
-    pairs = np.frombuffer(data, "c16", len(words) // 2)[:: _STRIDE // 2].copy().view("<u8")
+    # In each stride, a run has a gate that begins with the first word or with the second. Both at once are the 16 bytes
+    # of a complex number: to gather them takes longer than all that follows.
+    stride = run * GATE_SIZE // 8
+    pairs = np.frombuffer(data, "c16", len(words) // 2)[:: stride // 2].copy().view("<u8")
     pairs &= _GATE
     found: dict[tuple[int, int], None] = {}
     end = [0, 0]
     for number in np.flatnonzero(pairs == _GATE_IS).tolist():
         odd = number % 2
-        start = (number // 2 * _STRIDE + odd) * 8
+        start = (number // 2 * stride + odd) * 8
         if start < end[odd]:
             continue
         stop = start + GATE_SIZE
@@ -45,7 +46,7 @@ def gates(data: bytes, words: Words) -> list[tuple[int, int]]:
         while stop + 5 < len(data) and is_gate(data[stop + 5]):
             stop += GATE_SIZE
         end[odd] = stop
-        found |= dict.fromkeys(whole_gates(data, start, stop))
+        found |= dict.fromkeys(whole_gates(data, start, stop, run))
     return list(found)
 
 
