@@ -6,10 +6,12 @@ from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, handler, kerne
 from x86tables import Tss
 from x86tables.delivery.deliver import deliver
 from x86tables.delivery.events import Delivery, Event
+from x86tables.delivery.extent import descent
 from x86tables.delivery.simulate import Loop, LoopDetector, simulate, start_handler
 from x86tables.delivery.state import CpuState, StepBudget
 from x86tables.machine.machine import Machine
-from x86tables.machine.paging import READ
+from x86tables.machine.paging import PS, PUSH, READ, RW, P
+from x86tables.machine.probe import PageEntry
 from x86tables.machine.registers import AC, PAE, SMAP, SMEP, Segment
 from x86tables.machine.synthetic import Mapping
 
@@ -269,6 +271,12 @@ def test_rounds_that_run_over_a_table() -> None:
     assert (simulation.outcome, simulation.vector, simulation.stack) == ("survives", 8, "IST1")
 
 
+def without(machine: Machine, *names: str) -> Machine:
+    """The machine with some registers not known."""
+    return machine.replace(machine.registers.replace(**dict.fromkeys(names)))
+
+
+K1 = 0xFFFF_FFFF_9000_0000
 MISSING = gate(14, offset=GONE)
 EATEN = {  # stacks that are eaten up: what ends each, and how much of it the loop's rounds are
     "a stack": kernel(rsp=TOP, gates=MISSING),
@@ -284,7 +292,20 @@ EATEN = {  # stacks that are eaten up: what ends each, and how much of it the lo
     "down to address 0": kernel(
         mappings=(*MAPPINGS, Mapping("zero", 0, 0x8000)), rsp=0x8000, gates=MISSING, ldtr=Segment(0, IST, 0)
     ),
-    "SS is not known": kernel(rsp=TOP, ss=None, gates=MISSING),
+    "SS is not known": without(kernel(rsp=TOP, gates=MISSING), "ss"),
+    "user pages under SMAP, AC set": kernel(
+        mappings=(*MAPPINGS, Mapping("high", K1, 0x8000), Mapping("users", K1 - 0x8000, 0x8000, "rwu")),
+        rsp=K1 + 0x8000,
+        rflags=0x4_0202,
+        cr4=PAE | SMAP,
+        gates=MISSING,
+    ),
+    "a program's, down to the kernel's": kernel(
+        ring=3,
+        rsp=0x7000_8000,
+        gates=gate(14, offset=GONE, selector=0x38),
+        mappings=(*MAPPINGS, Mapping("large", 0x7000_0000, 0x8000, "rwu"), Mapping("below", 0x6FFF_0000, 0x1_0000)),
+    ),
     # #DF's handler is missing, too: its stack is eaten up next, down to the GDT, but the rounds are those of the first
     "two stacks": kernel(
         rsp=TOP, tss=Tss(ist1=MAPPINGS[0].address + 0x1000), gates={**MISSING, **gate(8, offset=GONE)}
@@ -333,11 +354,111 @@ def test_what_a_loop_is(comings: tuple[tuple[int, int], ...], loop: Loop | None)
 def test_rounds_that_are_left_out_are_like_the_others(name: str, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same end, at the same place, as when every round is gone through."""
     short = simulate(EATEN[name], Event.exception(14, 0, 0x1000), room)
-    monkeypatch.setattr("x86tables.delivery.simulate.SHORT", 1 << 62)
+    monkeypatch.setattr(LoopDetector, "_ahead", lambda self, loop: "")
     long = simulate(EATEN[name], Event.exception(14, 0, 0x1000), room)
     assert short.loop == long.loop and short.loop is not None
     assert short.replace(deliveries=(), handlers=()) == long.replace(deliveries=(), handlers=())
     assert short.deliveries == long.deliveries and short.handlers == long.handlers
+
+
+def test_rounds_on_a_second_stack_are_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """#DF's handler is missing as well; its stack lies above the TSS, and takes the next loop. The end is the same, and
+    so are the rounds, which are those of the first stack."""
+    task = MAPPINGS[2].address + 0x1000
+    machine = kernel(
+        rsp=TOP,
+        tss=Tss(ist1=GUARD),
+        gates={**MISSING, **gate(8, offset=GONE)},
+        mappings=(*MAPPINGS, Mapping("more", task, GUARD - task)),
+    )
+    short = simulate(machine, Event.exception(14, 0, 0x1000))
+    monkeypatch.setattr(LoopDetector, "_ahead", lambda self, loop: "")
+    long = simulate(machine, Event.exception(14, 0, 0x1000))
+    assert len(short.deliveries) < len(long.deliveries) / 4
+    assert short.replace(deliveries=(), handlers=()) == long.replace(deliveries=(), handlers=())
+    assert short.loop is not None and short.loop.rounds == (TOP - STACK) // 48
+    assert short.deliveries[-1] == long.deliveries[-1]
+
+
+def test_rounds_that_are_left_out_take_no_steps() -> None:
+    """A stack of 16 KiB and one of 1 MiB take the same steps, but for the pages that are looked at."""
+    used = []
+    for size in (0x4000, 0x10_0000):
+        deep = (*MAPPINGS, Mapping("deep", K1, size))
+        budget = StepBudget()
+        simulation = simulate(kernel(mappings=deep, rsp=K1 + size, gates=MISSING), PF, budget=budget)
+        assert simulation.loop is not None and simulation.loop.rounds == size // 48
+        used.append(budget.steps - budget.left - size // 0x1000)
+    assert used[0] == used[1]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "rsp", "task", "found"),
+    [
+        (Mapping("small", K1, 0x4000), K1 + 0x4000 - 8, None, range(K1, K1 + 0x4000)),
+        (Mapping("small", K1, 0x4000), K1 + 0x2000, None, range(K1, K1 + 0x3000)),
+        (Mapping("small", K1, 0x4000), K1 + 0x4000, None, range(K1 + 0x5000, K1 + 0x5000)),
+        (Mapping("small", K1, 0x4000), K1 + 0x3FF8, K1 + 0x1000, range(K1 + 0x2000, K1 + 0x4000)),
+        (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, None, range(K1, K1 + 0x30_1000)),
+        (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x20_0000, range(K1 + 0x20_1000, K1 + 0x30_1000)),
+        (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x28_0F00, range(K1 + 0x28_1000, K1 + 0x30_1000)),
+        (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x30_1000, range(K1, K1 + 0x30_1000)),
+        (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x30_0000, range(K1 + 0x30_1000, K1 + 0x30_1000)),
+        (Mapping("zero", 0, 0x3000), 0x2008, None, range(0, 0x3000)),
+    ],
+)  # fmt: skip
+def test_how_far_a_stack_can_be_consumed(mapping: Mapping, rsp: int, task: int | None, found: range) -> None:
+    """Page by page or in large pages, down to what refuses a push, to a page with a table in it, or to address 0."""
+    aligned = Mapping("so that large pages fit", K1 + 0x1000_0000, 0x10_0000)
+    machine = kernel(mappings=(aligned, mapping, *MAPPINGS), ldtr=Segment(0, GONE, 0))
+    if mapping.size >= 0x20_0000:
+        memory, entries = machine.memory.copy(), list[PageEntry]()
+        machine.space.walk(mapping.address, entries.append)
+        frame = machine.translate(mapping.address)
+        for number in range(mapping.size // 0x20_0000):
+            entry = (frame + number * 0x20_0000) | PS | RW | P
+            memory.overlay(entries[2].address + 8 * number, entry.to_bytes(8, "little"))
+        machine = machine.replace(memory=memory)
+    if task is not None:
+        machine = machine.replace(machine.registers.replace(tr=Segment(0x28, task, 0x67)))
+    assert machine.space.page(mapping.address).size == (0x1000 if mapping.size < 0x20_0000 else 0x20_0000)
+    assert descent(machine, rsp, PUSH, StepBudget()) == found
+
+
+def test_how_far_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = kernel(mappings=(*MAPPINGS, Mapping("deep", K1, 0x4000)))
+    for most, found in ((0x3FF8, None), (0x3FF9, range(K1, K1 + 0x4000))):
+        monkeypatch.setattr("x86tables.budgets.FARTHEST", most)
+        assert descent(machine, K1 + 0x3FF8, PUSH, StepBudget()) == found
+
+
+@pytest.mark.parametrize(("size", "pages"), [(8, 0), (0x100, 0), (0x101, 1), (0x1100, 1), (0x1101, 2)])
+def test_a_page_of_a_handlers_stack_is_a_step(size: int, pages: int) -> None:
+    """The first is that of the frame, 0x100 bytes above the page's start."""
+    state = CpuState(kernel(rsp=TOP - 0xF00))
+    budget = StepBudget()
+    assert start_handler(state, 0x20, size, budget).fault is None
+    assert budget.steps - budget.left == pages
+
+
+@pytest.mark.parametrize(
+    ("known", "assumed", "said"),
+    [
+        ({"efer": None}, 0x10, "a new event: #PF(0x10, or 0x0 if EFER.NXE=0)"),
+        ({"efer": None, "cr4": PAE | SMEP}, 0, "a new event: #PF(0x10)"),
+        ({}, 0, "a new event: #PF(0x10)"),
+    ],
+)
+def test_a_fetch_fault_whose_code_rests_on_nxe(known: dict[str, int | None], assumed: int, said: str) -> None:
+    executable = tuple(each.replace(permissions=each.permissions and each.permissions + "x") for each in MAPPINGS)
+    machine = kernel(gates=gate(3, offset=GONE), mappings=executable)
+    machine = machine.replace(machine.registers.replace(**known))
+    first = simulate(machine, BP).handlers[0]
+    assert first.fault is not None and (first.fault.error_code, first.fault.assumed) == (0x10, assumed)
+    assert first.steps[-1].rule == said
+    on_the_edge = machine.registers.replace(rsp=STACK + 8, rip=CODE)
+    stack = start_handler(CpuState(machine, on_the_edge), 3, 16, StepBudget())
+    assert stack.fault is not None and (stack.fault.error_code, stack.fault.assumed) == (2, 0)
 
 
 def test_unknown_travels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import budgets
 from ..machine.memory import PAGE
 from ..machine.paging import PUSH
 from ..machine.probe import Fault, Ok, Unknown
@@ -90,6 +91,28 @@ def extent(machine: Machine, top: int, most: int = NEAR, occupants: Occupants | 
         bottom = own.start
         below = Occupant(bottom - 1, bottom, "memory that is not this stack's", STACK, machine.cpu)
     return Extent(top, bottom, below, above)
+
+
+def descent(machine: Machine, rsp: int, access: Access, budget: StepBudget) -> range | None:
+    """The memory from the page of `rsp` downwards in which a stack can be consumed: a push enters it, and no part of a
+    table lies in it. None where it has no end within FARTHEST bytes.
+
+    Address 0 ends it: below is the top of the address space.
+    """
+    top = bottom = (rsp & -PAGE) + PAGE
+    for lowest, answer in pages_below(machine, top, access, budget):
+        if not isinstance(answer, Ok):
+            break
+        page = machine.space.page(lowest % TOP)
+        frames = range(page.physical >> 12, (page.physical + page.size) >> 12)
+        tables = (lowest + number * PAGE - page.physical for number in machine.table_pages.intersection(frames))
+        held = [at for at in tables if at < bottom]
+        bottom = max(held) + PAGE if held else lowest
+        if held or lowest <= 0:
+            break
+        if rsp - lowest >= budgets.FARTHEST:
+            return None
+    return range(bottom, top)
 
 
 def refusal(answer: Probe) -> Fault | Unknown | None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-
 from .. import budgets
 from ..machine.machine import Machine
 from ..machine.memory import PAGE
 from ..machine.paging import Access
-from ..machine.probe import FETCH, FaultKind, Inaccessible, Ok, Unknown
+from ..machine.probe import FETCH, FaultKind, Inaccessible, Unknown
 from ..machine.registers import AC
 from ..records import Record
 from ..tables import vectors
 from .deliver import PUSHES, MissingInput, deliver
 from .events import PF, SHUTDOWN, SS, Delivery, Event, Step
-from .extent import pages_below
+from .extent import descent
 from .state import TOP, CpuState, NoEnd, StepBudget
 
 TYPE_CHECKING = False
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 SURVIVES, TRIPLE_FAULT, LOOPS, UNKNOWN = "survives", "triple-fault", "loops", "unknown"
 HANDLER_STACK = 128  # the 15 general registers and a return address
 FETCHES = tuple(Access(fetch=True, user=user) for user in (False, True))
-SHORT = PAGE  # rounds of a loop that consumes stack, none left out
 
 
 class Handler(Record):
@@ -247,60 +244,27 @@ class LoopDetector:
 
     def _ahead(self, loop: Loop) -> str:
         """Skip the rounds that are certain to be like the last one; real ones are left before anything changes."""
-        rsp = self.state.registers.rsp or 0
-        free = rsp - self._obstacle(rsp)
-        if free >= budgets.FARTHEST:
-            self._key, self._loop = None, loop.replace(rounds=None)
-            return f"{loop.stride} bytes deeper each time, with no end within {budgets.FARTHEST >> 20} MiB"
-        if free > SHORT:
-            rsp -= max(0, free - loop.stride - len(loop.vectors) * self._reach) // loop.stride * loop.stride
-            if self._expected is not None and self._expected + loop.stride == self.state.registers.rsp:
-                self._expected = rsp - loop.stride
-            self.state.registers = self.state.registers.replace(rsp=rsp)
+        registers = self.state.registers
+        rsp, user = registers.rsp or 0, registers.cpl == 3
+        free = self._budget.free[user]
+        if rsp not in free:
+            found = descent(self.state.machine, rsp, PUSHES[user][False], self._budget)
+            if found is None:
+                self._key, self._loop = None, loop.replace(rounds=None)
+                return f"{loop.stride} bytes deeper each time, with no end within {budgets.FARTHEST >> 20} MiB"
+            self._budget.free[user] = free = found
+        like = max(0, rsp - free.start - loop.stride - len(loop.vectors) * self._reach) // loop.stride * loop.stride
+        if self._expected == rsp - loop.stride:
+            self._expected = rsp - like - loop.stride
+        self.state.registers = registers.replace(rsp=rsp - like)
         return ""
-
-    def _obstacle(self, rsp: int) -> int:
-        """The end of the highest page below that a push cannot enter, or that holds a part of a table; or an address
-        further down than anybody asks."""
-        free = self._budget.free[self.state.registers.cpl == 3]
-        top = end = (rsp & -PAGE) + PAGE
-        number = bisect_left(free, (rsp + 1,))
-        if number < len(free) and min(free[number][1], free[number][0] - PAGE) <= rsp:
-            top, end, stopped = free[number]
-            if stopped or rsp - end >= budgets.FARTHEST:
-                return end
-            del free[number]
-        end, stopped = self._descend(rsp, end)
-        insort(free, (top, end, stopped))
-        return end
-
-    def _descend(self, rsp: int, end: int) -> tuple[int, bool]:
-        """The lowest address down to which a stack can be consumed from `end`, and whether something stops it there.
-        The search goes to FARTHEST below `rsp`."""
-        machine = self.state.machine
-        for lowest, answer in pages_below(machine, end, PUSHES[self.state.registers.cpl == 3][0], self._budget):
-            if not isinstance(answer, Ok):
-                return end, True
-            page = machine.space.page(lowest % TOP)
-            first = lowest - (page.physical + (lowest % TOP - page.linear))  # linear less physical address
-            if page.size == PAGE:
-                if page.physical >> 12 in machine.table_pages:
-                    return end, True
-            elif tables := [at for number in machine.table_pages if lowest <= (at := first + number * PAGE) < end]:
-                return max(tables) + PAGE, True
-            end = lowest
-            if lowest <= 0:
-                return end, True
-            if rsp - lowest >= budgets.FARTHEST:
-                return end, False
-        raise AssertionError("pages have no end")
 
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:
         """The loop that there was; its equal rounds are taken out of the simulation."""
         loop = self._loop
         if loop is None:
             return None
-        if loop.rounds is None or self._key is None:
+        if self._key is None:
             del deliveries[loop.at :], handlers[loop.at :]
             return loop
         (_, first), (count, last) = self._seen[self._key][0], self._deepest

@@ -109,13 +109,13 @@ class NoEnd(NotThere):
 class StepBudget:
     """The steps that are left: a check of a delivery is one, and a page that is looked at on the way down a stack.
 
-    `free` are stretches of memory in which a stack can be consumed without meeting anything, found once for all
-    simulations: by whether a user's pushes are meant, (above the highest byte, lowest byte, whether something ends it).
+    `free` is the stretch of memory in which a stack was last found to be consumed without meeting anything, by whether
+    a user's pushes are meant.
     """
 
     def __init__(self, steps: int | None = None) -> None:
         self.steps = self.left = budgets.STEPS if steps is None else steps
-        self.free: dict[bool, list[tuple[int, int, bool]]] = {False: [], True: []}
+        self.free = {False: range(0), True: range(0)}
 
     def take(self, steps: int = 1) -> None:
         """Take so many. NoEnd when none are left."""
