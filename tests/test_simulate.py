@@ -404,7 +404,7 @@ def test_rounds_that_are_left_out_take_no_steps() -> None:
         (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x28_0F00, range(K1 + 0x28_1000, K1 + 0x30_1000)),
         (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x30_1000, range(K1, K1 + 0x30_1000)),
         (Mapping("large", K1, 0x40_0000), K1 + 0x30_0008, K1 + 0x30_0000, range(K1 + 0x30_1000, K1 + 0x30_1000)),
-        (Mapping("zero", 0, 0x3000), 0x2008, None, range(0, 0x3000)),
+        (Mapping("zero", 0, 0x3000), 0x2008, None, range(0x3000)),
     ],
 )  # fmt: skip
 def test_how_far_a_stack_can_be_consumed(mapping: Mapping, rsp: int, task: int | None, found: range) -> None:
