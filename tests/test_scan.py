@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import IMAGES, call, dumped, fitting, output, refused
+from cli import IMAGES, answers, call, dumped, fitting, output, refused
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.machine.memory import PAGE, Memory
@@ -113,6 +113,27 @@ def test_protected_mode_without_paging(tmp_path: Path) -> None:
     ]
     assert [cpu["verdict"] for cpu in verdicts] == ["not-applicable"] * 2
     assert [cpu["findings"] for cpu in verdicts] == [[], []]
+
+
+def test_a_small_image_of_what_was_found(system: tuple[str, Path], tmp_path: Path) -> None:
+    """It is shown and judged as the dump that it was cut from, and says that the tables were found."""
+    output("extract", system[1], "-o", small := tmp_path / "small.core")
+    for (status, one), (other_status, other) in zip(answers(system[1]), answers(small), strict=True):
+        assert status == other_status
+        assert isinstance(one, dict) and isinstance(other, dict)
+        assert (one["image"].pop("format"), other["image"].pop("format")) == ("raw", "elfcore")
+        assert one == other
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_a_small_image_of_so_many_levels(levels: int, tmp_path: Path) -> None:
+    made = Made(levels)
+    kernel(made)
+    memory = made.memory()
+    (path := tmp_path / "memory.raw").write_bytes(memory.read(0, memory.ranges[-1].stop))
+    output("extract", path, "-o", small := tmp_path / "small.core")
+    assert dumped(small)["cpus"] == dumped(path)["cpus"]
+    assert dumped(path)["cpus"][0]["tss"]["stacks"]
 
 
 def test_a_kernel_with_four_gates(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ LEAST = 16  # bytes of a table: a symbol of less is a pointer to one
 class Contents(Record):
     """What a reader found in a file: memory, one set of registers a CPU, and what goes with them.
 
-    `extra` holds what a note of ours says beside the registers: vendor, maxphyaddr, tables at physical addresses.
+    `extra` holds what a note of ours says beside the registers: vendor, maxphyaddr, tables at physical addresses, what
+    was found without a register.
     `long_mode` is whether the file says that CPU 0 is in long mode; None where it does not tell. `running` is whether
     this is the memory of a machine, in which tables that no register names can be looked for; `lacks` is then why they
     have to be.
@@ -100,13 +101,21 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
     memory.ram = ram(contents.extra.get("ram", ""))
     machines, remarks = [], list(contents.remarks)
     sets = [_merged(loaded, options, symbols) for loaded in registers]
-    found = None
+    extra = contents.extra
+    assumed: list[tuple[str, ...]] = [()] * len(sets)
     if contents.running and _lacking(contents, options, [merged for merged, _ in sets]):
         from . import searched
 
-        found = searched.search(path, memory, [merged for merged, _ in sets], contents.lacks, options.progress)
+        # what the search reads is not what a small image needs
+        found = searched.search(path, contents.memory, [merged for merged, _ in sets], contents.lacks, options.progress)
         remarks += found.remarks
+        extra = extra | found.extra
         sets = [(merged, frozenset()) for merged in found.registers]
+        assumed = [*found.assumed]
+    elif "found" in extra:
+        from . import searched
+
+        assumed = [searched.repeated(extra["found"], merged) for merged, _ in sets]
     for cpu, (merged, physical) in enumerate(sets):
         physical |= set(contents.extra.get("physical", "").split(","))
         core = None if cpu else contents.long_mode
@@ -118,8 +127,8 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
             maxphyaddr=bits,
             physical=physical,
             core=core,
-            assumed=found.assumed[cpu] if found is not None else (),
-            five_level=found is not None and found.five_level,
+            assumed=assumed[cpu],
+            five_level=extra.get("levels") == "5",
         )
         if options.registers and (bases := machine.descriptor_bases()):
             machine = machine.replace(merged.replace(**bases), assumed=_assumed(machine, bases))
@@ -129,7 +138,7 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
         remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
     if stacks := symbols.objects:
         machines = [machine.replace(stacks=stacks, assumed=machine.assumed) for machine in machines]
-    return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes, contents.extra)
+    return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes, extra)
 
 
 def _lacking(contents: Contents, options: OpenOptions, registers: list[Registers]) -> bool:

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 class Searched(Record):
-    """Registers with what they lack, for each CPU what is assumed with that, and what is remarked of the image."""
+    """Registers with what they lack, for each CPU what is assumed with that, and what is remarked of the image.
+
+    `extra` is what a small image has to say of it.
+    """
 
     registers: tuple[Registers, ...]
     assumed: tuple[tuple[str, ...], ...]
-    five_level: bool = False
     remarks: tuple[str, ...] = ()
+    extra: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
 def search(
@@ -52,9 +55,17 @@ def search(
     return Searched(
         tuple(known for known, _ in filled),
         tuple(_assumed(known, names, machine.score) for known, names in filled),
-        machine.root is not None and machine.root.mode == "5-level",
         tuple(remarks),
+        {"found": f"{machine.score}:{','.join(filled[0][1])}"}
+        | ({"levels": "5"} if machine.root is not None and machine.root.mode == "5-level" else {}),
     )
+
+
+def repeated(said: str, registers: Registers) -> tuple[str, ...]:
+    """What is assumed with registers of a small image, of which it says that they were found."""
+    score, _, names = said.partition(":")
+    known = tuple(name for name in names.split(",") if name in ("cr0", "cr3", "gdtr", "idtr", "tr"))
+    return _assumed(registers, known, int(score)) if score.isdecimal() and len(score) < 4 else ()
 
 
 def _assumed(registers: Registers, names: tuple[str, ...], score: int) -> tuple[str, ...]:
