@@ -1,9 +1,15 @@
 """Tables found without a register: in captured systems as their cores have them, and in memory made for the purpose."""
 
+import fcntl
 import json
 import lzma
+import os
+import pty
 import random
 import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +25,7 @@ from x86tables.machine.registers import FRED, Registers, TableRegister, load
 from x86tables.readers import open_image
 from x86tables.readers.searched import search
 from x86tables.scan import fill, scan, vectors
-from x86tables.scan.candidates import idts_in
+from x86tables.scan.candidates import best_look, idts_in
 from x86tables.scan.shapes import shapes
 
 KERNEL, RAM = 0xFFFF_FFFF_8000_0000, 0xFFFF_8880_0000_0000
@@ -170,6 +176,30 @@ def test_memory_with_gaps() -> None:
         for machine in scan(partial).machines:
             assert machine.root and machine.root.physical == made.cr3
         scan(partial, cr3=made.cr3)
+
+
+def test_options_beside_the_search(system: tuple[str, Path]) -> None:
+    """A CR3 that is given is kept, on as many CPUs as are found; the rest is searched for in its page tables."""
+    name, path = system
+    core = dumped(IMAGES / f"{name}.core")["cpus"]
+    for cr3 in {cpu["registers"]["cr3"] for cpu in core}:
+        cpus = dumped(path, "--cr3", cr3)["cpus"]
+        # the page tables of a guest of Xen do not show the tables of all CPUs
+        assert len(cpus) in ((1,) if name == "memtest" else (1, len(core)) if name == "xen" else (len(core),))
+        for cpu in cpus:
+            assert cpu["registers"]["cr3"] == cr3
+            assert not any(text.startswith("CR3") for text in cpu["assumed"])
+            assert cpu["idt"]["gates"]
+
+
+def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made()
+    kernel(made)
+    memory = made.memory()
+    found = scan(memory)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.delitem(sys.modules, "x86tables.scan.vectors")
+    assert best_look() is shapes and scan(memory) == found
 
 
 def test_the_command(system: tuple[str, Path]) -> None:
@@ -347,6 +377,20 @@ def test_windows_do_not_matter(tmp_path: Path) -> None:
     content = memory.read(0, memory.ranges[-1].stop)
     odd = Memory([(0x234, len(content) - 0x234, content[0x234:], 0)])
     assert scan(odd).machines == (machine,)
+
+
+def test_progress_on_a_terminal() -> None:
+    """A bar for what takes more than a second, and nothing in a pipe."""
+    steps = "import time; from x86tables.commands._arguments import progress; step = progress(14)"
+    argv = [sys.executable, "-c", f"{steps}; [(time.sleep(0.1), step(1)) for _ in range(14)]"]
+    assert subprocess.run(argv, capture_output=True, check=True).stderr == b""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run(argv, stderr=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16)
+    os.close(ours)
+    assert b"%|" in shown and shown.endswith(b"\r")
 
 
 def test_fred_has_no_idt() -> None:

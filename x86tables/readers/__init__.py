@@ -107,7 +107,9 @@ def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # 
         from . import searched
 
         # what the search reads is not what a small image needs
-        found = searched.search(path, contents.memory, [merged for merged, _ in sets], contents.lacks, options.progress)
+        known = [merged for merged, _ in sets]
+        counted = bool(contents.registers)
+        found = searched.search(path, contents.memory, known, contents.lacks, options.progress, counted)
         remarks += found.remarks
         extra = extra | found.extra
         sets = [(merged, frozenset()) for merged in found.registers]

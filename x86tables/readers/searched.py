@@ -29,11 +29,17 @@ class Searched(Record):
 
 
 def search(
-    path: str, memory: Memory, registers: Sequence[Registers], lacks: str, progress: Progress = None
+    path: str,
+    memory: Memory,
+    registers: Sequence[Registers],
+    lacks: str,
+    progress: Progress = None,
+    counted: bool = True,
 ) -> Searched:
     """The tables that registers do not name, as they are found; ImageError when nothing is known of any table.
 
-    `lacks` says why they have to be found; `progress` is as in OpenOptions.
+    `lacks` says why they have to be found; `progress` is as in OpenOptions. `counted` is whether the image says how
+    many CPUs there are; else there are as many as are found, and what is known is known of each.
     """
     known = next((r.cr3 for r in registers if r.cr3 is not None), None)
     found = scan.scan(memory, known, note=progress and progress(memory.written))
@@ -45,7 +51,7 @@ def search(
             )
         return Searched(tuple(registers), ((),) * len(registers))
     machine, others = found.machines[0], found.machines[1:]
-    filled = scan.fill(registers, machine)
+    filled = scan.fill(registers if counted else list(registers) * len(machine.cpus), machine)
     remarks = []
     if others:
         them = "another machine was" if len(others) == 1 else f"{len(others)} other machines were"

@@ -54,12 +54,10 @@ def scan(memory: Memory, cr3: int | None = None, note: Note | None = None) -> Sc
 def fill(registers: Sequence[Registers], found: FoundMachine) -> list[tuple[Registers, tuple[str, ...]]]:
     """The registers of each CPU with what they lack as it was found, and the names of those that were found.
 
-    A CPU of which TR or GDTR is known gets the tables that these name, any other those at its own place in the list;
-    where no register at all is known, there are as many CPUs as were found.
+    A CPU of which TR or GDTR is known gets the tables that these name, any other those at its own place in the list.
     """
     filled = []
-    nothing = all(value is None for known in registers for name, value in known.asdict().items() if name != "general")
-    for number, known in enumerate([Registers()] * len(found.cpus) if nothing else registers):
+    for number, known in enumerate(registers):
         values: dict[str, object] = {"cr0": PE} if found.root is None else {"cr3": found.root.physical}
         if (cpu := _own(known, number, found)) is not None:
             values |= {"gdtr": cpu.gdtr, "idtr": cpu.idt and cpu.idt.register, "tr": cpu.tr}
