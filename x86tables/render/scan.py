@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 def scan(path: str, format: str, found: Scan) -> Iterator[str]:
     """All machines, best first."""
     count = len(found.machines)
-    machines = "no tables found" if not count else "1 machine found" if count == 1 else f"{count} machines found"
+    machines = _count(count, "machine found", "machines found") if count else "no tables found"
     yield f"{path}: {format}, {machines}"
-    yield (
-        f"  looked at {size(found.size)}: {found.gates} runs of gates, {found.codes} 64-bit code segments, "
-        f"{found.roots} pages like a top-level page table"
+    looked = (
+        _count(found.gates, "run of gates", "runs of gates"),
+        _count(found.codes, "64-bit code segment", "64-bit code segments"),
+        _count(found.roots, "page like a top-level page table", "pages like a top-level page table"),
     )
+    yield f"  looked at {size(found.size)}: {', '.join(looked)}"
     for number, machine in enumerate(found.machines):
         yield ""
         yield f"machine {number}  score {machine.score} of 100"
         yield from (f"  {reason.points:+4}  {_words(reason)}" for reason in machine.reasons)
         yield from _machine(machine)
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _machine(machine: FoundMachine) -> Iterator[str]:
