@@ -52,7 +52,7 @@ def test_refused(tmp_path: Path) -> None:
     last = (
         "nothing was written: CPU 0 does not survive a stack overflow (triple-fault); IDT004 is an error; --no-check "
     )
-    assert out.splitlines()[-1] == last + "writes it anyway"
+    assert " ".join(out.split()).endswith(last + "writes it anyway")
     assert not (tmp_path / "out").exists()
 
 

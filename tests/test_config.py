@@ -535,9 +535,32 @@ def test_a_stack_without_a_guard_and_its_neighbour(tmp_path: Path) -> None:
     status, out, _ = call("build", path, "-o", tmp_path / "out", "--emit", "ld")
     assert status == 1
     assert f"nothing was written: {first}; {second}; {third}" in " ".join(out.split())
+    status, out, _ = call("check", path)
+    assert status == 1
+    assert f"error: {first} error: {second} error: {third}" in " ".join(out.split())
+    assert json.loads(call("check", path, "--format", "json")[1])["problems"] == [first, second, third]
+    (run,) = json.loads(call("check", path, "--format", "sarif")[1])["runs"]
+    results = [result for result in run["results"] if result["ruleId"] == "unguarded-neighbour"]
+    assert [result["message"]["text"] for result in results] == [first, second, third]
+    assert {run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] for result in results} == {"unguarded-neighbour"}
     path.write_text(NEIGHBOURS.replace("size = 0x4000 }", "size = 0x4000, guard = 4096 }"))
     tables = config.load(str(path))
     assert problems(tables, config.lookup(tables)) == [second]
+
+
+def test_a_problem_alone_fails_the_check(tmp_path: Path) -> None:
+    """Tables that survive, and a stack of another CPU that nothing guards: `check` refuses it, as `build` does."""
+    text = next(path for path in EXAMPLES if path.name == "double_fault.toml").read_text()
+    path = tmp_path / "kernel.toml"
+    path.write_text(text.replace('size = "20 KiB", guard = 4096', 'size = "20 KiB"'))
+    status, out, _ = call("check", path)
+    assert (status, "error: " in out) == (0, False)
+    path.write_text(
+        path.read_text().replace("double_fault_stack = 0xffffffff80221000", "double_fault_stack = 0xffffffff80215000")
+    )
+    status, out, _ = call("check", path)
+    assert status == 1 and "CPU 0  survives" in out
+    assert "error: the stack double_fault has no guard, and right below it lies the stack, which an" in out
 
 
 def test_placeholders_are_named_not_shown(tmp_path: Path) -> None:

@@ -289,11 +289,15 @@ def assess(
 
 
 class Outcome:
-    """What the assessments of an image come to, as they pass: the worst verdict, and whether a finding is an error."""
+    """What the assessments of an image come to, as they pass: the worst verdict, and whether a finding is an error.
 
-    def __init__(self) -> None:
+    `problems` are those of the image itself, each as bad as an error.
+    """
+
+    def __init__(self, problems: Sequence[str] = ()) -> None:
+        self.problems = problems
         self.verdicts: set[str] = set()
-        self.failed = False
+        self.failed = bool(problems)
 
     def of(self, assessments: Iterable[Assessment]) -> Iterator[Assessment]:
         """The assessments, each noted as it passes."""
@@ -311,16 +315,16 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 when all survive and no finding is an error."""
+        """The exit status: 0 when all survive, no finding is an error, and the image has no problems."""
         return 0 if self.verdict == "survives" and not self.failed else 1
 
 
-def refusals(assessments: Iterable[Assessment]) -> list[str]:
-    """Why tables are not written: a verdict or a finding each. An unknown verdict does not refuse: it depends on
-    memory that was not declared."""
+def refusals(image: Image, assessments: Iterable[Assessment]) -> list[str]:
+    """Why tables are not written: a problem of the configuration, a verdict or a finding each. An unknown verdict does
+    not refuse: it depends on memory that was not declared."""
     from .delivery.simulate import LOOPS, TRIPLE_FAULT
 
-    reasons = []
+    reasons = image.problems()
     for assessment in assessments:
         if assessment.verdict in (TRIPLE_FAULT, LOOPS):
             reasons.append(f"CPU {assessment.cpu} does not survive a stack overflow ({assessment.verdict})")

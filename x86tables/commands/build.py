@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_check:
         assessments = image.check()
         lines += writing.checked(image.snapshot, assessments)
-        if refused := "; ".join([*image.problems(), *refusals(assessments)]):
+        if refused := "; ".join(refusals(image, assessments)):
             output([*lines, f"nothing was written: {refused}; --no-check writes it anyway"])
             return 1
     write_all(args.output, files)

@@ -4,7 +4,8 @@ The first line of each CPU gives two answers: what happens when the stack runs i
 and whether the stack in use has such a page below it. Then come the trace and what the rules find; `x86tables explain
 RULE` explains a rule. Exit status 1 for any verdict but `survives`, and for a finding of severity error.
 
-IMAGE may be a TOML declaration (*.toml): then the declared tables are judged, before there is a kernel.
+IMAGE may be a TOML declaration (*.toml): then the declared tables are judged, before there is a kernel. A stack without
+a guard right above another stack or a table is an error there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdicts; 1 unless every CPU that it applies to survives."""
     image = image_from(args)
     names, options = options_from(args, image)
-    outcome = Outcome()
+    outcome = Outcome(image.problems())
     assessments = image.assessments(
         names,
         rules=args.select,
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         from ..render import verdict
         from ..render.lines import output
 
-        output(verdict.check(image.snapshot, passing, args.steps))
+        output(verdict.check(image.snapshot, passing, args.steps, outcome.problems))
     elif args.format == "json":
         from ..render.json import check
 
@@ -59,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
         from ..render import sarif
         from ..render.json import output as output_json
 
-        output_json(sarif.log(image.snapshot, list(passing)))
+        output_json(sarif.log(image.snapshot, list(passing), outcome.problems))
     return outcome.status

@@ -50,10 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_check:
         image, assessments = _checked(plan)
         output(writing.checked(image.snapshot, assessments))
-        refused = [*link.problems(plan), "; ".join(refusals(assessments))]
-        if any(refused):
-            lines = [f"refused: {reason}" for reason in refused if reason]
-            output([*lines, "nothing was written; --no-check writes it anyway"])
+        if refused := [*link.problems(plan), *refusals(image, assessments)]:
+            output([*(f"refused: {reason}" for reason in refused), "nothing was written; --no-check writes it anyway"])
             return 1
     out = args.output if args.output is not None else args.kernel
     if os.path.exists(out) and os.path.samefile(out, args.config):

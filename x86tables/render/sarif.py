@@ -33,14 +33,16 @@ SCENARIOS = {
     "sysret": "an exception right before SYSRET, or its own #GP, on the program's stack, is not survived",
     "survival-matrix": "an exception on a bad stack is not survived",
 }
+NEIGHBOUR = "unguarded-neighbour"  # the rule of a configuration's problems
 
 
-def log(image: Snapshot, assessments: Sequence[Assessment]) -> dict[str, Any]:
-    """The SARIF log of one `check`: one run, its rules, and a result for each finding and each bad verdict."""
+def log(image: Snapshot, assessments: Sequence[Assessment], problems: Iterable[str] = ()) -> dict[str, Any]:
+    """The SARIF log of one `check`: one run, its rules, and a result for each problem, finding and bad verdict."""
     uri = relative(image.path)
     rules = [_rule(rule) for rule in RULES] + [_scenario(name, title) for name, title in SCENARIOS.items()]
+    rules.append(_neighbour())
     index = {rule["id"]: number for number, rule in enumerate(rules)}
-    results = [*_verdicts(assessments), *_findings(assessments)]
+    results = [*map(_problem, problems), *_verdicts(assessments), *_findings(assessments)]
     for result in results:
         result["ruleIndex"] = index[result["ruleId"]]
         result["locations"] = [_location(uri, result.pop("where"))]
@@ -90,6 +92,13 @@ def _scenario(name: str, title: str) -> dict[str, Any]:
     return _descriptor(name, title, "error", text.replace("`", ""), text, "scenario")
 
 
+def _neighbour() -> dict[str, Any]:
+    text = "An overflow of this stack is not noticed: it overwrites what lies right below. Leave a page between them, "
+    text += "unmapped when the kernel runs, and declare guard = 4096."
+    title = "a declared stack without a guard lies right above another stack or a table"
+    return _descriptor(NEIGHBOUR, title, "error", text, text, "declaration")
+
+
 def _descriptor(name: str, title: str, severity: str, text: str, markdown: str, tag: str) -> dict[str, Any]:
     return {
         "id": name,
@@ -116,6 +125,17 @@ def _verdicts(assessments: Iterable[Assessment]) -> Iterator[dict[str, Any]]:
     for (name, verdict, reason), cpus in found.items():
         level = "warning" if verdict == UNKNOWN else "error"
         yield _result(name, level, f"{verdict}: {reason}", name, cpus)
+
+
+def _problem(problem: str) -> dict[str, Any]:
+    """A problem of the configuration: its sentence names stacks and tables, and is the same from run to run."""
+    return {
+        "ruleId": NEIGHBOUR,
+        "level": "error",
+        "message": {"text": problem},
+        "where": "declaration",
+        "partialFingerprints": {"x86tables/v1": f"{NEIGHBOUR}:{problem}"},
+    }
 
 
 def _findings(assessments: Iterable[Assessment]) -> Iterator[dict[str, Any]]:

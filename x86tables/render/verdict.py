@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from ..machine.symbols import Symbols
 
 
-def check(image: Snapshot, assessments: Iterable[Assessment], all_steps: bool = False) -> Iterator[str]:
-    """The lines that `check` prints: per CPU the two answers, why, the trace, the interrupt stacks, the findings."""
+def check(
+    image: Snapshot, assessments: Iterable[Assessment], all_steps: bool = False, problems: Iterable[str] = ()
+) -> Iterator[str]:
+    """The lines that `check` prints: the image's problems; per CPU the two answers, why, the trace, the interrupt
+    stacks, the findings."""
     count = len(image.machines)
     yield f"{image.path}: {image.format}, {count} CPU{'s' if count != 1 else ''}"
     for remark in image.remarks:
         yield from wrap(f"  note: {remark}", "    ")
+    for problem in problems:
+        yield from wrap(f"  {coloured('error')}: {problem}", "    ")
     if image.format == "elf" and any(machine.space.paging.mode == "flat" for machine in image.machines):
         import shlex
 

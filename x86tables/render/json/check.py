@@ -136,18 +136,20 @@ class CheckJson(Answer, verdict=one_of(*VERDICTS)):
     """The verdict on every CPU.
 
     verdict: the worst; not-applicable only when all are so
+    problems: errors of a configuration that are in no CPU's tables: a stack without a guard and its neighbour
     """
 
     image: ImageJson
     cpus: list[CheckedJson]
     verdict: str
+    problems: list[str]
 
 
 def check(image: Snapshot, assessments: Iterable[Assessment], outcome: Outcome) -> Iterator[str]:
     """What `check --format json` prints, CPU by CPU; the outcome notes the assessments as they pass."""
-    head = CheckJson(image=ImageJson.of(image), cpus=[], verdict="")
+    head = CheckJson(image=ImageJson.of(image), cpus=[], verdict="", problems=[])
     cpus = (_cpu(each, image.symbols) for each in assessments)
-    return stream(head, "cpus", cpus, lambda: {"verdict": outcome.verdict})
+    return stream(head, "cpus", cpus, lambda: {"verdict": outcome.verdict, "problems": list(outcome.problems)})
 
 
 def _cpu(assessment: Assessment, symbols: Symbols) -> CheckedJson:
