@@ -75,6 +75,8 @@ PUSH = Access(write=True)
 class Page(Record):
     """A mapping: `size` bytes at `linear` are at `physical`; permissions combined over all levels."""
 
+    __slots__ = ()  # very many are made
+
     linear: int
     physical: int
     size: int
@@ -84,6 +86,9 @@ class Page(Record):
 
 
 _page = Page.maker()
+_RIGHTS_BYTE = bytes(byte & (P | RW | US) for byte in range(256))  # of byte 0 of an entry; NX is in byte 7
+_NX_BYTE = bytes(byte >> 7 for byte in range(256))
+_HIGH_NIBBLE, _LOW_NIBBLE = bytes(byte & 0xF0 for byte in range(256)), bytes(byte & 0xF for byte in range(256))
 _RIGHTS: dict[int, dict[int, tuple[bool, bool, bool]]] = {}  # of at most eight kinds
 
 
@@ -358,10 +363,10 @@ class AddressSpace:
                 seen.clear()
             entries = seen[depth, table] = list(self._entries(depth, table))
         pages: list[Page] = []
+        size, allows = 1 << shift, self._rights(allowed)
         for offset, page, start, rights in entries:
             if page:
-                w, u, x = self._rights(allowed)[rights]
-                pages.append(_page((base + offset, start, 1 << shift, w, u, x)))
+                pages.append(_page((base + offset, start, size, *allows[rights])))
                 continue
             if pages:
                 yield pages
@@ -372,20 +377,27 @@ class AddressSpace:
 
     def _leaf(self, table: int, base: int, allowed: int) -> list[Page]:
         """The pages of one page table."""
-        decides, address, rights = self.steps[-1][6] | P, self._table, self._rights(allowed)
-        values = self._values(table, 12)
-        places, matters = range(base, base + len(values) * PAGE, PAGE), RW | US | NX | decides
-        kinds = [value & matters for value in values]
-        first = kinds[0] if kinds else 0
-        if first & decides == P and kinds.count(first) == len(kinds):
-            # the usual case, all alike: to pair what they have in common in C takes half the time
-            w, u, x = rights[first & (RW | US | NX)]
-            frames = [value & address for value in values]
-            return [*map(_page, zip(places, frames, repeat(PAGE), repeat(w), repeat(u), repeat(x), strict=False))]
+        reserved, rights = self.steps[-1][6], self._rights(allowed)
+        try:
+            data = self.memory.read(table, (self.steps[-1][2] + 1) * self._size)
+        except Absent:
+            return []
+        if self._wide and not reserved:
+            low, high = data[::8].translate(_RIGHTS_BYTE), data[7::8].translate(_NX_BYTE)
+            if low[0] & P and low.count(low[0]) == len(low) and high.count(high[0]) == len(high):
+                # the usual case, all present and alike: what is no address is cleared for all of them at once
+                frames = bytearray(data)
+                frames[::8] = frames[7::8] = bytes(len(low))
+                frames[1::8], frames[6::8] = data[1::8].translate(_HIGH_NIBBLE), data[6::8].translate(_LOW_NIBBLE)
+                w, u, x = rights[low[0] & (RW | US) | (NX if high[0] else 0)]
+                places = range(base, base + len(low) * PAGE, PAGE)
+                starts = struct.unpack(f"<{len(low)}Q", frames)
+                return [*map(_page, zip(places, starts, repeat(PAGE), repeat(w), repeat(u), repeat(x), strict=False))]
+        values = struct.unpack(f"<{len(data) // self._size}{'I' if self._narrow else 'Q'}", data)
         return [
-            _page((linear, value & address, PAGE, *rights[kind & (RW | US | NX)]))
-            for linear, value, kind in zip(places, values, kinds, strict=True)
-            if kind & decides == P
+            _page((base + number * PAGE, value & self._table, PAGE, *rights[value & (RW | US | NX)]))
+            for number, value in enumerate(values)
+            if value & (reserved | P) == P
         ]
 
     def _values(self, table: int, shift: int) -> Sequence[int]:
@@ -411,6 +423,7 @@ class AddressSpace:
         a page, where it or the next table is, and their bits RW, US and NX."""
         _, shift, _, large, has_rights, as_table, as_page = self.steps[depth]
         upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
+        table_, frame = self._table, self._table & -1 << shift
         for index, value in enumerate(self._values(table, shift)):
             if not value & P:
                 continue
@@ -420,7 +433,7 @@ class AddressSpace:
             offset = index << shift
             if upper is not None and offset & upper:
                 offset += (1 << 64) - 2 * upper
-            start = self._frame(value, shift) if page else value & self._table
+            start = self._frame(value, shift) if page and shift == 22 else value & (frame if page else table_)
             yield offset, page, start, value & (RW | US | NX) if has_rights else RW | US
 
 
