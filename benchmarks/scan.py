@@ -28,7 +28,9 @@ from x86tables.scan.candidates import WINDOW, candidates
 GIB, MIB, PAGE = 1 << 30, 1 << 20, 0x1000
 KERNEL, ROUNDS = 0xFFFF_FFFF_8000_0000, 5
 # Four gates in a row, as `shapes` asks for: present, S=0, type 0xE or 0xF, IST, reserved bits, TI clear
-GATE = rb"..[\x00-\x03\x08-\x0b\x10-\x13\x18-\x1b\x20-\xff].[\x00-\x07][\x8e\x8f\xae\xaf\xce\xcf\xee\xef]......"
+GATE = (
+    rb"..[\x00-\x03\x08-\x0b\x10-\x13\x18-\x1b\x20-\xff].[\x00-\x07][\x8e\x8f\xae\xaf\xce\xcf\xee\xef]......." + rb"."
+)
 PATTERN = rb"(?:" + GATE + rb"\x00{4}){%d}" % shapes.RUN
 
 
@@ -103,7 +105,7 @@ def compare(path: Path) -> None:
     start = process_time()
     known = theirs(path)  # once: it takes half a minute
     line("search", "IDTs", "RegExScanner", [duel(1, lambda: each(gates))[0], process_time() - start], 5)
-    assert {at for at, _ in by_numpy.gates} <= set(known)
+    assert {at for at, count in by_numpy.gates if count < 2 * shapes.RUN} <= set(known) and known
     taken = duel(1, lambda: each(vectors.shapes), lambda: each(shapes.shapes))
     line("search", "all shapes", "without NumPy", taken)
     taken = duel(1, lambda: scan(memory), lambda: each(ors))

@@ -15,7 +15,7 @@ from cli import IMAGES, call, output, refused
 from mutated import CHANGES, linux
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.checks import RULES, SEVERITIES, TABLES, Report, judge
+from x86tables.checks import RULES, SEVERITIES, TABLES, USUAL, Report, judge
 from x86tables.checks.selection import find, read_baseline, select, without
 from x86tables.checks.stacks import has_red_zone
 from x86tables.delivery.scenarios import run_scenario
@@ -412,6 +412,22 @@ def test_without_a_tss_what_is_never_raised_is_a_note() -> None:
     assert (0, "TSS001", "error", "tr") in found(judge(kernel.image()))
 
 
+def test_a_monitor_needs_tr() -> None:
+    """Only where that is asked for: firmware runs without."""
+    kernel = Kernel()
+    clean = kernel.image()
+    set_register(tr=Segment(0, 0, 0xFFFF))(kernel)
+    kernel.gate(*range(256), ist=0)
+    null = kernel.image()
+    for image, rows in ((clean, []), (null, [(0, "TSS016", "note", "tr")])):
+        before, after = (found(judge(image, rules=select((), (), profile))) for profile in (None, "vmx-root"))
+        assert [row for row in after if row not in before] == rows
+    machine = clean.machines[0]
+    unknown = clean.replace(machines=(machine.replace(machine.registers.replace(tr=None)),))
+    (report,) = judge(unknown, rules=select(["TSS016"], (), "vmx-root"))
+    assert [gap.needs for gap in report.not_checked] == ["TR is not known"]
+
+
 def test_copies_in_compatibility_mode() -> None:
     """There base, limit and size of CS and SS count, and the bits that SYSCALL sets do not; in 64-bit mode none do."""
     kernel = Kernel()
@@ -498,7 +514,9 @@ def test_every_rule_is_documented_tested_unique_and_in_order() -> None:
     assert len(set(identifiers)) == len(identifiers)
     order = list(TABLES)
     assert identifiers == sorted(identifiers, key=lambda name: (order.index(name[:3]), name))
-    assert {m[0] for m in MUTATIONS} == set(identifiers), "a rule without a mutation in MUTATIONS, or the reverse"
+    assert {m[0] for m in MUTATIONS} == {rule.id for rule in USUAL}, (
+        "a rule without a mutation in MUTATIONS, or the reverse"
+    )
     for rule in RULES:
         assert re.fullmatch(f"({'|'.join(TABLES)})[0-9]{{3}}", rule.id)
         assert rule.severity in SEVERITIES
@@ -833,7 +851,10 @@ def test_select_and_ignore() -> None:
     assert [rule.id for rule in select(["SYS,STK002"])] == ["STK002", "SYS001", "SYS002", "SYS003"]
     assert {rule.table for rule in select(ignore=["GDT", "idt"])} == {"TSS", "STK", "REG", "SYS"}
     assert [rule.id for rule in select(["GDT00"], ["GDT001,GDT002", "GDT003"])][:2] == ["GDT004", "GDT005"]
-    assert select() == RULES
+    assert select() == USUAL
+    assert [rule.id for rule in select(["TSS01"], profile="vmx-root")][-1] == "TSS016"
+    with pytest.raises(UsageError, match="--profile kvm: one of vmx-root"):
+        select(profile="kvm")
     with pytest.raises(UsageError, match="no rule 'IDT099'; did you mean IDT0"):
         select(["IDT099"])
     with pytest.raises(UsageError, match="no rule ''"):

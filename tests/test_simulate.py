@@ -1,5 +1,7 @@
 """After delivery: the handler's first instruction, its stack, and events that come again and again."""
 
+from itertools import pairwise
+
 import pytest
 from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, handler, kernel
 
@@ -300,6 +302,13 @@ EATEN = {  # stacks that are eaten up: what ends each, and how much of it the lo
         cr4=PAE | SMAP,
         gates=MISSING,
     ),
+    "user pages under SMAP, AC clear": kernel(
+        mappings=(*MAPPINGS, Mapping("high", K1, 0x8000), Mapping("users", K1 - 0x8000, 0x8000, "rwu")),
+        rsp=K1 + 0x8000,
+        rflags=0x202,
+        cr4=PAE | SMAP,
+        gates=MISSING,
+    ),
     "a program's, down to the kernel's": kernel(
         ring=3,
         rsp=0x7000_8000,
@@ -380,6 +389,22 @@ def test_rounds_on_a_second_stack_are_left_out_too(monkeypatch: pytest.MonkeyPat
     assert short.deliveries[-1] == long.deliveries[-1]
 
 
+@pytest.mark.parametrize("room", [48, 96, 128, 144])
+def test_where_rounds_are_left_out_rsp_moves_further_than_a_handler_pushes(room: int) -> None:
+    """So that the deliveries tell, however the simulation goes on: here #DF's handler is missing, too, without end."""
+    gaps = []
+    for rounds in range(4, 12):
+        machine = kernel(rsp=STACK + rounds * 48, gates={**MISSING, **gate(8, offset=GONE)})
+        deliveries = simulate(machine, Event.exception(14, 0, 0x1000), room).deliveries
+        moved = [
+            one.registers.rsp - other.pushed.rsp
+            for one, other in pairwise(deliveries)
+            if one.registers.rsp is not None and other.pushed is not None
+        ]
+        gaps += [size for size in moved if size > 0]
+    assert gaps and min(gaps) > room and min(gaps) <= room + 48
+
+
 def test_rounds_that_are_left_out_take_no_steps() -> None:
     """A stack of 16 KiB and one of 1 MiB take the same steps, but for the pages that are looked at."""
     used = []
@@ -423,6 +448,17 @@ def test_how_far_a_stack_can_be_consumed(mapping: Mapping, rsp: int, task: int |
         machine = machine.replace(machine.registers.replace(tr=Segment(0x28, task, 0x67)))
     assert machine.space.page(mapping.address).size == (0x1000 if mapping.size < 0x20_0000 else 0x20_0000)
     assert descent(machine, rsp, PUSH, StepBudget()) == found
+
+
+def test_how_far_a_stack_can_be_consumed_is_found_once() -> None:
+    """The second simulation of the same budget does not look at the pages again."""
+    deep = (*MAPPINGS, Mapping("deep", K1, 0x40_000))
+    machine, budget, used = kernel(mappings=deep, rsp=K1 + 0x40_000, gates=MISSING), StepBudget(), []
+    for _ in range(2):
+        before = budget.left
+        simulate(machine, PF, budget=budget)
+        used.append(before - budget.left)
+    assert used[0] - used[1] == 0x40 + 1, "and the page that ends them"
 
 
 def test_how_far_is_far(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,12 +150,15 @@ class Image:
         rules: Iterable[str] | None = None,
         ignore: Iterable[str] | None = None,
         baseline: str | None = None,
+        profile: str | None = None,
         cpus: Sequence[Machine] | None = None,
         options: ScenarioOptions | None = None,
     ) -> list[Assessment]:
         """The assessment of each CPU, or of those in `cpus`; the arguments are those of `assessments`."""
         return list(
-            self.assessments(scenarios, rules=rules, ignore=ignore, baseline=baseline, cpus=cpus, options=options)
+            self.assessments(
+                scenarios, rules=rules, ignore=ignore, baseline=baseline, profile=profile, cpus=cpus, options=options
+            )
         )
 
     def assessments(
@@ -165,6 +168,7 @@ class Image:
         rules: Iterable[str] | None = None,
         ignore: Iterable[str] | None = None,
         baseline: str | None = None,
+        profile: str | None = None,
         cpus: Sequence[Machine] | None = None,
         options: ScenarioOptions | None = None,
     ) -> Iterator[Assessment]:
@@ -172,8 +176,8 @@ class Image:
 
         `scenarios` are names (`current-stack`, ...) or `all`; `stack-overflow` is always one of them. `rules` and
         `ignore` choose rules by prefix (`IDT`, `STK002`); without them a configuration's own choice counts, else every
-        rule is run. `baseline` is the JSON of an earlier check, whose findings are accepted. UsageError for an
-        unknown name.
+        rule is run. `baseline` is the JSON of an earlier check, whose findings are accepted. `profile`
+        (`vmx-root`) adds rules for what the CPUs are to do. UsageError for an unknown name.
         """
         from . import checks
         from .checks import selection
@@ -186,7 +190,7 @@ class Image:
         if ignore is None:
             ignore = own.ignore if own is not None else ()
         occupants = Occupants(self.machines)
-        reports = checks.judge(self.snapshot, machines, selection.select(rules, ignore), occupants=occupants)
+        reports = checks.judge(self.snapshot, machines, selection.select(rules, ignore, profile), occupants=occupants)
         if baseline is not None:
             reports = selection.without(reports, selection.read_baseline(baseline))
         names = scenario_names(scenarios)

@@ -6,7 +6,7 @@ from ..delivery.occupants import Occupants
 from ..machine.registers import FRED
 from ..records import Record
 from . import gates, gdt, idt, segments, stacks, tss
-from .catalogue import DECLARED, LOADED, PHASES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
+from .catalogue import DECLARED, LOADED, PHASES, PROFILES, SEVERITIES, TABLES, Finding, NotChecked, Rule, catalogue
 from .cpu import CheckedCpu, Cpus
 
 TYPE_CHECKING = False
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from ..machine.image import Snapshot
     from ..machine.machine import Machine
 
-__all__ = ["PHASES", "RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
+__all__ = ["PHASES", "PROFILES", "RULES", "SEVERITIES", "TABLES", "Finding", "NotChecked", "Report", "Rule", "judge"]
 
 RULES = catalogue()
+USUAL = tuple(rule for rule in RULES if not rule.profile)
 assert {rule.check.__module__ for rule in RULES} == {m.__name__ for m in (gates, gdt, idt, segments, stacks, tss)}
 
 
@@ -42,7 +43,7 @@ class Report(Record):
 def judge(
     image: Snapshot,
     machines: Iterable[Machine] | None = None,
-    rules: Iterable[Rule] = RULES,
+    rules: Iterable[Rule] = USUAL,
     declared: bool | None = None,
     occupants: Occupants | None = None,
 ) -> list[Report]:

@@ -19,6 +19,7 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 DECLARED, LOADED = "declared", "loaded"
 PHASES = {DECLARED: "a configuration, before LGDT and LTR", LOADED: "a machine's state, after LGDT and LTR"}
+PROFILES = {"vmx-root": "a CPU from which a monitor is to run guests"}
 TABLES = {
     "GDT": "the global descriptor table",
     "IDT": "the interrupt descriptor table and its gates",
@@ -67,7 +68,8 @@ class NotChecked(Record):
 class Rule(Record):
     """One row of the catalogue: `severity` is the usual one, `text` the docstring that `explain` shows.
 
-    `phase` is a key of PHASES; "" for a rule that holds in both.
+    `phase` is a key of PHASES; "" for a rule that holds in both. `profile` is a key of PROFILES for a rule that is run
+    only when that is asked for.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Rule(Record):
     text: str
     check: Check
     phase: str = ""
+    profile: str = ""
 
     @property
     def table(self) -> str:
@@ -100,12 +103,12 @@ class Rule(Record):
 _RULES: dict[str, Rule] = {}
 
 
-def rule(identifier: str, severity: str, title: str, phase: str = "") -> Callable[[Check], Check]:
+def rule(identifier: str, severity: str, title: str, phase: str = "", profile: str = "") -> Callable[[Check], Check]:
     """Make a function a rule. Identifiers are never reused or renumbered."""
 
     def register(check: Check) -> Check:
         assert identifier not in _RULES, f"{identifier} is taken"
-        _RULES[identifier] = Rule(identifier, severity, title, check.__doc__ or "", check, phase)
+        _RULES[identifier] = Rule(identifier, severity, title, check.__doc__ or "", check, phase, profile)
         return check
 
     return register

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import ImageError, UsageError
 from ..machine.files import load
-from . import RULES, Report
+from . import PROFILES, RULES, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     Known: TypeAlias = "frozenset[tuple[int | None, str, str]]"
 
 
-def select(only: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
-    """The rules whose identifiers begin with one of `only` (default: all) and with none of `ignore`.
+def select(only: Iterable[str] = (), ignore: Iterable[str] = (), profile: str | None = None) -> tuple[Rule, ...]:
+    """The rules whose identifiers begin with one of `only` (default: all) and with none of `ignore`; those of a profile
+    only when it is given.
 
-    Each item may hold several prefixes with commas. UsageError for a prefix of no rule.
+    Each item may hold several prefixes with commas. UsageError for a prefix of no rule, or an unknown profile.
     """
+    if profile is not None and profile not in PROFILES:
+        raise UsageError(f"--profile {profile}: one of {', '.join(PROFILES)}")
     wanted, unwanted = _prefixes(only), _prefixes(ignore)
     return tuple(
         rule
         for rule in RULES
+        if rule.profile in ("", profile)
         if (not wanted or rule.id.startswith(wanted)) and not (unwanted and rule.id.startswith(unwanted))
     )
 

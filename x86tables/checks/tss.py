@@ -410,3 +410,21 @@ def not_canonical(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
             who = f"used by {labels(slot.vectors)}" if slot.vectors else f"used when {RING3_STACK}"
             message = f"{slot.name} {slot.top:#x}, {who}, is not canonical: #SS"
             yield Finding("tss", None, slot.field, message, mildness(cpu, slot))
+
+
+@rule("TSS016", NOTE, "TR is null where a monitor needs it", LOADED, "vmx-root")
+def no_tr_for_a_monitor(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
+    """
+    Why: a VM entry fails when the TR selector in the host-state area is 0, and every VM exit loads TR from there (SDM
+        Vol. 3C, "Checks on Host Segment and Descriptor-Table Registers": the selectors of CS and TR cannot be 0000H).
+        Firmware hands over with a null TR, so a monitor that is started from it and copies the registers that it
+        found into the VMCS is refused with a VM-instruction error.
+    Fix: before the first VM entry, put a 64-bit TSS into the GDT of each CPU, and LTR.
+    Bad: vmwrite(HOST_TR_SELECTOR, str()), TR being as firmware left it
+    Good: lgdt; mov ax, 0x28; ltr ax; vmwrite(HOST_TR_SELECTOR, 0x28)
+    """
+    tr = cpu.registers.tr
+    if tr is None:
+        cpu.missing("TR is not known")
+    elif tr.null:
+        yield Finding("tr", None, "", "TR is null: a VM entry with it as the host's TR fails")

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules = parser.add_argument_group("rules")
     rules.add_argument("--select", metavar="RULES", action="append", help="only these, by prefix: IDT,STK002")
     rules.add_argument("--ignore", metavar="RULES", action="append", help="all but these, by prefix: TSS004")
+    rules.add_argument("--profile", metavar="NAME", help="rules for what the CPUs are to do: vmx-root (run guests)")
     rules.add_argument("--baseline", metavar="FILE", help="accept the findings in the JSON of an earlier check")
     parser.add_argument("--steps", action="store_true", help="show every check of the trace, passed ones too (text)")
     parser.add_argument("--format", choices=("text", "json", "sarif"), default="text")
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         rules=args.select,
         ignore=args.ignore,
         baseline=args.baseline,
+        profile=args.profile,
         cpus=chosen(image, args),
         options=options,
     )

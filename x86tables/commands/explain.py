@@ -13,7 +13,7 @@ Without WORD, all rules are listed, by table.
 
 from __future__ import annotations
 
-from ..checks import PHASES, RULES, TABLES
+from ..checks import PHASES, PROFILES, RULES, TABLES
 from ..checks.selection import find
 from ..errors import UsageError
 
@@ -96,6 +96,8 @@ def explanation(rule: Rule) -> Iterator[str]:
     yield f"{rule.id}  {rule.severity}: {rule.title}"
     if rule.phase:
         yield f"        judged for {PHASES[rule.phase]}"
+    if rule.profile:
+        yield f"        judged with --profile {rule.profile}: {PROFILES[rule.profile]}"
     for head in ("Why", "Fix"):
         yield ""
         yield from wrap(f"{head}: {rule.sections[head]}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)

@@ -199,8 +199,7 @@ class LoopDetector:
     """Detects a loop of events: at the same stack indefinitely, or a little deeper each time."""
 
     def __init__(self, state: CpuState, handler_stack: int, budget: StepBudget) -> None:
-        self.state, self._budget = state, budget
-        self._reach = handler_stack + 64  # how far below RSP one delivery and its handler write
+        self.state, self._pushes, self._budget = state, handler_stack, budget
         self._seen: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # what comes -> (deliveries before, RSP)
         self._loop: Loop | None = None
         self._key: tuple[object, ...] | None = None  # what comes again and again, when it goes deeper
@@ -243,7 +242,10 @@ class LoopDetector:
         return False
 
     def _ahead(self, loop: Loop) -> str:
-        """Skip the rounds that are certain to be like the last one; real ones are left before anything changes."""
+        """Skip the rounds that are certain to be like the last one; real ones are left before anything changes.
+
+        Only where RSP moves further than a handler pushes: the deliveries show by that where some are missing.
+        """
         registers = self.state.registers
         rsp, user = registers.rsp or 0, registers.cpl == 3
         free = self._budget.free[user]
@@ -253,10 +255,11 @@ class LoopDetector:
                 self._key, self._loop = None, loop.replace(rounds=None)
                 return f"{loop.stride} bytes deeper each time, with no end within {budgets.FARTHEST >> 20} MiB"
             self._budget.free[user] = free = found
-        like = max(0, rsp - free.start - loop.stride - len(loop.vectors) * self._reach) // loop.stride * loop.stride
-        if self._expected == rsp - loop.stride:
-            self._expected = rsp - like - loop.stride
-        self.state.registers = registers.replace(rsp=rsp - like)
+        like = max(0, rsp - free.start - loop.stride) // loop.stride * loop.stride
+        if like > self._pushes:
+            if self._expected == rsp - loop.stride:
+                self._expected = rsp - like - loop.stride
+            self.state.registers = registers.replace(rsp=rsp - like)
         return ""
 
     def end(self, deliveries: list[Delivery], handlers: list[Handler]) -> Loop | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...checks import PHASES, SEVERITIES
+from ...checks import PHASES, PROFILES, SEVERITIES
 from ...documents import Answer, Document, one_of
 
 TYPE_CHECKING = False
@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from ..glossary import Topic
 
 
-class RuleJson(Document, severity=one_of(*SEVERITIES), phase=one_of(*PHASES, None)):
+class RuleJson(Document, severity=one_of(*SEVERITIES), phase=one_of(*PHASES, None), profile=one_of(*PROFILES, None)):
     """One rule.
 
     phase: judged in a declaration or in a loaded machine only; null: in both
+    profile: judged only when this profile is asked for; null: always
     """
 
     rule: str
     severity: str
     title: str
     phase: str | None
+    profile: str | None
     why: str
     fix: str
     bad: str
@@ -56,4 +58,4 @@ def explain(rules: Iterable[Rule], topics: Iterable[Topic] = ()) -> ExplainJson:
 
 def _rule(rule: Rule) -> RuleJson:
     sections = {name.lower(): text for name, text in rule.sections.items()}
-    return RuleJson.of(rule, rule=rule.id, phase=rule.phase or None, **sections)
+    return RuleJson.of(rule, rule=rule.id, phase=rule.phase or None, profile=rule.profile or None, **sections)
