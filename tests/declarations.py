@@ -58,6 +58,7 @@ FIELDS: dict[str, tuple[tuple[str, int], ...]] = {
         ("reserved1", 64), ("rsp2", 64), ("rsp1", 64), ("rsp0", 64), ("reserved0", 32),
     ),
     "Selector": (("index", 13), ("ti", 1), ("rpl", 2)),
+    "Star": (("user", 16), ("kernel", 16), ("eip", 32)),
     "SelectorErrorCode": (("reserved", 16), ("index", 13), ("ti", 1), ("idt", 1), ("ext", 1)),
     "PageFaultErrorCode": (
         ("rmp", 1), ("reserved1", 15), ("sgx", 1), ("reserved0", 7), ("hlat", 1), ("ss", 1), ("pk", 1), ("id", 1),

@@ -152,6 +152,7 @@ def test_all_scenarios() -> None:
         assert set(verdicts.values()) == {"survives"}
     text = output("check", LINUX, "--scenario", "all")
     assert "  survival-matrix: survives" in text
+    assert "  current-stack: guarded: the page below refuses a push (PTE not present)\n" in text
     assert max(map(len, text.splitlines())) <= 100
 
 

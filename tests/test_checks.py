@@ -911,6 +911,12 @@ def test_an_error_finding_is_exit_status_1() -> None:
     status, out, _ = call("check", linux, "--reg", "star=0x0023001800000000")
     assert status == 1
     assert "error    SYS001  star[47:32]" in out
+    for star, cs in (
+        ("0xfff8fff800000000", "CS 0xfff8 is beyond the limit"),
+        ("0xffffffff00000000", "CS 0xfffc is in"),
+    ):
+        status, out, _ = call("check", linux, "--reg", f"star={star}", "--reg", "efer=0xd01")
+        assert status == 1 and f"SYSCALL: {cs}" in out, "selectors of 16 bits, also in sums"
 
 
 def test_explain() -> None:

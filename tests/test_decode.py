@@ -261,7 +261,7 @@ REFUSED = [
     ),
     (
         ["0xaf9b000000ffff"],
-        "a number of 7 bytes may be several structures: say --as segment, legacy-gate or legacy-system",
+        "a number of 7 bytes may be several structures: say --as segment, legacy-gate, legacy-system or star",
     ),
     (
         ["0x00000402"],
@@ -270,7 +270,7 @@ REFUSED = [
     (
         ["0x00008e0000081234"],
         "8 bytes with S=0 and type 0xe, in 64-bit mode the first half of 16, may be several structures: "
-        "say --as legacy-gate or legacy-system",
+        "say --as legacy-gate, legacy-system or star",
     ),
     (
         ["0x00cf93000000ffff00af9b000000ffff"],

@@ -5,6 +5,10 @@ from typing import Any
 import pytest
 from cli import IMAGES, fitting, output, refused
 
+import x86tables
+from x86tables.delivery.events import Event
+from x86tables.render.trace import trace
+
 LINUX = IMAGES / "linux.core"
 
 
@@ -70,6 +74,14 @@ def test_text() -> None:
     every = output("trace", LINUX, "--vector", "14", "--cpu", 1, "--steps").splitlines()
     assert len(every) > len(lines) + 5
     assert len(output("trace", LINUX, "--vector", "14").split("\n\n")) == 2  # two CPUs
+
+
+def test_registers_that_are_not_known() -> None:
+    image, event = x86tables.open(str(LINUX)), Event.exception("#UD")
+    before = image.cpu(0).registers.replace(rip=None, rsp=None)
+    one = image.simulate(event, registers=before)
+    first, *_ = trace(image.snapshot, event, [(image.cpu(0), before, one)], False)
+    assert first == "CPU 0  #UD in ring 0, RIP not known, RSP not known"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .tables.layout import Layout, bits
     from .tables.legacy import LegacyGate, RealModeVector, Tss32, VectorTable
     from .tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-    from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+    from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode, Star
     from .tables.tss import IoMap, Tss
     from .tables.vectors import EXCEPTIONS, Vector
 
@@ -44,6 +44,7 @@ __all__ = [
     "SegmentDescriptor",
     "Selector",
     "SelectorErrorCode",
+    "Star",
     "SystemDescriptor",
     "Tss",
     "Tss32",
@@ -66,7 +67,7 @@ _NAMES = {
     "tables.layout": "Layout bits",
     "tables.legacy": "LegacyGate RealModeVector Tss32 VectorTable",
     "tables.pseudo": "ErrorFrame Frame PseudoDescriptor PseudoDescriptor32",
-    "tables.selector": "PageFaultErrorCode Selector SelectorErrorCode",
+    "tables.selector": "PageFaultErrorCode Selector SelectorErrorCode Star",
     "tables.tss": "IoMap Tss",
     "tables.vectors": "EXCEPTIONS Vector",
 }

@@ -10,7 +10,7 @@ from .tables.gdt import CallGate, LegacySystemDescriptor, SegmentDescriptor, Sys
 from .tables.idt import Gate
 from .tables.legacy import GATES, LegacyGate, RealModeVector, Tss32
 from .tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode, Star
 from .tables.tss import Tss
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ KINDS: dict[str, type[Layout]] = {
     "selector": Selector, "error-code": SelectorErrorCode, "page-fault-error": PageFaultErrorCode,
     "tss": Tss, "tss32": Tss32, "frame": Frame, "error-frame": ErrorFrame,
     "pseudo-descriptor": PseudoDescriptor, "pseudo-descriptor32": PseudoDescriptor32,
-    "real-mode-vector": RealModeVector,
+    "real-mode-vector": RealModeVector, "star": Star,
 }  # fmt: skip
 TYPES64 = {0x2, 0x9, 0xB, 0xC, 0xE, 0xF}  # what S=0 may be in 64-bit mode
 EITHER = "descriptor"  # a GDT entry: its own bits say which layout it has

@@ -63,6 +63,7 @@ __all__ = [
     "SegmentDescriptor",
     "Selector",
     "SelectorErrorCode",
+    "Star",
     "SystemDescriptor",
     "Tables",
     "Tss",
@@ -124,6 +125,7 @@ Gate = Of(idt.Gate)
 Tss = Of(tss.Tss)
 Selector = Of(selector.Selector)
 SelectorErrorCode = Of(selector.SelectorErrorCode)
+Star = Of(selector.Star)
 PageFaultErrorCode = Of(selector.PageFaultErrorCode)
 PseudoDescriptor = Lgdt = Lidt = Of(pseudo.PseudoDescriptor)
 PseudoDescriptor32 = Of(pseudo.PseudoDescriptor32)

@@ -36,7 +36,7 @@ from .tables.idt import INTERRUPT, TRAP, Gate, Idt
 from .tables.layout import Layout
 from .tables.legacy import GATES, LegacyGate, RealModeVector, Tss32
 from .tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from .tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode, Star
 from .tables.tss import IoMap, Tss
 
 if TYPE_CHECKING:
@@ -172,6 +172,9 @@ _MEANINGFUL: dict[type[Layout], Callable[[], SearchStrategy[dict[str, Any]]]] = 
         _fields(SelectorErrorCode, idt=_NO) | _fields(SelectorErrorCode, idt=_YES, ti=_NO, index=st.integers(0, 255))
     ),
     PageFaultErrorCode: _page_fault,
+    Star: lambda: _fields(
+        Star, user=st.integers(1, 0x1FFD).map(lambda n: n << 3 | 3), kernel=st.integers(1, 0x1FFE).map(lambda n: n << 3)
+    ),
     PseudoDescriptor: lambda: _fields(PseudoDescriptor, base=canonical()),
     PseudoDescriptor32: lambda: _fields(PseudoDescriptor32),
     Frame: lambda: _frame(Frame),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..machine.registers import NXE, SMAP, SMEP, UMIP, WP
 from ..tables.gdt import LDT, SegmentDescriptor, SystemDescriptor
+from ..tables.selector import Star
 from ..tables.vectors import ranges
 from .catalogue import ERROR, LOADED, WARNING, Finding, rule
 from .tables import BEYOND, NO_LDT, NULL, good_code, kind_of
@@ -177,8 +178,13 @@ def _changed(held: Segment, code: SegmentDescriptor | SystemDescriptor, wide: bo
     return [(field, f"{here + 0:#x}", f"{there + 0:#x}") for field, here, there in pairs if here != there]
 
 
-def star(cpu: CheckedCpu) -> int | None:
+def star(cpu: CheckedCpu) -> Star | None:
     """STAR where SYSCALL is in use; notes missing inputs."""
+    value = _star(cpu)
+    return None if value is None else Star.from_int(value)
+
+
+def _star(cpu: CheckedCpu) -> int | None:
     efer, value = cpu.registers.efer, cpu.registers.star
     if value is None:
         if efer is None or efer & 1:
@@ -201,12 +207,10 @@ def syscall_segments(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: gdt = null, kernel code, kernel data, ...; STAR[47:32] = 0x08
     """
     value = star(cpu)
-    if value == 0 and cpu.ring3:
+    if value == Star() and cpu.ring3:
         yield Finding(SYSCALL, None, "", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
-    if not value:
-        return
-    call = value >> 32 & 0xFFFC
-    yield from _pair(cpu, "SYSCALL", SYSCALL, call, call + 8, 0)
+    if value is not None and value != Star():
+        yield from _pair(cpu, "SYSCALL", SYSCALL, value.syscall_cs, value.syscall_ss, 0)
 
 
 @rule("SYS002", ERROR, "SYSRET loads selectors that do not fit the GDT")
@@ -220,14 +224,13 @@ def sysret_segments(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: gdt = ..., user data 0x18, user code 0x20; STAR[63:48] = 0x13
     """
     value = star(cpu)
-    if not value:  # 0 is SYS001's
-        return
-    back = value >> 48 & 0xFFFC
-    yield from _pair(cpu, "SYSRET", SYSRET, back + 16, back + 8, 3)
+    if value is not None and value != Star():  # 0 is SYS001's
+        yield from _pair(cpu, "SYSRET", SYSRET, value.sysret_cs, value.sysret_ss, 3)
 
 
 def _pair(cpu: CheckedCpu, name: str, selectors: str, cs: int, ss: int, ring: int) -> Iterator[Finding]:
     """A finding where CS is not 64-bit code, or SS not writable data, of this ring."""
+    cs, ss = cs & ~3, ss & ~3
     code, data = cpu.lookup(cs)[0], cpu.lookup(ss)[0]
     code_fits = code is not None and good_code(code) and code.dpl == ring
     data_fits = isinstance(data, SegmentDescriptor) and data.s and data.writable and data.p and data.dpl == ring
@@ -254,11 +257,10 @@ def star_rpl(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: STAR = 0x0013_0008 << 32
     """
     value = star(cpu)
-    if not value:  # 0 is SYS001's
+    if value is None or value == Star():  # 0 is SYS001's
         return
-    call, back = value >> 32 & 0xFFFF, value >> 48 & 0xFFFF
-    if call & 3:
-        yield Finding(SYSCALL, None, "", f"SYSCALL loads SS {call + 8:#x} with RPL {call & 3}, expected 0")
-    if back & 3 != 3:
+    if rpl := value.kernel & 3:
+        yield Finding(SYSCALL, None, "", f"SYSCALL loads SS {value.syscall_ss:#x} with RPL {rpl}, expected 0")
+    if (rpl := value.user & 3) != 3:
         severity = "" if cpu.machine.vendor == "amd" else WARNING
-        yield Finding(SYSRET, None, "", f"{back:#x} has RPL {back & 3}, expected 3", severity)
+        yield Finding(SYSRET, None, "", f"{value.user:#x} has RPL {rpl}, expected 3", severity)

@@ -12,7 +12,7 @@ from ..machine.probe import Fault, Inaccessible, Ok, Unknown
 from ..tables import vectors
 from ..tables.gdt import LDT, TSS_AVAILABLE, TSS_BUSY, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import INTERRUPT, TRAP, Gate
-from ..tables.selector import Selector
+from ..tables.selector import Selector, Star
 from ..tables.vectors import labels
 
 TYPE_CHECKING = False
@@ -286,11 +286,15 @@ class CheckedTables:
     @property
     def star_selectors(self) -> dict[str, int]:
         """What SYSCALL and SYSRET load, by name; nothing when STAR is not known or 0."""
-        star = self.registers.star
-        if not star:
+        if not self.registers.star:
             return {}
-        call, back = star >> 32 & 0xFFFF, star >> 48 & 0xFFFF
-        return {"SYSCALL CS": call, "SYSCALL SS": call + 8, "SYSRET CS": back + 16, "SYSRET SS": back + 8}
+        star = Star.from_int(self.registers.star)
+        return {
+            "SYSCALL CS": star.syscall_cs,
+            "SYSCALL SS": star.syscall_ss,
+            "SYSRET CS": star.sysret_cs,
+            "SYSRET SS": star.sysret_ss,
+        }
 
     # What is wrong with code segments is the descriptor's fault, the limit's or the gate's: decided here, once
 

@@ -11,7 +11,7 @@ KIND is descriptor (a GDT entry: segment, system, call-gate, legacy-gate or
 legacy-system by its own bits) or one of
   segment system call-gate gate legacy-gate legacy-system selector error-code
   page-fault-error pseudo-descriptor pseudo-descriptor32 tss tss32 frame
-  error-frame real-mode-vector
+  error-frame real-mode-vector star
 A number shorter than its kind is extended with zeros.
 
 With --in IMAGE an error-code is looked up in the tables of the image: the gate or

@@ -12,7 +12,7 @@ from ..tables.gdt import Gdt, SegmentDescriptor, SystemDescriptor
 from ..tables.idt import Gate
 from ..tables.layout import Layout
 from ..tables.pseudo import PseudoDescriptor
-from ..tables.selector import Selector
+from ..tables.selector import Selector, Star
 from ..tables.tss import STACKS, Tss
 from . import keys
 from .compiled import Address, CompiledStack, CompiledTable, CompiledTables, Item, MemoryRange, VectorHandler
@@ -337,7 +337,7 @@ class _Compiler:
     # The rest
 
     def _star(self) -> int | None:
-        """STAR[47:32] is SYSCALL's CS; STAR[63:48] SYSRET's, which lies 16 below its 64-bit CS."""
+        """STAR of the two code segments; that of SYSRET lies 16 above what it holds."""
         call = self.config.syscall
         if call is None or (call.kernel is None and call.user is None):
             return None
@@ -348,7 +348,7 @@ class _Compiler:
         user = self._code(call.user, ("syscall", "user")) - 16
         if user < 8:
             raise self.wrong(("syscall", "user"), f"{call.user!r} needs user_data before it, and a slot before that")
-        return int(Selector.from_int(user).replace(rpl=3)) << 48 | kernel << 32
+        return int(Star(user=user | 3, kernel=kernel))
 
     def _memory(self) -> Iterator[MemoryRange]:
         for number, region in enumerate(self.config.memory):

@@ -11,6 +11,7 @@ from ..machine.memory import PAGE
 from ..machine.registers import Segment
 from ..records import Record
 from ..tables.gdt import SegmentDescriptor
+from ..tables.selector import Star
 from .events import Event
 from .rings import in_ring3
 
@@ -103,7 +104,8 @@ def _in_ring0(machine: Machine, kernel: Registers, events: list[Event], where: s
     r = machine.registers
     kernel = kernel.replace(rflags=2)
     if r.star is not None:
-        kernel = kernel.replace(cs=_syscall_cs(r.star), ss=Segment(((r.star >> 32) & 0xFFFC) + 8))
+        star = Star.from_int(r.star)
+        kernel = kernel.replace(cs=_syscall_cs(star), ss=Segment(star.syscall_ss))
     pointers = [("a pointer that is not canonical", _outside(machine))]
     if r.cpl == 3 and r.rsp is not None:
         pointers.insert(0, ("the program's stack", r.rsp))
@@ -114,7 +116,7 @@ def _in_ring0(machine: Machine, kernel: Registers, events: list[Event], where: s
     ]
 
 
-def _syscall_cs(star: int) -> Segment:
+def _syscall_cs(star: Star) -> Segment:
     """What SYSCALL loads into CS: fixed attributes, whatever the descriptor says."""
     flags = int.from_bytes(bytes(SegmentDescriptor.kernel_code())[4:8], "little")
-    return Segment((star >> 32) & 0xFFFC, flags=flags)
+    return Segment(star.syscall_cs, flags=flags)

@@ -10,6 +10,7 @@ from ..records import Record
 from ..tables.gdt import TSS16, TSS_AVAILABLE, TSS_BUSY, Gdt, LegacySystemDescriptor, SystemDescriptor
 from ..tables.idt import Gate, Idt
 from ..tables.legacy import LegacyGate, Tss16, Tss32, VectorTable, holds_legacy_gates
+from ..tables.selector import Star
 from ..tables.tss import IoMap, Tss
 from .long_mode import infer, trial
 from .memory import PAGE
@@ -308,8 +309,8 @@ class Machine:
             found = set()
         found |= {s.selector for s in (r.cs, r.ss, r.ds, r.es, r.fs, r.gs, r.tr, r.ldtr) if s is not None}
         if r.star:
-            call, back = r.star >> 32 & 0xFFFF, r.star >> 48 & 0xFFFF
-            found |= {call, call + 8, back + 8, back + 16}
+            star = Star.from_int(r.star)
+            found |= {star.syscall_cs, star.syscall_ss, star.sysret_ss, star.sysret_cs}
         return {selector & ~3 for selector in found} - {0}
 
     @cached_property

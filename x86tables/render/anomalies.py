@@ -15,7 +15,7 @@ from ..tables.gdt import (
 from ..tables.idt import INTERRUPT, TRAP, Gate
 from ..tables.legacy import GATES, LegacyGate, Tss16, Tss32
 from ..tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode, Star
 from ..tables.tss import Tss
 from .describe import TYPES32, TYPES64, not_gate, protected, size, type32
 
@@ -166,6 +166,15 @@ def _selector(value: Selector) -> Iterator[str]:
         yield f"RPL {value.rpl} in a null selector"
 
 
+def _star(value: Star) -> Iterator[str]:
+    if not value.syscall_cs:
+        yield "SYSCALL would load CS with a null selector"
+    if rpl := value.kernel & 3:
+        yield f"kernel {value.kernel:#x} has RPL {rpl}, expected 0: SS keeps it"
+    if (rpl := value.user & 3) != 3:
+        yield f"user {value.user:#x} has RPL {rpl}, expected 3: with AMD, SS keeps it"
+
+
 def _selector_error(value: SelectorErrorCode) -> Iterator[str]:
     if value.idt and value.index > 255:
         yield f"vector {value.index}: an IDT ends at 255"
@@ -222,6 +231,6 @@ _ANOMALIES: dict[type, Callable[[Any], Iterable[str]]] = {
     SegmentDescriptor: _segment, SystemDescriptor: _system, CallGate: _call_gate, Gate: _gate,
     LegacyGate: _legacy_gate, LegacySystemDescriptor: _legacy_system,
     Selector: _selector, SelectorErrorCode: _selector_error, PageFaultErrorCode: _page_fault,
-    PseudoDescriptor: _pseudo, PseudoDescriptor32: _pseudo,
+    PseudoDescriptor: _pseudo, PseudoDescriptor32: _pseudo, Star: _star,
     Tss: _tss, Tss32: lambda value: _io_map(value.iopb), Frame: _frame, ErrorFrame: _frame,
 }  # fmt: skip

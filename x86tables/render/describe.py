@@ -7,7 +7,7 @@ from ..tables.gdt import WIDE, CallGate, LegacySystemDescriptor, SegmentDescript
 from ..tables.idt import INTERRUPT, TRAP, Gate
 from ..tables.legacy import GATES, LegacyGate, RealModeVector, Tss32
 from ..tables.pseudo import ErrorFrame, Frame, PseudoDescriptor, PseudoDescriptor32
-from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode
+from ..tables.selector import PageFaultErrorCode, Selector, SelectorErrorCode, Star
 from ..tables.tss import Tss
 
 TYPE_CHECKING = False
@@ -113,6 +113,13 @@ def selector(value: Selector) -> str:
     if value.null:
         return f"null selector, RPL {value.rpl}"
     return f"{'LDT' if value.ti else 'GDT'} slot {value.index}, ring {value.rpl}"
+
+
+def star(value: Star) -> str:
+    """`SYSCALL: CS 0x10, SS 0x18; SYSRET: CS 0x33, SS 0x2b`."""
+    text = f"SYSCALL: CS {value.syscall_cs:#x}, SS {value.syscall_ss:#x}; "
+    text += f"SYSRET: CS {value.sysret_cs:#x}, SS {value.sysret_ss:#x}"
+    return text + (f"; SYSCALL of 32-bit mode jumps to {value.eip:#x}" if value.eip else "")
 
 
 def selector_error(value: SelectorErrorCode) -> str:
@@ -247,6 +254,6 @@ _MEANINGS: dict[type, Callable[[Any], str]] = {
     SegmentDescriptor: _segment, SystemDescriptor: system, CallGate: call_gate, Gate: gate,
     LegacyGate: legacy_gate, LegacySystemDescriptor: legacy_system, RealModeVector: real_mode_vector,
     Selector: selector, SelectorErrorCode: selector_error, PageFaultErrorCode: page_fault_error,
-    PseudoDescriptor: pseudo_descriptor, PseudoDescriptor32: pseudo_descriptor,
+    PseudoDescriptor: pseudo_descriptor, PseudoDescriptor32: pseudo_descriptor, Star: star,
     Tss: tss, Tss32: tss32, Frame: frame, ErrorFrame: frame,
 }  # fmt: skip

@@ -6,7 +6,6 @@ import re
 
 from ..delivery.events import DELIVERED
 from ..delivery.simulate import stack_name
-from ..documents import hexadecimal
 from ..tables.selector import PageFaultErrorCode
 from ..tables.vectors import label
 from .lines import COLOURS, RED, coloured, wrap
@@ -50,19 +49,23 @@ def trace(
     for number, (machine, before, one) in enumerate(traced):
         if number:
             yield ""
-        rip, rsp = hexadecimal(before.rip), hexadecimal(before.rsp)
+        rip, rsp = _hexadecimal(before.rip), _hexadecimal(before.rsp)
         yield f"CPU {machine.cpu}  {event.label} in ring {before.cpl}, RIP {rip}, RSP {rsp}"
         yield from simulation(one, image.symbols, all_steps)
         last = one.deliveries[-1]
         if last.pushed is not None:
             values = {name: value for name, value in last.pushed.asdict().items() if not name.startswith("reserved")}
             shown = ", ".join(f"{name.replace('_', ' ')} {value:#x}" for name, value in reversed(values.items()))
-            yield from wrap(f"    frame at {hexadecimal(last.registers.rsp)}: {shown}", "      ")
+            yield from wrap(f"    frame at {_hexadecimal(last.registers.rsp)}: {shown}", "      ")
         if last.outcome == DELIVERED:
             r = last.registers
             selectors = [f"{name} {s.selector:#x}" for name, s in (("cs", r.cs), ("ss", r.ss)) if s is not None]
-            rest = [f"{name} {hexadecimal(r[name])}" for name in ("rip", "rsp", "rflags", "cr2") if r[name] is not None]
+            rest = [f"{name} {r[name]:#x}" for name in ("rip", "rsp", "rflags", "cr2") if r[name] is not None]
             yield from wrap(f"    then {', '.join(selectors + rest)}", "      ")
+
+
+def _hexadecimal(value: int | None) -> str:
+    return "not known" if value is None else f"{value:#x}"
 
 
 def _delivery(delivery: Delivery, symbols: Symbols, all_steps: bool) -> Iterator[str]:

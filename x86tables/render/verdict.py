@@ -100,7 +100,9 @@ def _details(assessment: Assessment, symbols: Symbols, all_steps: bool) -> Itera
     for scenario in assessment.scenarios:
         if scenario is not overflow:
             yield ""
-            yield from wrap(f"  {scenario.name}: {coloured(scenario.verdict)}: {scenario.reason}", "    ")
+            yield from wrap(
+                f"  {scenario.name}: {coloured(scenario.verdict)}: {_reason(scenario, assessment.stack)}", "    "
+            )
             yield from _variants(scenario, all_steps)
             bad = scenario.worst is not None and scenario.worst.verdict != SURVIVES
             if all_steps or (bad and _ending(scenario) not in told):
@@ -112,6 +114,14 @@ def _details(assessment: Assessment, symbols: Symbols, all_steps: bool) -> Itera
             f"  interrupt stack sizes ({HANDLER_STACK} bytes let a handler start; printing a panic takes more)", "    "
         )
         yield from (f"    {line}" for line in map(_interrupt_stack, assessment.interrupt_stacks))
+
+
+def _reason(scenario: Scenario, stack: StackInUse) -> str:
+    """Why, in a sentence also where the stack's reason names a page-table entry alone."""
+    guard = stack.guard
+    if scenario.verdict == "guarded" and guard is not None and scenario.reason == guard.fault.why:
+        return f"the page below refuses a push ({scenario.reason})"
+    return scenario.reason
 
 
 def _ending(scenario: Scenario) -> tuple[object, ...] | None:

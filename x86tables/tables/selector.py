@@ -1,4 +1,4 @@
-"""Segment selectors, and the error codes that name them."""
+"""Segment selectors, the error codes that name them, and the register that SYSCALL and SYSRET take them from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,38 @@ class Selector(Layout, size=2, cite="SDM Vol. 3A, figure 'Segment Selector'"):
     def null(self) -> bool:
         """Whether this is a null selector: index 0 of the GDT, whatever its RPL."""
         return self.index == 0 and not self.ti
+
+
+class Star(Layout, size=8, cite="SDM Vol. 3A, figure 'MSRs Used by SYSCALL and SYSRET'"):
+    """IA32_STAR: the selectors that SYSCALL and SYSRET load without reading the GDT.
+
+    The properties give them as 64-bit code sees them loaded, after SYSRET with the RPL 3 that Intel sets; AMD leaves
+    the RPL of SS as it is here (APM Vol. 3, SYSRET). Sums are of 16 bits.
+    """
+
+    user: int = bits[63:48]
+    kernel: int = bits[47:32]
+    eip: int = bits[31:0]
+
+    @property
+    def syscall_cs(self) -> int:
+        """CS after SYSCALL: its RPL is cleared."""
+        return self.kernel & 0xFFFC
+
+    @property
+    def syscall_ss(self) -> int:
+        """SS after SYSCALL: the RPL stays."""
+        return self.kernel + 8 & 0xFFFF
+
+    @property
+    def sysret_cs(self) -> int:
+        """CS after SYSRET to 64-bit code."""
+        return self.user + 16 & 0xFFFF | 3
+
+    @property
+    def sysret_ss(self) -> int:
+        """SS after SYSRET."""
+        return self.user + 8 & 0xFFFF | 3
 
 
 class SelectorErrorCode(Layout, size=4, cite="SDM Vol. 3A, figure 'Error Code'"):
