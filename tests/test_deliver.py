@@ -480,6 +480,15 @@ def test_a_frame_over_two_pages() -> None:
     assert pushes == [(edge, f"16 bytes below {edge + 16:#x}"), (edge - 32, f"32 bytes below {edge:#x}")]
 
 
+def test_a_frame_that_straddles_pages_is_written_once() -> None:
+    """Its upper part on one page, the rest on the page below; nothing beside them."""
+    state = CpuState(kernel(rsp=STACK + 0x1010))
+    deliver(state, Event.exception("#GP", 0x18))
+    written = sorted(state.changes())
+    assert len(written) == len(dict(written)) == 48
+    assert all(len(data) == len(kinds) == 0x1000 for data, kinds in state.written.values()) and len(state.written) == 2
+
+
 def test_a_read_that_straddles_pages_names_the_second() -> None:
     whole = (*MAPPINGS[1:3], Mapping("first", GUARD - 0x1000, 0x1000), *MAPPINGS[3:])
     machine = kernel(idtr=TableRegister(GUARD - 0x20 * 16 - 8, 0xFFF), mappings=(MAPPINGS[0], *whole))

@@ -255,7 +255,7 @@ class LoopDetector:
                 self._key, self._loop = None, loop.replace(rounds=None)
                 return f"{loop.stride} bytes deeper each time, with no end within {budgets.FARTHEST >> 20} MiB"
             self._budget.free[user] = free = found
-        like = max(0, rsp - free.start - loop.stride) // loop.stride * loop.stride
+        like = (rsp - free.start - loop.stride) // loop.stride * loop.stride
         if like > self._pushes:
             if self._expected == rsp - loop.stride:
                 self._expected = rsp - like - loop.stride

@@ -10,6 +10,7 @@ from ...documents import Document, schema
 from ...emit.json import TablesJson
 from .check import CheckJson
 from .decode import DecodeJson
+from .diff import DiffJson
 from .dump import DumpJson
 from .error_lookup import in_image  # noqa: F401 - declares what is in a DecodeJson
 from .explain import ExplainJson
@@ -21,6 +22,7 @@ from .trace import TraceJson
 COMMANDS: dict[str, tuple[type[Document], ...]] = {
     "check": (CheckJson,),
     "decode": (DecodeJson,),
+    "diff": (DiffJson,),
     "dump": (DumpJson,),
     "explain": (ExplainJson,),
     "log": (LogJson,),
