@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x86tables import Gate, Layout, SegmentDescriptor, Selector, Tss, UsageError, bits, strategies
+from x86tables.tables.layout import _generate_bytes, _generate_parse
 
 each_layout = pytest.mark.parametrize("layout", strategies.LAYOUTS, ids=lambda layout: layout.__name__)
 
@@ -282,7 +283,18 @@ def test_bytearray_and_memoryview_are_as_good_as_bytes() -> None:
         assert Gate.parse(same[:16]) == Gate.parse(data[:16])
 
 
-def test_nothing_is_generated_until_it_is_used() -> None:
+@each_layout
+def test_few_values_are_taken_apart_as_many_are(layout: type[Layout], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a codec is compiled, and by it: the same values, of the same types, and the same bytes."""
+    for data in patterns(layout.size):
+        monkeypatch.setattr(layout, "_parsed", 0)
+        monkeypatch.setattr(layout, "_built", 0)
+        plain, compiled = Layout.parse.__func__(layout, data), _generate_parse(layout).__func__(data)  # type: ignore[attr-defined]
+        assert list(map(repr, plain)) == list(map(repr, compiled))
+        assert Layout.__bytes__(plain) == _generate_bytes(layout)(plain) == data
+
+
+def test_nothing_is_generated_until_it_is_used_often() -> None:
     script = """
 import builtins, sys
 run, names = builtins.exec, []
@@ -294,8 +306,11 @@ builtins.exec = watch
 import x86tables
 x86tables.Gate
 assert names == [], names
-x86tables.Gate.parse(bytes(16))
-x86tables.Gate.parse(bytes(16))
+for n in range(16):
+    x86tables.Gate.parse(bytes(16))
+assert names == [], names
+for n in range(16):
+    x86tables.Gate.parse(bytes(16))
 assert names == ["def parse(data)"], names
 """
     root = Path(__file__).parent.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-_MANY = 64  # records of a class, before a constructor is compiled for it
+_MANY = 256  # records of a class, before a constructor is compiled for it
 
 TYPE_CHECKING = False  # `typing` costs a third of the start-up time of a short command
 if TYPE_CHECKING:
@@ -65,13 +65,17 @@ class Record(Values):
         def __init_subclass__(cls):
             cls._names = tuple(name for name in cls.__annotations__ if not name.startswith("_"))
             cls._defaults = {name: vars(cls)[name] for name in cls._names if name in vars(cls)}
+            cls._ending = tuple(cls._defaults.values())  # of the last fields, as in any signature
             cls._made = 0
             for position, name in enumerate(cls._names):
                 setattr(cls, name, item(position, None))
 
         def __new__(cls, *args, **kwargs):
-            # a constructor of its own is faster, but to compile it costs as much as to make a hundred records this way
+            # a constructor of its own is faster, but to compile it costs as much as to make hundreds this way
             cls._made += 1
+            missing = len(cls._names) - len(args)
+            if cls._made < _MANY and not kwargs and 0 <= missing <= len(cls._ending):
+                return tuple.__new__(cls, (*args, *cls._ending[len(cls._ending) - missing :]))
             rest = cls._names[len(args) :]
             if cls._made < _MANY and kwargs.keys() <= {*rest} <= kwargs.keys() | cls._defaults.keys():
                 values = (*args, *[kwargs[name] if name in kwargs else cls._defaults[name] for name in rest])
@@ -98,7 +102,10 @@ class Record(Values):
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed."""
-        return type(self)(**{**self.asdict(), **changes})
+        values = tuple(map(changes.pop, self._names, self))  # type: ignore[attr-defined]
+        if changes:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(changes)}")
+        return tuple.__new__(type(self), values)  # type: ignore[type-var]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.asdict().items())})"

@@ -207,9 +207,9 @@ def syscall_segments(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: gdt = null, kernel code, kernel data, ...; STAR[47:32] = 0x08
     """
     value = star(cpu)
-    if value == Star() and cpu.ring3:
+    if value is not None and not any(value) and cpu.ring3:
         yield Finding(SYSCALL, None, "", "SYSCALL is on (EFER.SCE=1), but STAR is 0: CS would be null")
-    if value is not None and value != Star():
+    if value is not None and any(value):
         yield from _pair(cpu, "SYSCALL", SYSCALL, value.syscall_cs, value.syscall_ss, 0)
 
 
@@ -224,7 +224,7 @@ def sysret_segments(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: gdt = ..., user data 0x18, user code 0x20; STAR[63:48] = 0x13
     """
     value = star(cpu)
-    if value is not None and value != Star():  # 0 is SYS001's
+    if value is not None and any(value):  # 0 is SYS001's
         yield from _pair(cpu, "SYSRET", SYSRET, value.sysret_cs, value.sysret_ss, 3)
 
 
@@ -257,7 +257,7 @@ def star_rpl(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Good: STAR = 0x0013_0008 << 32
     """
     value = star(cpu)
-    if value is None or value == Star():  # 0 is SYS001's
+    if value is None or not any(value):  # 0 is SYS001's
         return
     if rpl := value.kernel & 3:
         yield Finding(SYSCALL, None, "", f"SYSCALL loads SS {value.syscall_ss:#x} with RPL {rpl}, expected 0")

@@ -19,6 +19,7 @@ else:
     from ..records import dataclass_transform
 
 _WORDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_FEW = 16  # values of a class, before a codec is compiled for it
 _new = tuple.__new__
 
 
@@ -60,6 +61,13 @@ class Field:
         """The byte of the structure where the field begins."""
         return self.parts[0][1] // 8
 
+    def read(self, number: int) -> int:
+        """The field's value in a structure read as one little-endian number."""
+        value = 0
+        for at, low, width in self.parts:
+            value |= (number >> low & (1 << width) - 1) << at
+        return value != 0 if self.width == 1 else value
+
     def refuse(self, value: object) -> UsageError:
         """The error for a value that the field cannot hold."""
         bits = "1 bit holds" if self.width == 1 else f"{self.width} bits hold"
@@ -87,18 +95,21 @@ class Layout(Values):
     Its values are immutable, equal by class and content, and made from keywords (0 when left out) or by `parse`.
     Fields hold raw numbers; one-bit fields are bools. A value out of range raises UsageError.
 
-    Code for a class is generated when it is first used, because most programs use few of the classes they import.
+    Code for a class is compiled when it has been used a few times: to compile it costs as much as to take twenty values
+    apart without. A test holds both ways equal.
     """
 
     if TYPE_CHECKING:
         size: ClassVar[int]
         cite: ClassVar[str]
         fields: ClassVar[tuple[Field, ...]]
+        _parsed: ClassVar[int]
+        _built: ClassVar[int]
     else:
         __slots__ = ()
 
     def __init_subclass__(cls, *, size: int, cite: str = "") -> None:
-        cls.size, cls.cite = size, cite
+        cls.size, cls.cite, cls._parsed, cls._built = size, cite, 0, 0
         fields = [f for f in vars(cls).values() if isinstance(f, Field)]
         cls.fields = tuple(sorted(fields, key=lambda f: -f.pieces[0][0]))
         pieces: list[tuple[int, int, Field]] = []
@@ -132,13 +143,26 @@ class Layout(Values):
     @classmethod
     def parse(cls, data: Buffer) -> Self:
         """The value of `size` bytes in memory order; UsageError when `data` is of another size."""
-        cls.parse = _generate_parse(cls)  # type: ignore[method-assign]
-        return cls.parse(data)
+        cls._parsed += 1
+        if cls._parsed > _FEW:
+            cls.parse = _generate_parse(cls)  # type: ignore[method-assign]
+            return cls.parse(data)
+        if memoryview(data).nbytes != cls.size:
+            raise _wrong_size(cls, data)
+        number = int.from_bytes(data, "little")
+        return _new(cls, [field.read(number) for field in cls.fields])
 
     def __bytes__(self) -> bytes:
         cls = type(self)
-        cls.__bytes__ = _generate_bytes(cls)  # type: ignore[method-assign]
-        return bytes(self)
+        cls._built += 1
+        if cls._built > _FEW:
+            cls.__bytes__ = _generate_bytes(cls)  # type: ignore[method-assign]
+            return bytes(self)
+        number = 0
+        for field, value in zip(cls.fields, self, strict=True):
+            for at, low, width in field.parts:
+                number |= (value >> at & (1 << width) - 1) << low
+        return number.to_bytes(cls.size, "little")
 
     @classmethod
     def from_int(cls, number: int) -> Self:
