@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernels import CODE, GDT, IDT, IST, MAPPINGS, TOP, TSS, gate, idt, kernel
 
 from x86tables import Gate, SegmentDescriptor, Tss
-from x86tables.api import assess
+from x86tables.api import Assessment, assess
 from x86tables.checks import judge
 from x86tables.difference import Comparison, compare
 from x86tables.machine.image import Snapshot
@@ -23,11 +23,12 @@ from x86tables.machine.symbols import Symbols
 
 def compared(one: Machine, other: Machine, names: tuple[Symbols, Symbols] = (Symbols(), Symbols())) -> Comparison:
     """Two machines, each in an image of its own."""
-    assessments = []
-    for machine in (one, other):
+
+    def judged(machine: Machine) -> Assessment:
         (report,) = judge(Snapshot("", "elfcore", machine.memory, (machine,), Symbols(), (), b"", {}))
-        assessments.append(assess(report))
-    return compare(*assessments, names)
+        return assess(report)
+
+    return compare(judged(one), judged(other), names)
 
 
 def rows(found: Comparison) -> list[tuple[object, ...]]:

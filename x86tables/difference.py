@@ -185,15 +185,17 @@ def _fields(
             continue
         for field in dict.fromkeys((*one, *other)):
             before, after = one.get(field), other.get(field)
-            handler = table == "idt" and field == "offset" and isinstance(before, int) and isinstance(after, int)
-            if handler and (after - before == moved or (names is not None and _same_name(names, before, after))):
+            handler = table == "idt" and field == "offset"
+            if handler and isinstance(before, int) and isinstance(after, int) and _alike(before, after, moved, names):
                 continue
             if before != after:
                 yield Difference(table, number, field, before, after)
 
 
-def _same_name(names: tuple[Symbols, Symbols], before: int, after: int) -> bool:
-    """Whether a handler has the same name in two builds."""
+def _alike(before: int, after: int, moved: int, names: tuple[Symbols, Symbols] | None) -> bool:
+    """Whether a handler has moved with the others, or has the same name in two builds."""
+    if names is None or after - before == moved:
+        return after - before == moved
     first, second = names[0].place(before), names[1].place(after)
     return bool(first) and first == second
 

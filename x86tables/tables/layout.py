@@ -150,7 +150,7 @@ class Layout(Values):
         if memoryview(data).nbytes != cls.size:
             raise _wrong_size(cls, data)
         number = int.from_bytes(data, "little")
-        return _new(cls, [field.read(number) for field in cls.fields])
+        return _new(cls, [field.read(number) for field in cls.fields])  # type: ignore[type-var]
 
     def __bytes__(self) -> bytes:
         cls = type(self)
