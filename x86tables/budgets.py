@@ -51,6 +51,7 @@ PIECES = 1 << 18  # of memory apart in one file
 VMWARE_GROUPS = 1 << 12  # of tags in a state file of VMware's; it has about a hundred
 VMWARE_TAGS = 1 << 18  # in one group
 KEPT_PAGES = 1 << 16  # translations of one address space that are remembered; then it begins anew
+KEPT_TABLES = 1 << 12  # page tables of one address space that are kept; then it begins anew
 
 # Scanning
 CANDIDATES = 1 << 18  # of each kind that are remembered: what looks like a table in an image of anything

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from itertools import repeat
 
-from ..budgets import KEPT_PAGES
+from ..budgets import KEPT_PAGES, KEPT_TABLES
 from ..errors import UsageError
 from ..records import Record
 from . import probe as answer
@@ -128,6 +128,8 @@ class AddressSpace:
         self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
         self.steps = [self._step(*level) for level in LEVELS[paging.mode]]
         self._last, self._last_two = self.steps[-1:], self.steps[-2:]
+        if self.steps:
+            self._leaf_mask, self._leaf_bits = self.steps[-1][2], self.steps[-1][6] | P
         self._pages: dict[int, Found] = {}
         self._tables: dict[int, bytes] = {}
         self._frames: dict[int, int] = {}  # where reading is allowed
@@ -189,10 +191,9 @@ class AddressSpace:
         tables, unpack, size = self._tables, self._unpack, self._size
         for name, shift, mask, large, has_rights, as_table, as_page in steps:
             at = (linear >> shift & mask) * size
-            # Directories are kept whole; of a page table, walks seldom want a second entry. PAE has a top table of
-            # 32 bytes, which is not kept: another entry may name the same address as a directory.
-            whole = shift != 12 and has_rights
-            data = tables.get(table) or self._read(table, (mask + 1) * size) if whole else b""
+            # Tables are kept whole. PAE has a top table of 32 bytes, which is not kept: another entry may name the same
+            # address as a directory.
+            data = tables.get(table) or self._read(table, (mask + 1) * size) if has_rights else b""
             (value,) = unpack(data, at) if data else unpack(self.memory.read(table + at, size))
             if note is not None:
                 note(PageEntry(name, table + at, value))
@@ -224,9 +225,12 @@ class AddressSpace:
     def _read(self, table: int, size: int) -> bytes:
         """The bytes of a table, kept; none when the image does not hold all of them."""
         try:
-            data = self._tables[table] = self.memory.read(table, size)
+            data = self.memory.read(table, size)
         except Absent:
             return b""
+        if len(self._tables) >= KEPT_TABLES:
+            self._tables.clear()
+        self._tables[table] = data
         return data
 
     def _frame(self, value: int, shift: int) -> int:
@@ -257,7 +261,13 @@ class AddressSpace:
         """
         if (known := self._pdes.get(linear >> self._low)) is not None:
             table, shift, allowed = known
-            return known if shift else self._walk(linear, self._last, table, allowed)
+            if shift:
+                return known
+            if (data := self._tables.get(table)) is not None:
+                (value,) = self._unpack(data, (linear >> 12 & self._leaf_mask) * self._size)
+                if value & self._leaf_bits == P:  # the usual case; of any other the walk says what is wrong
+                    return value & self._table, 12, allowed & (value ^ NX)
+            return self._walk(linear, self._last, table, allowed)
         if (known := self._pdptes.get(linear >> 30)) is not None:
             table, _, allowed = known
             return self._walk(linear, self._last_two, table, allowed)
