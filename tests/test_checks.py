@@ -95,6 +95,7 @@ class Kernel:
             self.tss.append(Tss(rsp0=stack(0, cpu), **tops))
         self.registers: list[dict[str, Any]] = [{"rsp": stack(0, cpu) - 0x100, "star": STAR} for cpu in range(cpus)]
         self.symbols = {handler(vector): f"isr{vector}" for vector in range(256)}
+        self.below_rsp: list[str] = []
         self.producers = {"kernel.c": "GNU C17 12.2.0 -mno-red-zone -mtune=generic -g"}
         self.format, self.vendor, self.own_idt = "elfcore", "intel", False
 
@@ -141,11 +142,11 @@ class Kernel:
             }
             registers = first.registers.replace(**own | self.registers[cpu])
             machines.append(Machine(registers, first.memory, cpu=cpu, vendor=self.vendor))
-        symbols = Symbols(self.symbols.items(), compiled=self.compiled)
+        symbols = Symbols(self.symbols.items(), compiled=self.compiled, below_rsp=lambda: tuple(self.below_rsp))
         return Snapshot("kernel", self.format, first.memory, tuple(machines), symbols)
 
-    def compiled(self, how: Callable[[str], bool]) -> tuple[str, ...]:
-        return tuple(name for name, producer in self.producers.items() if how(producer))
+    def compiled(self, how: Callable[[str], bool]) -> tuple[str, ...] | None:
+        return tuple(name for name, producer in self.producers.items() if how(producer)) if self.producers else None
 
 
 def found(reports: list[Report]) -> list[tuple[int, str, str, str]]:
@@ -369,6 +370,7 @@ MUTATIONS: list[tuple[str, Mutation, str, str, int]] = [
     ("STK006", lambda k: k.pointers(1, ist1=stack(1)), "tss.ist1", "", 2),
     ("STK007", lambda k: k.mapping("stack1", "rwu"), "tss.ist1", "", 1),
     ("STK008", lambda k: k.producers.update({"string.c": "GNU C17 12.2.0 -mtune=generic -g -O2"}), "rsp", "", 1),
+    ("STK008", both(lambda k: k.producers.clear(), lambda k: k.below_rsp.append("core::fmt::write")), "rsp", "", 1),
     ("REG001", set_register(cs=Segment(DS, flags=0xAF9B00)), "cs", "", 1),
     ("REG001", set_register(cs=Segment(UCS, flags=0xAF9B00)), "cs", "", 1),
     ("REG002", set_register(ss=Segment(CS)), "ss", "", 1),

@@ -28,9 +28,9 @@ class Symbols:
     """Names by address, addresses by name, and source lines where debugging information has them.
 
     `lines` answers for an address as linked (`file.c:12` or None), `sizes` for a name (in bytes, 0 where it is not
-    known), `compiled` for a test of compilers' options (some source files compiled so, None where that is not known).
-    `objects` are the addresses and sizes of what may be a stack. A symbol costs 12 bytes and its name:
-    millions of them fit into memory.
+    known), `compiled` for a test of compilers' options (some source files compiled so, None where that is not known),
+    `below_rsp` for functions that keep data there. `objects` are the addresses and sizes of what may be a stack. A
+    symbol costs 12 bytes and its name: millions of them fit into memory.
     """
 
     def __init__(
@@ -40,13 +40,14 @@ class Symbols:
         sizes: Callable[[str], int] | None = None,
         objects: Sequence[tuple[int, int]] = (),
         compiled: Callable[[Callable[[str], bool]], tuple[str, ...] | None] | None = None,
+        below_rsp: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
         self._lines, self._sizes, self._offset = (
             lines,
             sizes,
             0,
         )  # the offset lies between the addresses as linked, kept here, and as moved
-        self._objects, self._compiled = objects, compiled
+        self._objects, self._compiled, self._below_rsp = objects, compiled, below_rsp
         self._addresses, self._starts, self._names = array("Q"), array("I"), bytearray(b"\0")  # NUL around each name
         self._append(sorted((address & MASK, _encoded(name)) for address, name in pairs))
 
@@ -135,6 +136,10 @@ class Symbols:
         """Some source files for whose compiler and options, as DW_AT_producer has them, `how` is true; None where no
         options were recorded."""
         return None if self._compiled is None else self._compiled(how)
+
+    def below_rsp(self) -> tuple[str, ...]:
+        """Names of some functions that keep data below RSP; none where none is known."""
+        return () if self._below_rsp is None else self._below_rsp()
 
     @property
     def objects(self) -> tuple[range, ...]:

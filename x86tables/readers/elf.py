@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache, partial
 
 from ..elf import ALLOCATED, LOAD, Elf, is_elf
 from ..errors import ImageError
@@ -64,7 +64,20 @@ def _symbols(elf: Elf, data: Data) -> Symbols:
     objects: list[tuple[int, int]] = []
     pairs = _pairs(elf, objects)
     lines = Lines(data)
-    return Symbols(pairs, lines=lines, sizes=partial(_size, elf), objects=objects, compiled=lines.compiled)
+    return Symbols(
+        pairs,
+        lines=lines,
+        sizes=partial(_size, elf),
+        objects=objects,
+        compiled=lines.compiled,
+        below_rsp=cache(partial(_below_rsp, elf)),
+    )
+
+
+def _below_rsp(elf: Elf) -> tuple[str, ...]:
+    from .red_zone import below_rsp
+
+    return below_rsp(elf)
 
 
 def _pairs(elf: Elf, objects: list[tuple[int, int]]) -> Iterator[tuple[int, str]]:
