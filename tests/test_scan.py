@@ -26,6 +26,7 @@ from x86tables.readers import open_image
 from x86tables.readers.searched import search
 from x86tables.scan import fill, scan, vectors
 from x86tables.scan.candidates import best_look, idts_in
+from x86tables.scan.protected import protected
 from x86tables.scan.shapes import shapes
 
 KERNEL, RAM = 0xFFFF_FFFF_8000_0000, 0xFFFF_8880_0000_0000
@@ -433,3 +434,9 @@ def test_shapes() -> None:
     struct.pack_into("<Q", page, PAGE + 0xFF8, 0x1234_5067 | 1 << 63)
     found = shapes(bytes(page))
     assert found.gates == [(0x18, 4)] and found.codes == [0x104] and found.roots == [PAGE]
+
+
+def test_protected_mode_has_no_tables_above_4_gib() -> None:
+    """A flat segment there is not one of 32-bit code, whose operands have 32 bits."""
+    flat = bytes(8) + bytes(SegmentDescriptor.kernel_code().replace(l=False, d_b=True)) + bytes(0xFF0)
+    assert protected(Memory([(1 << 32, len(flat), flat, 0)])) == ()

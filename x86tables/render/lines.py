@@ -15,12 +15,15 @@ LEAST = 60
 
 def width() -> int:
     """60 to 100 columns, as COLUMNS says or the terminal has them; 100 elsewhere."""
+    return max(LEAST, min(100, _columns() or 100))
+
+
+def _columns() -> int:
+    """The columns of what is printed to; 0 where they are not known, as in a pipe."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and len(columns) < 6:
-        count = int(columns)
-    else:
-        count = os.get_terminal_size().columns if sys.stdout.isatty() else 0
-    return max(LEAST, min(100, count or 100))
+        return int(columns)
+    return os.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def wrap(line: str, indent: str) -> Iterator[str]:
@@ -85,8 +88,11 @@ def coloured(word: str, colour: str | None = None) -> str:
 
 
 def output(lines: Iterable[str]) -> None:
-    """Print lines, MANY at once: of escapes only our colours, nothing that the name of a file may hold."""
-    most, waiting = width(), list[str]()
+    """Print lines, MANY at once: of escapes only our colours, nothing that the name of a file may hold.
+
+    What is too long for the screen is broken; in a pipe, a line with a long name stays whole.
+    """
+    most, waiting = width() if _columns() else sys.maxsize, list[str]()
     for line in map(_shown, lines):
         if len(line) <= most:
             waiting.append(line.rstrip())

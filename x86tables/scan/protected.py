@@ -24,6 +24,8 @@ def protected(memory: Memory) -> tuple[FoundMachine, ...]:
     """The CPU, if there is a GDT of flat 32-bit segments that an operand of LGDT in memory names."""
     bases: dict[int, int] = {}
     for address, data in memory.windows(WINDOW):
+        if address + len(data) > 1 << 32:  # where 32-bit code cannot have a table
+            break
         for match in _FLAT.finditer(data):
             code = address + match.start()
             for base in range(code - 8, max(code - 8 * MOST_SLOTS, -1), -8):
