@@ -9,7 +9,7 @@ from x86tables.delivery.events import Event
 from x86tables.delivery.extent import extent
 from x86tables.delivery.occupants import Occupants
 from x86tables.delivery.rings import in_ring0, in_ring3
-from x86tables.delivery.scenarios import Situation, run_scenario
+from x86tables.delivery.scenarios import ScenarioOptions, Situation, run_scenario
 from x86tables.delivery.simulate import simulate
 from x86tables.delivery.stacks import guard_below, stack_in_use
 from x86tables.delivery.state import CpuState
@@ -186,3 +186,20 @@ def test_what_lies_below_the_edge_is_not_known() -> None:
 def test_no_pair_of_page_tables_without_an_idt() -> None:
     machine = kernel()
     assert isolated_pair(machine.replace(machine.registers.replace(idtr=None))) is None
+
+
+def test_without_a_tss_and_without_a_known_stack_any_stack_is_judged() -> None:
+    """As firmware is found in memory without registers: no IST, one stack ends like another."""
+    machine = kernel(gates=gate(8, ist=0))
+    bare = machine.replace(machine.registers.replace(rsp=None, cs=None, ss=None, tr=Segment(0, 0, 0xFFFF)))
+    scenario = Situation(bare).run("stack-overflow")
+    assert scenario.verdict == "triple-fault"
+    assert scenario.remarks == (
+        "RSP is not known in ring 0, and RSP0 cannot be read from the TSS: "
+        "judged on a stack that ends with the address space",
+    )
+    task = bare.replace(bare.registers.replace(tr=Segment(TR, CODE + 0x9000, 0x67)))
+    assert Situation(task).run("stack-overflow").verdict == "unknown"
+    given = Situation(bare, ScenarioOptions(stack=TOP)).run("stack-overflow")
+    said = f"CS is not known: judged in ring 0, from the stack given {TOP:#x}"
+    assert (given.verdict, given.remarks) == ("triple-fault", (said,))

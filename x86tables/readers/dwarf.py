@@ -162,12 +162,12 @@ class Budget:
     """How many reads are left; ValueError when there are none."""
 
     def __init__(self, reads: int) -> None:
-        self._left = reads
+        self._all = self._left = reads
 
     def spend(self, reads: int) -> None:
         self._left -= reads
         if self._left < 0:
-            raise ValueError("the debugging information refers to itself too often")
+            raise ValueError(f"the debugging information refers to itself too often: more than {self._all} reads")
 
 
 class Metered(BytesIO):
