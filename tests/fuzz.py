@@ -30,6 +30,7 @@ from damage import damaged, damaged_text
 import x86tables
 from x86tables.machine.memory import Memory
 from x86tables.machine.registers import Registers
+from x86tables.readers import elfcore
 
 os.environ["X86TABLES_DEBUG"] = "1"
 PACKAGE = str(Path(x86tables.__file__).parent)
@@ -87,6 +88,9 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "elfcore of 32 bits": ((IMAGES / "grub.core").read_bytes, "check {}"),
     "elfcore of PAE": ((IMAGES / "linux32.core").read_bytes, "dump {}"),
     "elfcore of firmware": ((IMAGES / "ovmf.core").read_bytes, "check {} --format sarif"),
+    "kdump": (lambda: recast.kdump(small()[0], elfcore.state_note(small()[1][0]), "snappy"), "dump {}"),
+    "kdump, flattened": (lambda: recast.flattened(recast.kdump(small()[0], b"", "lzo"), 512), "check {}"),
+    "AVML": (lambda: recast.lime(small()[0], b"LMVA", 2), "dump {}"),
     "migration stream": (streamed, "dump {}"),
     "state saved by libvirt": (lambda: LIBVIRT + gzip.compress(streamed()), "check {}"),
     "VirtualBox's core": (lambda: recast.virtualbox(*small()), "dump {}"),

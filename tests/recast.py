@@ -2,12 +2,16 @@
 
 import json
 import struct
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cramjam
 import specimens
+import zstandard
 from cli import IMAGES, call
+from lzallright import LZOCompressor
 
 from x86tables.machine.memory import Memory
 from x86tables.machine.registers import Registers, Segment, TableRegister
@@ -252,3 +256,68 @@ def vmstate(r: Registers) -> tuple[list[Any], bytes]:
         fields.append({"name": f"env.{each}", "type": "uint64", "size": 8})
         state += struct.pack(">Q", value or 0)
     return fields, state
+
+
+PACKERS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "plain": (0, bytes),
+    "zlib": (1, zlib.compress),
+    "lzo": (2, lambda page: bytes(LZOCompressor().compress(page))),
+    "snappy": (4, lambda page: bytes(cramjam.snappy.compress_raw(page))),
+    "zstd": (0x20, lambda page: zstandard.ZstdCompressor().compress(page)),
+}
+
+
+def kdump(memory: Memory, notes: bytes, packing: str = "zlib", level: int = 1) -> bytes:
+    """A kdump of some pages, as makedumpfile writes it; pages of zeros are left out with level 1."""
+    flag, pack = PACKERS[packing]
+    pages = {at // PAGE: content[n : n + PAGE].ljust(PAGE, b"\0") for address, content in pieces(memory)
+             for n in range(0, len(content), PAGE) for at in [address + n]}  # fmt: skip
+    count = max(pages) + 1
+    size = (count // 8 // PAGE + 1) * PAGE
+    maps = [bytearray(size), bytearray(size)]
+    dumped = []
+    for page, content in sorted(pages.items()):
+        maps[0][page // 8] |= 1 << page % 8
+        if any(content) or not level & 1:
+            maps[1][page // 8] |= 1 << page % 8
+            dumped.append(content)
+    head = b"KDUMP   " + struct.pack("<I", 6) + bytes(390 + 22)
+    head += struct.pack("<10I", 0, PAGE, 1, 2 * size // PAGE, min(count, 0xFFFF_FFFF), 0, 0, 0, 0, 1)
+    sub = struct.pack("<QII11Q", 0, level, 0, 0, 0, 0, 0, PAGE + 256, len(notes), 0, 0, 0, 0, count)
+    assert len(notes) <= PAGE - 256
+    at = 2 * PAGE + 2 * size + 24 * len(dumped)
+    descriptors, bodies = b"", b""
+    for content in dumped:
+        packed = pack(content)
+        used = packed if len(packed) < PAGE else content
+        descriptors += struct.pack("<QIIQ", at + len(bodies), len(used), flag if used is packed else 0, 0)
+        bodies += used
+    return (
+        head.ljust(PAGE, b"\0")
+        + (sub.ljust(256, b"\0") + notes).ljust(PAGE, b"\0")
+        + bytes(maps[0] + maps[1])
+        + descriptors
+        + bodies
+    )
+
+
+def flattened(data: bytes, step: int = 5000) -> bytes:
+    """The same as it is written to a pipe: in pieces, the header last."""
+    records = [(at, data[at : at + step]) for at in range(0, len(data), step)]
+    said = b"makedumpfile".ljust(16, b"\0") + struct.pack(">qq", 1, 1)
+    for at, content in records[1:] + records[:1]:
+        said = (said.ljust(PAGE, b"\0") if len(said) < PAGE else said) + struct.pack(">qq", at, len(content)) + content
+    return said + struct.pack(">qq", -1, -1)
+
+
+def lime(memory: Memory, magic: bytes = b"EMiL", version: int = 1) -> bytes:
+    """LiME's ranges, or AVML's of either version."""
+    said = b""
+    for address, content in pieces(memory):
+        last = address + len(content) - (version == 1)
+        said += struct.pack("<4sIQQ8x", magic, version, address, last)
+        if version == 2:
+            said += bytes(cramjam.snappy.compress(content)) + struct.pack("<Q", len(content))
+        else:
+            said += content
+    return said

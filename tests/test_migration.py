@@ -70,6 +70,9 @@ def save(folder: Path, arguments: list[str], seconds: float = 2) -> tuple[Path, 
                 said = execute("human-monitor-command", **{"command-line": "info registers -a"})
                 (folder / "guest.registers").write_text(said.replace("\r", ""))
                 execute("dump-guest-memory", paging=False, protocol=f"file:{core}")
+                execute(
+                    "dump-guest-memory", paging=False, protocol=f"file:{folder / 'guest.kdump'}", format="kdump-zlib"
+                )
                 execute("migrate", uri=f"exec:cat>{stream}")
                 while execute("query-migrate").get("status") != "completed":
                     time.sleep(0.05)

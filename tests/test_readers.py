@@ -438,4 +438,5 @@ def test_the_machine_in_a_core_tells_of_long_mode(machine: int, mode: str, tmp_p
 
 
 def test_help_names_the_formats() -> None:
-    assert f"one of {', '.join(FORMATS)} (default" in commands.parser("dump").format_help()
+    text = " ".join(commands.parser("dump").format_help().split())
+    assert f"one of {', '.join(FORMATS)} (default" in text

@@ -119,7 +119,7 @@ class Image:
 
     @property
     def format(self) -> str:
-        """`elfcore`, `elf`, `migration`, `vmware`, `crashdump`, `raw` or `config`."""
+        """`elfcore`, `elf`, `kdump`, `lime`, `migration`, `vmware`, `crashdump`, `raw` or `config`."""
         return self.snapshot.format
 
     @property

@@ -44,6 +44,8 @@ STACK_SIZE = 1 << 30  # that a stack may be said to have
 # Entries
 CPUS = 1 << 12  # that are read from one file
 RANGES = 1024  # of memory, held or not, that a note names
+RECORDS = 1 << 22  # of a flattened dump
+UNPACKED_PAGES = 1 << 10  # of a dump of compressed pages that are kept
 REMARKS = 64  # that are made of one file
 ALIKE_SYMBOLS = 1 << 13  # at one place within their pages: more of them tell nothing of how far a kernel was moved
 NAMED_FILES = 4  # source files, or functions, that are named as compiled in some way

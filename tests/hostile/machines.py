@@ -1,6 +1,7 @@
 """Hostile images in the formats of virtual machine monitors and debuggers: LARGE are made when they are tested."""
 
 import struct
+import zlib
 
 HEADER = b"PAGEDU64".ljust(0xF98, b"\0")
 
@@ -51,7 +52,36 @@ def devices() -> bytes:
     return stream(b'{"devices":[' + one * 200_000 + b"0]}")
 
 
+def flattened() -> bytes:
+    """A flattened kdump of records without a byte, one for each 16 bytes of the file, and the header far away."""
+    head = b"makedumpfile".ljust(0x1000, b"\0") + struct.pack(">qq", 1 << 60, 8) + b"KDUMP   "
+    return (
+        head
+        + struct.pack(">qq", 0, 8)
+        + b"KDUMP   "
+        + struct.pack(">qq", 0, 0) * (1 << 18)
+        + struct.pack(">qq", -1, -1)
+    )
+
+
+def descriptors() -> bytes:
+    """A kdump of which every page is said to stand at the same place, and to unpack to far more than a page."""
+    head = b"KDUMP   ".ljust(428, b"\0") + struct.pack("<5I", 0x1000, 1, 2, 0x8000, 0)
+    pages = struct.pack("<QIIQ", 0x4000, 0x1000, 1, 0) * 0x8000
+    packed = zlib.compress(bytes(1 << 24))
+    return head.ljust(0x2000, b"\0") + b"\xff" * 0x2000 + packed.ljust(24 * 8, b"\0") + pages
+
+
+def frames() -> bytes:
+    """An AVML range of 2 TiB whose frames are of one byte each."""
+    head = struct.pack("<4sIQQ8x", b"LMVA", 2, 0, 1 << 41)
+    return head + b"\1\5\0\0crc.x" * (1 << 16)
+
+
 LARGE = {
+    "records.kdump": flattened,
+    "descriptors.kdump": descriptors,
+    "frames.avml": frames,
     "far-pages.migration": far_pages,
     "nested.migration": nested,
     "devices.migration": devices,

@@ -34,7 +34,7 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
     where.add_argument(
         "--image-format",
         metavar="FORMAT",
-        help="one of elfcore, elf, migration, vmware, crashdump, raw (default: by content)",
+        help="one of elfcore, elf, kdump, lime, migration, vmware, crashdump, raw (default: by content)",
     )
     state = parser.add_argument_group("registers that the image does not hold")
     state.add_argument("--registers", metavar="FILE", help="text of QEMU's `info registers -a`, or a regs.json")

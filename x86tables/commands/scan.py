@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-format",
         metavar="FORMAT",
-        help="one of elfcore, elf, migration, vmware, crashdump, raw (default: by content)",
+        help="one of elfcore, elf, kdump, lime, migration, vmware, crashdump, raw (default: by content)",
     )
     parser.add_argument("--cr3", metavar="ADDR", help="look for what belongs to these page tables")
     parser.add_argument("--format", choices=("text", "json"), default="text")

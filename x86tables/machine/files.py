@@ -12,7 +12,7 @@ from ..errors import ImageError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import IO, Any, TextIO, TypeAlias
+    from typing import IO, Any, Protocol, TextIO, TypeAlias
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _STEP, _SMALL = 0x400, 0x20  # bytes unpacked at once, and where zstd makes very many of one: up to 32,768
@@ -113,6 +113,12 @@ class File:
 
 if TYPE_CHECKING:
     Data: TypeAlias = bytes | File
+
+    class Sliced(Protocol):
+        """What memory is made of: bytes by `[start:stop]`, wherever they come from."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 def load(path: str) -> Data:

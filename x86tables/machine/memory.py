@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
-    from .files import Data
-    from .pages import ScatteredPages
+    from .files import Data, Sliced
 
-    Piece: TypeAlias = tuple[int, int, Data | ScatteredPages, int]
+    Piece: TypeAlias = tuple[int, int, Sliced, int]
 
 PAGE = 0x1000
 DEVICES = range(0xFEC0_0000, 0xFEF0_0000)  # I/O and local APIC: a push there is lost

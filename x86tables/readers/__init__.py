@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..machine.files import Data
 
-FORMATS = ("elfcore", "elf", "migration", "vmware", "crashdump", "raw")
+FORMATS = ("elfcore", "elf", "kdump", "lime", "migration", "vmware", "crashdump", "raw")
 LEAST = 16  # bytes of a table: a symbol of less is a pointer to one
 
 

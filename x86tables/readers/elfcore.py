@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..machine.files import Data
+    from ..machine.files import Data, Sliced
     from ..machine.image import OpenOptions
     from ..machine.memory import Piece
 
@@ -43,10 +43,36 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
     remarks: list[str] = []
     pieces, notes = _segments(path, data, remarks)
     memory = Memory(pieces)
+    registers, kept, extra = noted(data, notes, remarks)
+    if len(registers) > budgets.CPUS:
+        raise ImageError(f"{path}: notes of more than {budgets.CPUS} CPUs are not read")
+    if not pieces:
+        raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
+    # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
+    long_mode = Elf(path, data).machine == X86_64 if kept else None
+    unique = tuple(dict.fromkeys(remarks))[: budgets.REMARKS]
+    why = remarks[-1] if remarks else "no note of QEMU or VirtualBox"
+    lacks = f"this core has no registers that say where the tables are ({why})"
+    return Contents(
+        memory,
+        registers,
+        remarks=unique,
+        notes=remarks_note(unique) + kept,
+        extra=extra,
+        long_mode=long_mode,
+        lacks=lacks,
+    )
+
+
+def noted(
+    data: Sliced, places: Iterable[tuple[int, int]], remarks: list[str]
+) -> tuple[tuple[Registers, ...], bytes, dict[str, str]]:
+    """What notes at (offset, size) say: the registers of each CPU, the notes that a small image keeps, and what our own
+    say beside."""
     registers: list[Registers] = []
     kept = bytearray()
     extra: dict[str, str] = {}
-    for name, kind, content, whole in _notes(data, notes, remarks):
+    for name, kind, content, whole in _notes(data, places, remarks):
         if name == b"QEMU" and kind == 0:
             state = _state(content, remarks)
             if state is None:
@@ -71,25 +97,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         elif name != b"CORE" or kind != NT_PRSTATUS:
             continue
         kept += whole
-    if len(registers) > budgets.CPUS:
-        raise ImageError(f"{path}: notes of more than {budgets.CPUS} CPUs are not read")
-    if not pieces:
-        raise ImageError(f"{path}: no memory in this core: {remarks[-1] if remarks else 'no segment has contents'}")
-    # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
-    long_mode = Elf(path, data).machine == X86_64 if kept else None
-    unique = tuple(dict.fromkeys(remarks))[: budgets.REMARKS]
-    why = remarks[-1] if remarks else "no note of QEMU or VirtualBox"
-    lacks = f"this core has no registers that say where the tables are ({why})"
-    kept[:0] = remarks_note(unique)
-    return Contents(
-        memory,
-        tuple(registers),
-        remarks=unique,
-        notes=bytes(kept),
-        extra=extra,
-        long_mode=long_mode,
-        lacks=lacks,
-    )
+    return tuple(registers), bytes(kept), extra
 
 
 def _segments(path: str, data: Data, remarks: list[str]) -> tuple[list[Piece], list[tuple[int, int]]]:
@@ -149,7 +157,7 @@ def _unsaid(said: list[tuple[int, int]], size: int) -> tuple[int, int]:
 
 
 def _notes(
-    data: Data, places: Iterable[tuple[int, int]], remarks: list[str]
+    data: Sliced, places: Iterable[tuple[int, int]], remarks: list[str]
 ) -> Iterator[tuple[bytes, int, bytes, bytes]]:
     """(name, type, contents, whole note) of each note; one that reaches beyond its segment ends that segment's list."""
     room = budgets.NOTES

@@ -19,11 +19,6 @@ _UNPACK = "unpack it until an image is left"
 # Offset, bytes there, what the file is, what can be done. Sources: the headers of makedumpfile, LiME, AVML, crash
 # (vmware_vmss.h, symbols of Windows dumps), QEMU (migration/savevm.h), dissect.hypervisor; the PE format.
 MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"KDUMP   ", "a kdump-compressed dump", f"{_DUMP}, or by `makedumpfile -E`"),
-    (0, b"DISKDUMP", "a diskdump", f"{_DUMP}, or by `makedumpfile -E`"),
-    (0, b"makedumpfile\0", "a dump in makedumpfile's flattened format", f"{_DUMP}, or by `makedumpfile -E`"),
-    (0, b"EMiL", "a LiME dump", f"{_FLAT}: by `avml-convert --source-format lime --format raw`"),
-    (0, b"AVML", "an AVML dump", f"{_FLAT}: by `avml-convert --format raw`"),
     (0, b"PAGEDUMP", "a Windows crash dump of 32 bits", f"{_FLAT}: by Volatility's layerwriter"),
     (0, b"\xd0\xbe\xd0\xbe", "a VMware state file (vmss, vmsn) of 32 bits", _VMEM),
     (0, b"\xd0\xbe\xd2\xbe", "a VMware state file (vmss, vmsn) of 32 bits", _VMEM),
