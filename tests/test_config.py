@@ -11,6 +11,7 @@ from cli import call, output, refused
 
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
 from x86tables.api import assess
+from x86tables.config import machines
 from x86tables.config.lines import key_lines, shown, tokens
 from x86tables.config.validate import problems
 from x86tables.delivery.scenarios import run_scenario
@@ -134,7 +135,7 @@ def test_one_tss_per_cpu() -> None:
 CPU = "[cpu]\n"
 IST = CPU + 'ist1 = { name = "double_fault", top = "df_top" }\n'
 MISTAKES = {
-    "invalid TOML": ("[cpu\n", "1: invalid TOML: Expected ']' at the end of a table declaration"),
+    "invalid TOML": ("[cpu\n", "1:5: invalid TOML: Expected ']' at the end of a table declaration"),
     "unknown key": ("[idt]\n\n[stub]\n", "3: stub: unknown key; did you mean stubs?"),
     "unknown key below": (
         CPU + 'ist1 = { bottom = "s", sise = 5 }\n',
@@ -211,6 +212,27 @@ MISTAKES = {
     ),
     "address": ('[idt]\n8 = "0xfffg"\n', "2: idt.8: '0xfffg' is not an address: 0x..., decimal, or a symbol expected"),
     "large address": ("[idt]\n8 = 0x10000000000000000\n", "2: idt.8: 0x10000000000000000 is not an address of 64 bits"),
+    "number of a stack": (
+        IST + '[idt]\n"#DF" = { handler = "df", ist = 1 }\n',
+        '4: idt."#DF".ist: expected the name of a stack; found 1: IST1 is \'double_fault\'',
+    ),
+    "number of a stack of two CPUs": (
+        '[[cpu]]\n[[cpu]]\nist2.top = "t"\n[idt]\n8 = { handler = "df", ist = 2 }\n',
+        "5: idt.8.ist: expected the name of a stack; found 2: IST2 is 'ist2'",
+    ),
+    "number of no stack": (
+        IST + '[idt]\n"#DF" = { handler = "df", ist = 2 }\n',
+        '4: idt."#DF".ist: expected the name of a stack; found 2: IST2 is not declared: '
+        "add ist2 = {name = ..., bottom = SYMBOL, size = N} to [cpu]",
+    ),
+    "number of no IST": (
+        '[idt]\n8 = { handler = "df", ist = 8 }\n',
+        "2: idt.8.ist: expected the name of a stack; found 8: a TSS has IST1..IST7",
+    ),
+    "IST 0": (
+        '[idt]\n8 = { handler = "df", ist = 0 }\n',
+        "2: idt.8.ist: expected the name of a stack; found 0: without ist, a gate does not switch stacks",
+    ),
     "no such stack": (
         IST + '[idt]\n"#DF" = { handler = "df", ist = "fault" }\n',
         '4: idt."#DF".ist: no stack named "fault"; the TSS has "double_fault" (IST1)',
@@ -294,6 +316,76 @@ def test_mistakes(what: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         loaded(tmp_path, text)
     assert str(error.value) == f"{tmp_path}/kernel.toml:{expected}"
+
+
+# Text that is no TOML, tomllib's message behind its place, and what is said of it
+QUOTES = {
+    '[cpu]\nist1 = { name = df, top = "t" }\n': '2:17: invalid TOML: Invalid value; text stands in quotes: "df"',
+    "[idt]\r\n8 = double_fault # the\r\n": '2:5: invalid TOML: Invalid value; text stands in quotes: "double_fault"',
+    "[idt]\n8 = isr_{vector}\n": '2:5: invalid TOML: Invalid value; text stands in quotes: "isr_{vector}"',
+    "[gdt]\nsegments = [\n  tss,\n]\n": '3:3: invalid TOML: Invalid value; text stands in quotes: "tss"',
+    '[cpu]\nist1 = { bottom = "s", size = 4 KiB }\n': (
+        '2:33: invalid TOML: Unclosed inline table; text stands in quotes: "4 KiB"'
+    ),
+    "[cpu]\ntss = 0x10 KiB\n": (
+        '2:12: invalid TOML: Expected newline or end of document after a statement; text stands in quotes: "0x10 KiB"'
+    ),
+    "[machine]\nsmep = True\n": "2:8: invalid TOML: Invalid value; in TOML it is true",
+    '[idt]\n32..47 = "irq"\n': (
+        '2:4: invalid TOML: Invalid initial character for a key part; a range stands in quotes: "32..47"'
+    ),
+    '[idt.#DF]\nhandler = "df"\n': (
+        "1:6: invalid TOML: Invalid initial character for a key part; "
+        'elsewhere # begins a comment, so the key stands in quotes: "#DF"'
+    ),
+    # Nothing is suggested where quotes would not help
+    '[idt]\n8 = df"\n': "2:5: invalid TOML: Invalid value",
+    "[idt]\n8 = 1 9 = 2\n": "2:7: invalid TOML: Expected newline or end of document after a statement",
+    f"[idt]\n8 = {'a' * 65}\n": "2:5: invalid TOML: Invalid value",
+}
+
+
+@pytest.mark.parametrize("text", QUOTES)
+def test_values_without_quotes(text: str, tmp_path: Path) -> None:
+    """The line and column are tomllib's; the sentence shows what was meant, with its quotes."""
+    path = tmp_path / "kernel.toml"
+    path.write_bytes(text.encode())
+    with pytest.raises(UsageError) as error:
+        config.load(str(path))
+    assert str(error.value) == f"{path}:{QUOTES[text]}"
+
+
+def test_a_file_that_ends_in_a_value(tmp_path: Path) -> None:
+    (tmp_path / "kernel.toml").write_text("[machine]\nsmep =")
+    with pytest.raises(UsageError) as error:
+        config.load(str(tmp_path / "kernel.toml"))
+    assert str(error.value) == f"{tmp_path}/kernel.toml: invalid TOML: Invalid value at the end of the file"
+
+
+def remarks(tmp_path: Path, text: str) -> list[str]:
+    tables = loaded(tmp_path, text)
+    return [said for said in machines.image(tables, config.lookup(tables)).remarks if "comment" in said]
+
+
+def test_a_gate_in_a_comment(tmp_path: Path) -> None:
+    """An unquoted #DF is a comment in TOML: said where its gate is missing."""
+    assert remarks(tmp_path, '[idt]\n "#PF" = "pf"\n  #DF = "df"\n#DF = "d"\n') == [
+        'line 3 is a comment, and gate 8 is missing: a key that begins with # stands in quotes, "#DF" = ...'
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[idt]\n#DF = "old"\n"#DF" = "df"\n',  # the gate is there
+        '[idt]\n#DF = "old"\n"0..31" = "all"\n',
+        '[idt]\n"#PF" = "pf" #DF = "df"\n',  # behind a value
+        '[idt]\n#XX = "df"\n#DF is missing\n',  # not a gate
+        '[[memory]]\nname = """\n#DF = 1\n"""\nstart = 0\nsize = 1\n',  # in quotes
+    ],
+)
+def test_comments_that_are_comments(text: str, tmp_path: Path) -> None:
+    assert remarks(tmp_path, text) == []
 
 
 def test_what_is_within_the_limits_is_read(tmp_path: Path) -> None:
@@ -601,7 +693,8 @@ def test_the_schema_takes_the_examples(path: Path, validator: jsonschema.protoco
 FORM = [
     "unknown key", "unknown key below", "unknown key of a gate", "no key like it", "missing key", "type of value",
     "word", "segment", "bare symbol for a stack", "stack without a size", "stack with both ends",
-    "guard without a bottom", "mnemonic", "open range", "region", "permissions",
+    "guard without a bottom", "mnemonic", "open range", "region", "permissions", "number of a stack",
+    "number of a stack of two CPUs", "number of no stack", "number of no IST", "IST 0",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The line of every key in a TOML text, which `tomllib` does not give."""
+"""What `tomllib` does not say of a TOML text: the line of every key, and what a mistake in it was meant to be."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ _TOKEN = re.compile(
 )  # fmt: skip
 _NUMBER = re.compile(r"[+-]?[0-9]\w*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+_WORDS = re.compile(r"(?:\{vector\}|[^\[\]{}=,\"'#])++")
+_RANGE_KEY = re.compile(r"\s*+([0-9]+\.\.[0-9]+)\s*=")
+_COMMENTED = re.compile(r"(#[A-Z]{2})(?=\s*=)")
+_UNQUOTED = ("Invalid value", "Expected newline", "Unclosed inline table", "Unclosed array")  # tomllib's words
 
 
 def tokens(text: str) -> Iterator[Token]:
@@ -54,6 +58,34 @@ def beyond_limits(tokens: Iterable[Token]) -> tuple[str, int] | None:
         if len(token) > DIGITS and _NUMBER.fullmatch(token):
             return f"a number of {len(token):,} digits: at most {DIGITS} can be read", line
     return None
+
+
+def cure(line: str, column: int, message: str) -> str | None:
+    """What to write instead in a line that is not TOML, where that is clear; tomllib gave `column` and `message`."""
+    if key := re.match(r"#[A-Z]{2}\b", line[column - 1 :]):
+        return f'elsewhere # begins a comment, so the key stands in quotes: "{key[0]}"'
+    if key := _RANGE_KEY.match(line):
+        return f'a range stands in quotes: "{key[1]}"'
+    if not message.startswith(_UNQUOTED):
+        return None
+    for match in _WORDS.finditer(line):
+        word = match[0].strip()
+        before, behind = line[: match.start()][-1:], line[match.end() :][:1]
+        if match.start() < column <= match.end() + 1 and before in ("", "=", "[", ",") and behind in ("", *",]}#"):
+            if word in ("True", "False"):
+                return f"in TOML it is {word.lower()}"
+            return f'text stands in quotes: "{word}"' if 0 < len(word) <= DIGITS else None
+    return None
+
+
+def commented_keys(text: str) -> dict[str, int]:
+    """Mnemonic -> line of each comment on its own line that, in quotes, would be the key of a gate: `#DF = ...`."""
+    found: dict[str, int] = {}
+    for match in _TOKEN.finditer(text):
+        key = _COMMENTED.match(match[0])
+        if key and key[1] not in found and not text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip():
+            found[key[1]] = text.count("\n", 0, match.start()) + 1
+    return found
 
 
 def key_lines(tokens: Iterable[Token]) -> dict[Path, int]:

@@ -13,6 +13,7 @@ from ..machine.paging import canonical
 from ..machine.registers import LA57, LMA, LME, NXE, PAE, SCE, SMAP, SMEP, TableRegister
 from ..machine.symbols import Symbols
 from ..machine.synthetic import LONG_MODE, lay_out, load
+from ..tables import vectors
 from ..tables.gdt import SegmentDescriptor, SystemDescriptor
 from .addresses import PLACEHOLDERS, placeholders
 from .layout import layout
@@ -116,6 +117,11 @@ def _remarks(tables: CompiledTables, find: Lookup, placed: dict[str, int]) -> It
         names = sorted(placed)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         yield f"judged at placeholder addresses, for lack of real ones: {some}"
+    gates = {handler.vector for handler in tables.handlers}
+    for mnemonic, line in tables.source.comments.items():
+        if mnemonic in vectors.BY_MNEMONIC and (number := vectors.number(mnemonic)) not in gates:
+            why = f"line {line} is a comment, and gate {number} is missing"
+            yield f'{why}: a key that begins with # stands in quotes, "{mnemonic}" = ...'
     running = {stack.cpu for stack in tables.stacks if stack.slot in ("stack", "rsp0")}
     for cpu in range(len(tables.tss)):
         if cpu not in running:

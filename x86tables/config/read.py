@@ -13,7 +13,7 @@ from .. import budgets
 from ..errors import UsageError
 from ..machine.files import load as load_file
 from .keys import Config
-from .lines import beyond_limits, key_lines, quoted, shown, tokens
+from .lines import beyond_limits, commented_keys, cure, key_lines, quoted, shown, tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +24,23 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """Where a configuration was written: what its mistakes name."""
+    """Where a configuration was written: what its mistakes name. `comments` has the lines of `commented_keys`."""
 
-    def __init__(self, path: str = "configuration", lines: Mapping[Path, int] | None = None) -> None:
-        self.path, self.lines = path, lines or {}
+    def __init__(
+        self,
+        path: str = "configuration",
+        lines: Mapping[Path, int] | None = None,
+        comments: Mapping[str, int] | None = None,
+    ) -> None:
+        self.path, self.lines, self.comments = path, lines or {}, comments or {}
+
+    def line(self, path: Path) -> int | None:
+        """The line of a key, else that of the table around it."""
+        return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
 
     def mistake(self, path: Path, message: str) -> UsageError:
         """The error for a key: `kernel.toml:12: idt."#DF".ist: message`."""
-        line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
+        line = self.line(path)
         place = f"{self.path}:{line}" if line else self.path
         return UsageError(f"{place}: {shown(path)}: {message}" if path else f"{place}: {message}")
 
@@ -50,11 +59,21 @@ def read(path: str) -> tuple[Config, Source]:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        where = re.search(r" \(at line (\d+), column \d+\)| \(at end of document\)", str(error))
-        line = f":{where[1]}" if where and where[1] else ""
-        raise UsageError(f"{path}{line}: invalid TOML: {str(error).partition(' (at ')[0]}") from None
-    source = Source(path, key_lines(tokens(text)))
+        raise _invalid(path, text, str(error)) from None
+    source = Source(path, key_lines(tokens(text)), commented_keys(text))
     return decode(data, source), source
+
+
+def _invalid(path: str, text: str, error: str) -> UsageError:
+    """tomllib's sentence behind its line and column, and what was meant."""
+    message, _, end = error.partition(" (at ")
+    where = re.fullmatch(r"line (\d+), column (\d+)\)", end)
+    if not where:
+        return UsageError(f"{path}: invalid TOML: {message}" + (" at the end of the file" if end else ""))
+    line, column = int(where[1]), int(where[2])
+    written = text.replace("\r\n", "\n").split("\n")[line - 1]
+    meant = cure(written, column, message)
+    return UsageError(f"{path}:{line}:{column}: invalid TOML: {message}" + (f"; {meant}" if meant else ""))
 
 
 def decode(data: Mapping[str, Any], source: Source) -> Config:
@@ -76,7 +95,23 @@ def _mistake(data: Mapping[str, Any], error: msgspec.ValidationError, source: So
         return source.mistake((*path, unknown[1]), f"unknown key; {cure}")
     if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
         return source.mistake(path, f"the key {missing[1]} is missing")
+    if path[:1] == ("idt",) and path[2:] == ("ist",) and type(number := _value(data, path)) is int:
+        return source.mistake(path, f"expected the name of a stack; found {number}: {_stack(data, number)}")
     return source.mistake(path, f"expected {_expected(_type(path, data))}; found {quoted(_value(data, path))}")
+
+
+def _stack(data: Mapping[str, Any], number: int) -> str:
+    """What to write for an IST number: the stack's name, or a stack."""
+    if number == 0:
+        return "without ist, a gate does not switch stacks"
+    if not 1 <= number <= 7:
+        return "a TSS has IST1..IST7"
+    cpus = data.get("cpu", {})
+    for cpu in cpus if isinstance(cpus, list) else [cpus]:
+        stack = cpu.get(f"ist{number}") if isinstance(cpu, dict) else None
+        if isinstance(stack, dict):
+            return f"IST{number} is {quoted(stack.get('name', f'ist{number}'))}"
+    return f"IST{number} is not declared: add ist{number} = {{name = ..., bottom = SYMBOL, size = N}} to [cpu]"
 
 
 def _path(data: Mapping[str, Any], place: str) -> Path:
