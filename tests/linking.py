@@ -54,12 +54,15 @@ class Linked:
 
     def __init__(self, path: Path) -> None:
         self.symbols: dict[str, int] = {}
+        self.kinds: dict[str, tuple[str, int]] = {}  # type and size
         self.pieces: list[tuple[int, bytes]] = []
         with path.open("rb") as file:
             elf = ELFFile(file)
             for section in elf.iter_sections():
                 if isinstance(section, SymbolTableSection):
-                    self.symbols |= {symbol.name: symbol["st_value"] for symbol in section.iter_symbols()}
+                    for symbol in section.iter_symbols():
+                        self.symbols[symbol.name] = symbol["st_value"]
+                        self.kinds[symbol.name] = symbol["st_info"]["type"], symbol["st_size"]
                 elif section["sh_flags"] & 2 and section["sh_type"] == "SHT_PROGBITS":
                     self.pieces.append((section["sh_addr"], section.data()))
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli import output, refused
 from linking import ASSEMBLERS, Linked, outside, run, written
 
 from x86tables import Gate, Layout, SegmentDescriptor, SystemDescriptor, Tss, UsageError, config
@@ -86,6 +87,7 @@ def test_assembled_and_linked_once(assembler: str, how: str, tables: CompiledTab
     linked = Linked(tmp_path / "kernel")
     linked.check(tables)
     check_stubs(linked, tables)
+    check_kinds(linked, tables)
 
 
 def check_stubs(linked: Linked, tables: CompiledTables) -> None:
@@ -105,6 +107,51 @@ def check_stubs(linked: Linked, tables: CompiledTables) -> None:
         assert found[0] in (0xE9, 0xEB)
         target = at + size + int.from_bytes(found[1:size], "little", signed=True)
         assert target % (1 << 64) == linked.symbols[tables.config.stubs.common]
+
+
+def check_kinds(linked: Linked, tables: CompiledTables) -> None:
+    """Debuggers and nm see objects and functions of their size; each function ends where padding or the next begins."""
+    for table in tables.all:
+        assert linked.kinds[table.name] == ("STT_OBJECT", table.size)
+    entries = [(entry, entry.address.at(linked.symbols.__getitem__)) for entry in tables.handlers if entry.stub]
+    functions = {entry.address.symbol for entry, _ in entries if entry.address.symbol}
+    for name in functions | {tables.config.stubs.load}:
+        kind, size = linked.kinds[name]
+        start = linked.symbols[name]
+        assert kind == "STT_FUNC"
+        last = linked.read(start + size - 5, 5)
+        if name == tables.config.stubs.load:
+            assert last[-1] == 0xC3
+            continue
+        inside = [at for entry, at in entries if entry.address.symbol == name]
+        assert max(inside) < start + size <= max(inside) + 12
+        jump = 5 if last[0] == 0xE9 else 2
+        target = start + size + int.from_bytes(last[6 - jump :], "little", signed=True)
+        assert target % (1 << 64) == linked.symbols[tables.config.stubs.common]
+
+
+@pytest.mark.needs("as", "nasm", "gcc", "/usr/include/stdint.h")
+@pytest.mark.parametrize("assembler", ASSEMBLERS)
+def test_the_header_alone(assembler: str, tables: CompiledTables, tmp_path: Path) -> None:
+    """C beside assembled tables: declared, named and complete after the link, without anything to fill in."""
+    written(tmp_path, tables, assembler, "ld", "c-header")
+    assert "fill_tables" not in (tmp_path / "tables.h").read_text()
+    assert not (tmp_path / "tables.c").exists()
+    (tmp_path / "outside.s").write_text(outside(tables, handlers=True))
+    prints = " && ".join(f"fwrite(&{table.name}, sizeof {table.name}, 1, stdout)" for table in tables.all)
+    (tmp_path / "main.c").write_text((PRINT % prints).replace("fill_tables();", ""))
+    run(tmp_path, *ASSEMBLERS[assembler][0])
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-no-pie"]
+    run(tmp_path, "gcc", *flags, "-o", "program", "main.c", "tables.o", "outside.s", "tables.ld")
+    Linked(tmp_path / "program").check(tables, printed(tmp_path, tables))
+
+
+def test_one_header_only(tmp_path: Path) -> None:
+    """That of c declares what fills in its tables, c-header's does not: one would overwrite the other."""
+    wrong = refused("build", EXAMPLES / "double_fault.toml", "-o", tmp_path, "--emit", "c,c-header")
+    assert wrong == "--emit c-header: another tables.h is written already: leave out one of the two"
+    assert not list(tmp_path.iterdir())
+    output("build", EXAMPLES / "double_fault.toml", "-o", tmp_path, "--emit", "c,c")
 
 
 @pytest.mark.needs("as", "nasm", "objdump")
@@ -271,6 +318,20 @@ def test_a_stride_has_room_for_a_stub(tmp_path: Path) -> None:
 
 @pytest.mark.needs("as", "nasm")
 @pytest.mark.parametrize("assembler", ASSEMBLERS)
+def test_a_base_whose_first_vector_goes_elsewhere(assembler: str, tmp_path: Path) -> None:
+    """The base is defined all the same, and the others lie at their distance from it."""
+    (tmp_path / "a.toml").write_text('[idt]\n"32..35" = { handler = { base = "irqs", stride = 16 } }\n32 = "timer"\n')
+    written(tmp_path, config.load(str(tmp_path / "a.toml")), "stubs")
+    run(tmp_path, *ASSEMBLERS[assembler][1])
+    linked = Linked(tmp_path / "stubs.o")
+    code = next(data for start, data in linked.pieces if data)
+    at = linked.symbols["irqs"]
+    assert code[at : at + 16] == b"\xcc" * 16
+    assert [code[at + n * 16 : at + n * 16 + 4].hex() for n in (1, 2, 3)] == ["6a006a21", "6a006a22", "6a006a23"]
+
+
+@pytest.mark.needs("as", "nasm")
+@pytest.mark.parametrize("assembler", ASSEMBLERS)
 def test_the_smallest_strides_are_assembled(assembler: str, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(
         '[idt]\n"0x20..0x7f" = { handler = { base = "low", stride = 9 } }\n'
@@ -313,8 +374,9 @@ def test_names_that_a_language_does_not_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize("language", names())
 def test_every_emitter_shows_a_sample(language: str) -> None:
     """What its docstring shows in a block is what it writes."""
-    __import__(f"x86tables.emit.{language}")
-    module = sys.modules[f"x86tables.emit.{language}"]
+    name = f"x86tables.emit.{language.replace('-', '_')}"
+    __import__(name)
+    module = sys.modules[name]
     tables = config.load(str(EXAMPLES / "double_fault.toml"))
     made = b"".join(emit(language, tables, config.lookup(tables)).values()).decode(errors="replace")
     samples = re.findall(r"(?:^    .*\n)+", module.__doc__ or "", re.MULTILINE)

@@ -56,7 +56,10 @@ def _files(image: Image, languages: list[str]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for language in languages:
         try:
-            files |= image.emit(language)
+            made = image.emit(language)
         except NotThere as error:
             raise UsageError(f"--emit {language}: {error}") from None
+        for name, contents in made.items():
+            if files.setdefault(name, contents) != contents:
+                raise UsageError(f"--emit {language}: another {name} is written already: leave out one of the two")
     return files

@@ -35,15 +35,17 @@ def headline(tables: CompiledTables) -> str:
 
 def names() -> list[str]:
     """The names of the languages."""
-    return sorted(name[:-3] for name in os.listdir(__path__[0]) if name.endswith(".py") and not name.startswith("_"))
+    files = (name for name in os.listdir(__path__[0]) if name.endswith(".py") and not name.startswith("_"))
+    return sorted(name[:-3].replace("_", "-") for name in files)
 
 
 def emit(name: str, tables: CompiledTables, find: Lookup) -> dict[str, bytes]:
     """The files of one language. UsageError for an unknown one; NotThere for an address that it needs."""
     if name not in names():
         raise UsageError(f"--emit {name}: one of {', '.join(names())}")
-    __import__(f"{__name__}.{name}")
-    made: dict[str, Any] = sys.modules[f"{__name__}.{name}"].emit(tables, find)
+    module = f"{__name__}.{name.replace('-', '_')}"
+    __import__(module)
+    made: dict[str, Any] = sys.modules[module].emit(tables, find)
     return {
         file: text.encode(errors="backslashreplace") if isinstance(text, str) else text for file, text in made.items()
     }

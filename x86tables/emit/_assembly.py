@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TableDialect(Record):
-    """How an assembler writes data; `words` by size in bytes."""
+    """How an assembler writes data; `words` by size in bytes, `public` makes a name known with its type and size."""
 
     comment: str
     words: dict[int, str]
@@ -43,7 +43,12 @@ def tables_source(tables: CompiledTables, dialect: TableDialect) -> str:
     if dialect.outside:
         lines += [dialect.outside.format(name) for name in sorted((outside & whole) | cut)]
     for table in tables.all:
-        lines += ["", dialect.public.format(table.name), dialect.align.format(ALIGN[table.kind]), f"{table.name}:"]
+        lines += [
+            "",
+            dialect.public.format(table.name, table.size),
+            dialect.align.format(ALIGN[table.kind]),
+            f"{table.name}:",
+        ]
         lines += contents(table, dialect)
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,7 @@ from . import ALIGN, headline, identifiers, members, number, settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..config.compiled import Address, CompiledTable, CompiledTables, Item, Lookup
     from ..tables.layout import Layout
@@ -32,7 +32,16 @@ def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """Header and source."""
     names = {table.name for table in tables.all} | {symbol for table in tables.all for symbol in table.symbols}
     identifiers(sorted(names), "c")
-    return {"tables.h": "\n".join(_header(tables)) + "\n", "tables.c": "\n".join(_source(tables)) + "\n"}
+    fill = (
+        f"/* Fills in the addresses of {tables.gdt.name} and {tables.idt.name}: call it before they are loaded. */",
+        f"void {FILL}(void);",
+    )
+    return {"tables.h": header(tables, fill), "tables.c": "\n".join(_source(tables)) + "\n"}
+
+
+def header(tables: CompiledTables, more: Iterable[str] = ()) -> str:
+    """tables.h: types, constants, and declarations of the tables, of `more` and of the routine that loads them."""
+    return "\n".join(_header(tables, more)) + "\n"
 
 
 def type_name(layout: type[Layout]) -> str:
@@ -50,7 +59,7 @@ def slot_name(table: CompiledTable, item: Item) -> str:
     return f"{item.name}_{number(table, item)}" if item.name == "null" else item.name
 
 
-def _header(tables: CompiledTables) -> Iterator[str]:
+def _header(tables: CompiledTables, more: Iterable[str]) -> Iterator[str]:
     yield f"/* {headline(tables)} */"
     yield from ("#ifndef X86TABLES_H", "#define X86TABLES_H", "", "#include <stdint.h>", "")
     for name, value in tables.constants.items():
@@ -69,8 +78,8 @@ def _header(tables: CompiledTables) -> Iterator[str]:
     yield ""
     for table in tables.all:
         yield f"extern {_variable(table)};"
-    yield f"\n/* Fills in the addresses of {tables.gdt.name} and {tables.idt.name}: call it before they are loaded. */"
-    yield f"void {FILL}(void);"
+    yield ""
+    yield from more
     cpu = "unsigned cpu" if len(tables.tss) > 1 else "void"
     yield f"/* In the output of `stubs`: loads the tables{' of CPU `cpu`' if len(tables.tss) > 1 else ''}. */"
     yield f"void {tables.config.stubs.load}({cpu});"

@@ -4,6 +4,7 @@ A stub makes all frames alike: where the processor pushes no error code it pushe
 common symbol. That finds, from RSP upwards: vector, error code, RIP, CS, RFLAGS, RSP, SS.
 
     asm_bp:
+        # #BP
         pushq $0
         pushq $0x3
         jmp interrupt_common
@@ -14,7 +15,7 @@ loaded refers to a table that is not there yet.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from ..errors import UsageError
 from ..records import Record
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class StubDialect(Record):
-    """How an assembler writes code."""
+    """How an assembler writes code; `public` and `end` give a name its type and size."""
 
     comment: str
     public: str
@@ -39,6 +40,7 @@ class StubDialect(Record):
     push: str
     jump: str
     at: str
+    end: str
     load: str
     which: tuple[str, str]
     note: str
@@ -46,13 +48,14 @@ class StubDialect(Record):
 
 GAS = StubDialect(
     comment="#",
-    public="    .globl {}",
+    public="    .globl {0}\n    .type {0}, @function",
     outside="",
     align="    .balign 16, 0xcc",
     start="    .text",
     push="    pushq ${}",
     jump="    jmp {}",
     at="    .org {} + {:#x}, 0xcc",
+    end="    .size {0}, . - {0}",
     load="""\
     lgdt {gdtr}(%rip)
     pushq ${code:#x}
@@ -75,13 +78,14 @@ GAS = StubDialect(
 )
 NASM = StubDialect(
     comment=";",
-    public="    global {}",
+    public="    global {0}:function ({0}.end - {0})",
     outside="    extern {}",
     align="    align 16, db 0xcc",
     start="    section .text",
     push="    push {}",
     jump="    jmp {}",
     at="    times {1:#x} - ($ - {0}) db 0xcc",
+    end=".end:",
     load="""\
     lgdt [rel {gdtr}]
     push {code:#x}
@@ -117,19 +121,17 @@ def _lines(tables: CompiledTables, dialect: StubDialect) -> Iterator[str]:
     yield dialect.start
     if dialect.outside:
         yield from (dialect.outside.format(name) for name in (names.common, tables.gdtr.name, tables.idtr.name))
-    for entry in _stubs(tables):
-        yield ""
-        if entry.address.offset:
-            yield dialect.at.format(entry.address.symbol, entry.address.offset)
-            yield f"{note} {label(entry.vector)}"
-        else:
-            yield dialect.public.format(entry.address.symbol)
-            yield dialect.align
-            yield f"{entry.address.symbol}:  {note} {label(entry.vector)}"
-        if not _pushes_error_code(entry.vector):
-            yield dialect.push.format(0)
-        yield dialect.push.format(hex(entry.vector))
-        yield dialect.jump.format(names.common)
+    for symbol, entries in groupby(_stubs(tables), lambda entry: entry.address.symbol):
+        yield from ("", dialect.public.format(symbol), dialect.align, f"{symbol}:")
+        for entry in entries:
+            if entry.address.offset:
+                yield dialect.at.format(symbol, entry.address.offset)
+            yield f"    {note} {label(entry.vector)}"
+            if not _pushes_error_code(entry.vector):
+                yield dialect.push.format(0)
+            yield dialect.push.format(hex(entry.vector))
+            yield dialect.jump.format(names.common)
+        yield dialect.end.format(symbol)
     several = len(tables.tss) > 1
     which = dialect.which[several].format(tables.selectors["tss0" if several else "tss"])
     yield ""
@@ -139,6 +141,7 @@ def _lines(tables: CompiledTables, dialect: StubDialect) -> Iterator[str]:
     yield f"{names.load}:"
     names_of = {"gdtr": tables.gdtr.name, "idtr": tables.idtr.name, "code": tables.code, "data": tables.data}
     yield dialect.load.format(which=which, **names_of)
+    yield dialect.end.format(names.load)
 
 
 def _pushes_error_code(vector: int) -> bool:
