@@ -618,12 +618,12 @@ def test_a_stack_without_a_guard_and_its_neighbour(tmp_path: Path) -> None:
     overwritten = ", which an overflow overwrites: leave a page between them, and declare guard = 4096"
     first = "the stack rsp0 of CPU 1 has no guard, and right below it lies the stack of CPU 0" + overwritten
     second = "the stack ist1 of CPU 1 has no guard, and right below it lies the stack ist1 of CPU 0" + overwritten
-    assert problems(tables, config.lookup(tables)) == [first, second]
+    assert list(problems(tables, config.lookup(tables))) == [first, second]
     path = tmp_path / "kernel.toml"
     path.write_text(NEIGHBOURS + "idt = 0x2f000\n")
     tables = config.load(str(path))
     third = "the stack ist2 of CPU 1 has no guard, and right below it lies the table idt" + overwritten
-    assert problems(tables, config.lookup(tables)) == [first, second, third]
+    assert list(problems(tables, config.lookup(tables))) == [first, second, third]
     status, out, _ = call("build", path, "-o", tmp_path / "out", "--emit", "ld")
     assert status == 1
     assert f"nothing was written: {first}; {second}; {third}" in " ".join(out.split())
@@ -637,7 +637,7 @@ def test_a_stack_without_a_guard_and_its_neighbour(tmp_path: Path) -> None:
     assert {run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] for result in results} == {"unguarded-neighbour"}
     path.write_text(NEIGHBOURS.replace("size = 0x4000 }", "size = 0x4000, guard = 4096 }"))
     tables = config.load(str(path))
-    assert problems(tables, config.lookup(tables)) == [second]
+    assert list(problems(tables, config.lookup(tables))) == [second]
 
 
 def test_a_problem_alone_fails_the_check(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from x86tables import commands
 from x86tables.checks import RULES
 from x86tables.commands import main
 from x86tables.delivery.scenarios import SCENARIOS
+from x86tables.readers import read_symbols
 from x86tables.render import sarif
 
 HERE = Path(__file__).parent
@@ -97,6 +98,82 @@ def test_what_was_not_checked_is_said(capsys: pytest.CaptureFixture[str]) -> Non
     assert any(note["associatedRule"]["id"] == "SYS001" for note in invocation["toolExecutionNotifications"])
 
 
+def places(run: dict[str, Any]) -> dict[str, tuple[str, int, list[str]]]:
+    """Rule -> file, line and the logical places of its first result."""
+    found: dict[str, tuple[str, int, list[str]]] = {}
+    for result in run["results"]:
+        (place,) = result["locations"]
+        file = place["physicalLocation"]["artifactLocation"]["uri"]
+        line = place["physicalLocation"]["region"]["startLine"]
+        found.setdefault(result["ruleId"], (file, line, [one["name"] for one in place["logicalLocations"]]))
+    return found
+
+
+def test_a_finding_is_at_the_source_line_of_the_handler(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where debugging information has it; a gate that is missing has no handler, and the table a symbol."""
+    image = HERE / "logs/triple.core.xz"
+    _, run = checked(capsys, str(image), "--symbols", str(HERE / "logs/triple.elf.xz"))
+    source = (HERE / "logs/kernel.asm").read_text().splitlines()
+    found = places(run)
+    assert found["IDT004"] == ("kernel.asm", source.index("double_fault:") + 2, ["idt[8].ist", "double_fault"])
+    assert found["stack-overflow"] == (*found["IDT004"][:2], ["stack-overflow", "double_fault"])
+    assert found["IDT019"] == (sarif.relative(str(image)), 1, ["idt[2].p", "idt"])
+
+
+def test_a_finding_without_source_lines_has_a_symbol(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    nm = tmp_path / "kernel.map"
+    symbols = read_symbols(str(HERE / "logs/triple.elf.xz"))
+    nm.write_text("".join(f"{address:016x} T {name}\n" for address, name in symbols.pairs))
+    image = HERE / "logs/triple.core.xz"
+    _, run = checked(capsys, str(image), "--symbols", str(nm))
+    assert places(run)["IDT004"] == (sarif.relative(str(image)), 1, ["idt[8].ist", "double_fault"])
+
+
+DECLARED = """\
+[gdt]
+segments = [
+    "kernel_code",
+    { name = "odd", kind = "kernel_code", d_b = true },
+    "kernel_data",
+]
+
+[cpu]
+stack = { bottom = 0x101000, size = 0x1000 }
+ist1 = { name = "double_fault", bottom = 0x100000, size = 0x1000 }
+ist2 = { name = "crooked", top = 0x10fff9 }
+
+[idt]
+#DF = { handler = "df", ist = "double_fault" }
+"3" = { handler = 0x200000, dpl = 3 }
+"#PF" = { handler = "pf", ist = "crooked" }
+
+[idt.32]
+handler = "odd"
+segment = "odd"
+"""
+
+
+def test_a_finding_is_at_the_line_of_its_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a gate, its key, or the comment that a key without quotes is; of a segment, a stack, a problem, theirs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "kernel.toml").write_text(DECLARED)
+    _, run = checked(capsys, "boot/kernel.toml")
+    lines = DECLARED.splitlines()
+
+    def at(text: str) -> int:
+        return next(number for number, line in enumerate(lines, 1) if line.startswith(text))
+
+    found = {rule: place[:2] for rule, place in places(run).items()}
+    assert found["IDT001"] == ("boot/kernel.toml", at("#DF"))
+    assert found["IDT019"] == ("boot/kernel.toml", at("[idt]"))
+    assert found["GDT008"] == ("boot/kernel.toml", at('    { name = "odd"'))
+    assert found["unguarded-neighbour"] == ("boot/kernel.toml", at("stack"))
+    assert found["STK004"] == ("boot/kernel.toml", at("ist2"))
+
+
 def test_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Relative to where the command runs, as the repository of a workflow has it."""
     monkeypatch.chdir(tmp_path)
@@ -104,6 +181,11 @@ def test_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert sarif.relative(str(tmp_path / "build" / "my kernel.core")) == "build/my%20kernel.core"
     assert sarif.relative("build/kernel.core") == "build/kernel.core"
     assert sarif.relative("/elsewhere/kernel.core") == "kernel.core"
+    (tmp_path / "arch").mkdir()
+    (tmp_path / "arch" / "trap.c").touch()
+    assert sarif.relative("/build/of/container/arch/trap.c") == "arch/trap.c", "compiled elsewhere, and known here"
+    assert sarif.relative("../../arch/trap.c") == "arch/trap.c"
+    assert sarif.relative("/build/arch/other.c") == "other.c"
 
 
 def test_the_schema_refuses(capsys: pytest.CaptureFixture[str]) -> None:

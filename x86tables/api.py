@@ -223,7 +223,7 @@ class Image:
             return []
         from .config.validate import problems
 
-        return problems(self.tables, self.find)
+        return list(problems(self.tables, self.find))
 
     def emit(self, language: str) -> dict[str, bytes]:
         """File name -> contents of a configuration's tables as `bin`, `c`, `gas`, ...; NotThere for an address that is

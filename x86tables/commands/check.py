@@ -62,5 +62,5 @@ def run(args: argparse.Namespace) -> int:
         from ..render import sarif
         from ..render.json import output as output_json
 
-        output_json(sarif.log(image.snapshot, list(passing), outcome.problems))
+        output_json(sarif.log(image, list(passing), outcome.problems))
     return outcome.status

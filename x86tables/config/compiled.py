@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from ..tables.layout import Layout
     from .keys import Config
+    from .lines import Path
     from .read import Source
 
     Lookup: TypeAlias = "Callable[[str], int]"  # the address of a symbol; NotThere when there is none
@@ -39,12 +40,16 @@ class Address(Record):
 
 
 class Item(Record):
-    """One structure of a table: its value, and the fields (0 in it) that are addresses. `name` is for people."""
+    """One structure of a table: its value, and the fields (0 in it) that are addresses.
+
+    `name` is for people, `path` the key that declares it.
+    """
 
     offset: int
     name: str
     value: Layout
     addresses: dict[str, Address] = {}  # noqa: RUF012 - never changed
+    path: Path = ()
 
     def at(self, lookup: Lookup) -> Layout:
         """The structure with its addresses filled in."""
@@ -91,7 +96,7 @@ class CompiledStack(Record):
     bottom: Address | None
     size: int | None
     guard: int
-    path: tuple[str | int, ...]
+    path: Path
 
 
 class MemoryRange(Record):
@@ -101,7 +106,7 @@ class MemoryRange(Record):
     start: Address
     stop: Address
     permissions: str
-    path: tuple[str | int, ...] = ()
+    path: Path = ()
 
 
 class VectorHandler(Record):

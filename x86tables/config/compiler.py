@@ -22,9 +22,12 @@ from .scalars import Scalars
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from .lines import Path
     from .read import Source
+
+    Entry: TypeAlias = tuple[str, Layout, dict[str, Address], Path]  # what becomes an Item
 
 SEGMENTS: dict[str, Callable[[], SegmentDescriptor]] = {
     "null": SegmentDescriptor,
@@ -64,12 +67,14 @@ class _Compiler:
         gdt = self._table("gdt", places.gdt, ("tables", "gdt"), self._gdt(tss))
         stacks = tuple(stack for number in range(len(self.cpus)) for stack in self._stacks(number))
         self.ists = self._ists(stacks)
-        gates = dict(self._gates())
-        handlers = tuple(VectorHandler(v, address, gate.stub) for v, (gate, _, address) in sorted(gates.items()))
+        gates = self._gates()
+        handlers = tuple(VectorHandler(v, address, gate.stub) for v, (gate, _, address, _) in sorted(gates.items()))
         count = self.config.tables.gates
         empty = Gate()
-        values = [
-            (vectors.label(v), gates[v][1], {"offset": gates[v][2]}) if v in gates else (vectors.label(v), empty, {})
+        values: list[Entry] = [
+            (vectors.label(v), gates[v][1], {"offset": gates[v][2]}, gates[v][3])
+            if v in gates
+            else (vectors.label(v), empty, {}, ("idt",))
             for v in range(count)
         ]
         idt = self._table("idt", places.idt, ("tables", "idt"), values)
@@ -78,7 +83,7 @@ class _Compiler:
                 f"{table.kind}r",
                 place,
                 ("tables", f"{table.kind}r"),
-                [(f"{table.kind}r", PseudoDescriptor(limit=table.size - 1), {"base": table.place})],
+                [(f"{table.kind}r", PseudoDescriptor(limit=table.size - 1), {"base": table.place}, ())],
             )
             for table, place in ((gdt, places.gdtr), (idt, places.idtr))
         )
@@ -116,13 +121,13 @@ class _Compiler:
         kind: str,
         place: int | str,
         path: Path,
-        values: Sequence[tuple[str, Layout, dict[str, Address]]],
+        values: Sequence[Entry],
         number: str = "",
     ) -> CompiledTable:
         address = self.scalars.address(place, path)
         items, offset = [], 0
-        for name, value, addresses in values:
-            items.append(Item(offset, name, value, addresses))
+        for name, value, addresses, written in values:
+            items.append(Item(offset, name, value, addresses, written))
             offset += value.size
         return CompiledTable(kind, address.symbol or kind + number, address, tuple(items))
 
@@ -143,12 +148,12 @@ class _Compiler:
 
     # GDT
 
-    def _gdt(self, tss: tuple[CompiledTable, ...]) -> list[tuple[str, Layout, dict[str, Address]]]:
+    def _gdt(self, tss: tuple[CompiledTable, ...]) -> list[Entry]:
         segments = list(self.config.gdt.segments)
         if "tss" not in segments and not any(isinstance(s, keys.SegmentConfig) and s.kind == "tss" for s in segments):
             segments.append("tss")
         gdt = Gdt()
-        values: list[tuple[str, Layout, dict[str, Address]]] = [("null", SegmentDescriptor(), {})]
+        values: list[Entry] = [("null", SegmentDescriptor(), {}, ("gdt",))]
         found: list[tuple[str, SegmentDescriptor | SystemDescriptor, dict[str, Address], Path]] = []
         for number, segment in enumerate(segments):
             path: Path = ("gdt", "segments", number)
@@ -163,7 +168,7 @@ class _Compiler:
                 selector = gdt.append(descriptor)
             except UsageError as error:
                 raise self.wrong(path, str(error)) from None
-            values.append((name, descriptor, addresses))
+            values.append((name, descriptor, addresses, path))
             if name == "null":
                 continue
             if name in self.selectors:
@@ -201,7 +206,9 @@ class _Compiler:
             if getattr(cpu, slot) is not None
         }
         place = cpu.tss if cpu.tss is not None else f"tss{suffix}"
-        return self._table("tss", place, (*self._cpu(number), "tss"), [("tss" + suffix, Tss(), addresses)], suffix)
+        return self._table(
+            "tss", place, (*self._cpu(number), "tss"), [("tss" + suffix, Tss(), addresses, self._cpu(number))], suffix
+        )
 
     def _top(self, stack: keys.StackConfig, path: Path) -> tuple[Address, Address | None, int | None]:
         """Top, bottom and size of a stack."""
@@ -274,9 +281,9 @@ class _Compiler:
             raise self.wrong(path, f"the IDT has {self.config.tables.gates} gates (tables.gates): 0..{ends[1]} needed")
         return range(ends[0], ends[1] + 1)
 
-    def _gates(self) -> dict[int, tuple[keys.GateConfig, Gate, Address]]:
-        """Vector -> what was written, the gate without its address, the address."""
-        found: dict[int, tuple[keys.GateConfig, Gate, Address]] = {}
+    def _gates(self) -> dict[int, tuple[keys.GateConfig, Gate, Address, Path]]:
+        """Vector -> what was written, the gate without its address, the address, the key."""
+        found: dict[int, tuple[keys.GateConfig, Gate, Address, Path]] = {}
         owner: dict[int, tuple[str, bool]] = {}
         calls = self._system_calls()
         for key, written in self.config.idt.items():
@@ -292,7 +299,7 @@ class _Compiler:
                 owner[vector] = key, single
                 path: Path = ("idt", key, "handler") if isinstance(written, keys.GateConfig) else ("idt", key)
                 address = self._handler(gate.handler, vector, covered, path)
-                found[vector] = gate, self._gate(gate, vector, vector in calls, ("idt", key)), address
+                found[vector] = gate, self._gate(gate, vector, vector in calls, ("idt", key)), address, ("idt", key)
         for number, vector in enumerate(calls):
             if vector not in found:
                 raise self.wrong(("syscall", "vectors", number), f"vector {vector} has no gate in [idt]")
