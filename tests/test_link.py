@@ -170,7 +170,7 @@ def test_in_place_keeps_the_mode_and_can_be_repeated(build: Build) -> None:
     assert stat.S_IMODE(elf.stat().st_mode) == 0o741 and alias.is_symlink()
     once = elf.read_bytes()
     status, shown, _ = call("link", elf, build.toml())
-    assert status == 0 and "0 bytes changed" in shown
+    assert status == 0 and "0 bytes changed" in " ".join(shown.split())
     assert elf.read_bytes() == once
     assert sorted(path.name for path in build.folder.iterdir() if path.name.startswith(".")) == []
 
