@@ -12,6 +12,7 @@ from cli import call, output, refused
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
 from x86tables.api import assess
 from x86tables.config import machines
+from x86tables.config.compiled import CompiledTable
 from x86tables.config.lines import key_lines, shown, tokens
 from x86tables.config.validate import problems
 from x86tables.delivery.scenarios import run_scenario
@@ -130,6 +131,80 @@ def test_one_tss_per_cpu() -> None:
     assert str(tables.tss[1].items[0].addresses["ist2"]) == "nmi_stack_1 + 0x2000"
 
 
+def test_a_symbol_and_an_offset(tmp_path: Path) -> None:
+    """Wherever an address may be a symbol, hexadecimal or decimal, with blanks or without."""
+    text = """
+[cpu]
+rsp0 = { top = "stack_end - 16" }
+ist1 = { name = "df", bottom = "arena+0x2000", size = 0x1000 }
+[idt]
+"32..33" = "irq_{vector}+4"
+[[memory]]
+start = "arena -0x1000"
+end = "arena"
+permissions = ""
+"""
+    tables = loaded(tmp_path, text)
+    addresses = tables.tss[0].items[0].addresses
+    assert (str(addresses["rsp0"]), str(addresses["ist1"])) == ("stack_end - 0x10", "arena + 0x3000")
+    assert [str(tables.idt.items[number].addresses["offset"]) for number in (32, 33)] == [
+        "irq_32 + 0x4",
+        "irq_33 + 0x4",
+    ]
+    assert (str(tables.memory[0].start), str(tables.memory[0].stop)) == ("arena - 0x1000", "arena")
+    assert tables.memory[0].start.at({"arena": 0x800}.__getitem__) == (1 << 64) - 0x800
+
+
+def test_a_count_of_cpus(tmp_path: Path) -> None:
+    """What stands once for all of them is what stands for each: {cpu} counts all CPUs, a stride those of its entry."""
+    once = """
+[[cpu]]
+tss = "boot_tss"
+stack = { bottom = "boot_stack", size = 0x1000 }
+ist1 = { name = "df", bottom = "df_0", size = 0x1000 }
+[[cpu]]
+count = 2
+tss = "tss_of_{cpu}"
+stack = { bottom = { base = "stacks", stride = 0x2000 }, size = 0x1000 }
+ist1 = { name = "df", bottom = "df_{cpu}", size = 0x1000 }
+[idt]
+"#DF" = { handler = "asm_df", ist = "df" }
+"""
+    each = (
+        once.partition("[[cpu]]\ncount")[0]
+        + """
+[[cpu]]
+tss = "tss_of_1"
+stack = { bottom = "stacks", size = 0x1000 }
+ist1 = { name = "df", bottom = "df_1", size = 0x1000 }
+[[cpu]]
+tss = "tss_of_2"
+stack = { bottom = "stacks + 0x2000", size = 0x1000 }
+ist1 = { name = "df", bottom = "df_2", size = 0x1000 }
+[idt]
+"#DF" = { handler = "asm_df", ist = "df" }
+"""
+    )
+    made, expected = loaded(tmp_path, once), loaded(tmp_path, each)
+
+    def contents(table: CompiledTable) -> object:
+        return table.name, table.place, [item.replace(path=()) for item in table.items]
+
+    assert [contents(table) for table in made.all] == [contents(table) for table in expected.all]
+    assert [stack.replace(path=()) for stack in made.stacks] == [stack.replace(path=()) for stack in expected.stacks]
+    assert made.selectors == expected.selectors
+    # TSSs without a name of theirs, as without a count
+    assert [table.name for table in loaded(tmp_path, "cpu.count = 3\n").tss] == ["tss0", "tss1", "tss2"]
+
+
+def test_stacks_that_are_not_declared_are_said_once(tmp_path: Path) -> None:
+    tables = loaded(tmp_path, "[[cpu]]\nstack.top = 4096\n[[cpu]]\ncount = 60\n")
+    said = machines.image(tables, config.lookup(tables)).remarks
+    assert [remark for remark in said if "not declared" in remark] == [
+        "the kernel's stack is not declared: add stack = { bottom = SYMBOL, size = N } to the [[cpu]] of CPUs 1..60"
+    ]
+
+
 # Mistakes
 
 CPU = "[cpu]\n"
@@ -189,6 +264,21 @@ MISTAKES = {
     "symbol": (
         CPU + 'rsp0 = { top = "a-b" }\n',
         "2: cpu.rsp0.top: 'a-b' is not a symbol: a name of letters, digits, _, . and $ expected",
+    ),
+    "symbol of a table": (
+        '[tables]\ngdt = "tables + 0x40"\n',
+        "2: tables.gdt: a table has a symbol of its own, or an address: 'tables + 0x40' is neither",
+    ),
+    "number of CPUs": ("[[cpu]]\ncount = 4096\n[[cpu]]\n", "1: cpu: 4,097 CPUs: 1 to 4,096 expected"),
+    "no CPU": ("cpu = []\n", "1: cpu: 0 CPUs: 1 to 4,096 expected"),
+    "no count": ("[cpu]\ncount = 0\n", "2: cpu.count: expected a number from 1; found 0"),
+    "stride of a stack": (
+        CPU + 'rsp0.top = { base = "s", strid = 8 }\n',
+        "2: cpu.rsp0.top.strid: unknown key; did you mean stride?",
+    ),
+    "TSSs of one name": (
+        '[cpu]\ncount = 2\ntss = "t"\n',
+        "3: cpu.tss: two tables are called t; {cpu} in the name is the number of the CPU",
     ),
     "octal size": (
         CPU + 'rsp0 = { bottom = "s", size = "0123" }\n',
@@ -306,7 +396,7 @@ MISTAKES = {
         '[check]\nignore = ["TSS001", "IDX"]\n',
         "2: check.ignore[1]: no rule 'IDX'; did you mean IDT? `x86tables explain` lists all",
     ),
-    "tables of one name": ('[tables]\nidt = "gdt"\n', "1: tables: two tables are called gdt"),
+    "tables of one name": ('[tables]\nidt = "gdt"\n', "2: tables.idt: two tables are called gdt"),
 }  # fmt: skip
 
 
@@ -694,7 +784,7 @@ FORM = [
     "unknown key", "unknown key below", "unknown key of a gate", "no key like it", "missing key", "type of value",
     "word", "segment", "bare symbol for a stack", "stack without a size", "stack with both ends",
     "guard without a bottom", "mnemonic", "open range", "region", "permissions", "number of a stack",
-    "number of a stack of two CPUs", "number of no stack", "number of no IST", "IST 0",
+    "number of a stack of two CPUs", "number of no stack", "number of no IST", "IST 0", "no count", "stride of a stack",
 ]  # fmt: skip
 
 

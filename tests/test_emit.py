@@ -22,7 +22,7 @@ segments = ["kernel_code", "null", "kernel_data", "tss",
     { name = "low", kind = "code32", base = 0x12345678, limit = 9 }]
 [cpu]
 tss = "my_tss"
-rsp0 = { top = "kernel_stack_end" }
+rsp0 = { top = "kernel_stack_end - 8" }
 rsp2 = { bottom = 0xffffffff90000000, size = 0x3000 }
 ist1 = { name = "double_fault", bottom = "df_stack", size = "20 KiB" }
 ist7 = { top = 0xfffffffffffffff0 }
@@ -31,7 +31,8 @@ ist7 = { top = 0xfffffffffffffff0 }
 "#DF" = { handler = "exception_8", ist = "double_fault" }
 "#PF" = { handler = 0xffffffff81234567, ist = "ist7", type = "trap" }
 "32..40" = { handler = { base = "irqs", stride = 32 }, segment = "low", dpl = 3 }
-50 = { handler = "by_hand", stub = false }
+49 = "irqs + 0x140"
+50 = { handler = "by_hand-0x10", stub = false }
 [tables]
 gdt = "my_gdt"
 idt = "my_idt"
@@ -298,6 +299,16 @@ def test_a_stub_knows_one_vector(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[idt]\n"0..9" = "all"\n')
     tables = config.load(str(tmp_path / "a.toml"))
     with pytest.raises(UsageError, match="vectors #DE and #DB have one handler, all, but a stub knows one vector"):
+        emit("stubs", tables, config.lookup(tables))
+
+
+def test_a_stub_begins_at_its_symbol_or_behind(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[idt]\n8 = "df - 16"\n')
+    tables = config.load(str(tmp_path / "a.toml"))
+    expected = (
+        r"^--emit stubs: the stub of vector #DF would lie before its symbol, at df - 0x10: give it one of its own"
+    )
+    with pytest.raises(UsageError, match=expected):
         emit("stubs", tables, config.lookup(tables))
 
 

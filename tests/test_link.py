@@ -273,8 +273,11 @@ def test_a_position_independent_kernel(build: Build) -> None:
 
 
 ROOM = [
-    (("gdt:    .skip 40", "gdt:    .skip 24\nother:  .skip 16"), "24 bytes are reserved (other follows), 40 needed"),
-    (("gdt:    .skip 40", "gdt:    .skip 40\n.size gdt, 32"), "32 bytes are reserved (the size of gdt), 40 needed"),
+    (
+        ("gdt:    .skip 40", "gdt:    .skip 24\nother:  .skip 16"),
+        "24 bytes are reserved (other follows), 40 needed; if gdt is a table of the kernel's own",
+    ),
+    (("gdt:    .skip 40", "gdt:    .skip 40\n.size gdt, 32"), "32 bytes are reserved (the size of gdt), 40 needed; "),
     (("after:  .quad 0x99aabbccddeeff00", ""), "6 bytes are reserved (then its section ends), 10 needed"),
     (("gdt:    .skip 40", ".skip 4\ngdt: .skip 40"), "misaligned: a multiple of 8 expected"),
     ((".balign 128\ntss:", ".balign 4096\n.skip 4000\ntss:"), "misaligned: it crosses a page at 0xffffffff80104000"),
@@ -310,6 +313,9 @@ def test_symbols_that_are_there_twice(build: Build) -> None:
     again = ".text\n.skip 64\nasm_df: hlt\n"
     elf = build.elf((", asm_df", ""), also=again)
     assert "symbol 'asm_df' (idt #DF.offset) is ambiguous: 0xffff" in refused("link", elf, build.toml())
+    sentence = refused("link", build.elf((" gdt,", ""), also=again.replace("asm_df", "gdt")), build.toml())
+    assert "symbol 'gdt' (place of the GDT) is ambiguous: 0xffff" in sentence
+    assert "; make the one that is meant global, or name another: [tables] gdt = SYMBOL" in sentence
     # a global one is what other files of the kernel mean
     elf = build.elf(also=again)
     assert call("link", elf, build.toml())[0] == 0
@@ -322,6 +328,7 @@ def test_tables_without_contents(build: Build) -> None:
     elf = build.elf(*changes, ("after:  .quad", "after:  .skip 8 #"))
     sentence = refused("link", elf, build.toml())
     assert "gdt at 0xffffffff80101008: .bss has no contents in the file: reserve the space in a section" in sentence
+    assert sentence.endswith("; if gdt is a table of the kernel's own, name another: [tables] gdt = SYMBOL")
     nowhere = build.toml(more="[tables]\ngdt = 0x1000\n")
     assert "gdt at 0x1000: no segment is loaded there" in refused("link", build.elf(), nowhere)
 

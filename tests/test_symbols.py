@@ -43,8 +43,18 @@ def test_addresses_by_name() -> None:
 
 def test_what_the_command_line_calls_an_address() -> None:
     assert [address(text, KERNEL) for text in ("0x9000", "4096", "gdt")] == [0x9000, 0x1000, 0x9000]
+    assert [address(text, KERNEL) for text in ("gdt+0x10", "gdt-16", "gdt+7")] == [0x9010, 0x8FF0, 0x9007]
+    assert address("start-0x1001", KERNEL) == (1 << 64) - 1, "addresses wrap"
+    assert address("f+1", Symbols([(1, "f"), (9, "f+1")])) == 9, "a name may have such characters itself"
+    assert KERNEL.name(address("alias+0x8", KERNEL)) == "alias+0x8", "what is shown can be given"
     with pytest.raises(ValueError, match="no symbol 'idt'"):
         address("idt", KERNEL)
+    kinds = r"^--stack: 'idt\+0x10': an address is 0x..., decimal, a symbol, or symbol\+0x10; no symbol 'idt'$"
+    with pytest.raises(ValueError, match=kinds):
+        address("idt+0x10", KERNEL, "--stack")
+    for wrong in ("gdt+", "gdt+x", "+16", "gdt+0x10+0x10", "gdt+1 "):
+        with pytest.raises(ValueError, match=r"no symbol|is not a number"):
+            address(wrong, KERNEL)
     with pytest.raises(ValueError, match="give --symbols"):
         address("idt", Symbols())
 

@@ -16,6 +16,7 @@ from ..tables.selector import Selector, Star
 from ..tables.tss import STACKS, Tss
 from . import keys
 from .compiled import Address, CompiledStack, CompiledTable, CompiledTables, Item, MemoryRange, VectorHandler
+from .cpus import DeclaredCpu, expand
 from .lines import quoted
 from .scalars import Scalars
 
@@ -52,10 +53,7 @@ class _Compiler:
     def __init__(self, config: keys.Config, source: Source) -> None:
         self.config, self.source, self.wrong = config, source, source.mistake
         self.scalars = Scalars(source)
-        self.several = isinstance(config.cpu, list)
-        self.cpus = config.cpu if isinstance(config.cpu, list) else [config.cpu]
-        if not self.cpus:
-            raise self.wrong(("cpu",), "no CPU: at least one expected")
+        self.cpus = expand(config, source)
         self.selectors: dict[str, int] = {}
         self.segments: dict[str, SegmentDescriptor] = {}
         self.constants: dict[str, str] = {}
@@ -63,9 +61,9 @@ class _Compiler:
     def tables(self) -> CompiledTables:
         """All of it."""
         places = self.config.tables
-        tss = tuple(self._tss(number, cpu) for number, cpu in enumerate(self.cpus))
+        tss = tuple(map(self._tss, self.cpus))
         gdt = self._table("gdt", places.gdt, ("tables", "gdt"), self._gdt(tss))
-        stacks = tuple(stack for number in range(len(self.cpus)) for stack in self._stacks(number))
+        stacks = tuple(stack for cpu in self.cpus for stack in self._stacks(cpu))
         self.ists = self._ists(stacks)
         gates = self._gates()
         handlers = tuple(VectorHandler(v, address, gate.stub) for v, (gate, _, address, _) in sorted(gates.items()))
@@ -105,7 +103,7 @@ class _Compiler:
             config=self.config,
             source=self.source,
         )
-        self._once([table.name for table in made.all])
+        self._once(made)
         for key in ("common", "load"):
             self.scalars.name(getattr(self.config.stubs, key), ("stubs", key))
         for key in ("select", "ignore"):
@@ -124,17 +122,23 @@ class _Compiler:
         values: Sequence[Entry],
         number: str = "",
     ) -> CompiledTable:
-        address = self.scalars.address(place, path)
+        address = self.scalars.place(place, path)
         items, offset = [], 0
         for name, value, addresses, written in values:
             items.append(Item(offset, name, value, addresses, written))
             offset += value.size
         return CompiledTable(kind, address.symbol or kind + number, address, tuple(items))
 
-    def _once(self, names: list[str]) -> None:
-        for name in names:
-            if names.count(name) > 1:
-                raise self.wrong(("tables",), f"two tables are called {name}")
+    def _once(self, made: CompiledTables) -> None:
+        """Refuse two tables of one name."""
+        seen: set[str] = set()
+        for table in (made.gdt, made.idt, made.gdtr, made.idtr, *made.tss):
+            if table.name in seen:
+                tss = table.kind == "tss"
+                path: Path = (*table.items[0].path, "tss") if tss else ("tables", table.kind)
+                cure = "; {cpu} in the name is the number of the CPU" if tss and len(made.tss) > 1 else ""
+                raise self.wrong(path, f"two tables are called {table.name}{cure}")
+            seen.add(table.name)
 
     def _constant(self, name: str, of: str, path: Path) -> None:
         """Refuse two names that differ in their case alone: sources have them in upper case."""
@@ -195,53 +199,46 @@ class _Compiler:
 
     # TSS
 
-    def _cpu(self, number: int) -> Path:
-        return ("cpu", number) if self.several else ("cpu",)
-
-    def _tss(self, number: int, cpu: keys.CpuConfig) -> CompiledTable:
-        suffix = str(number) if len(self.cpus) > 1 else ""
+    def _tss(self, cpu: DeclaredCpu) -> CompiledTable:
+        suffix = str(cpu.number) if len(self.cpus) > 1 else ""
+        stacks = {slot: getattr(cpu.written, slot) for slot in SLOTS[1:]}
         addresses = {
-            slot: self._top(getattr(cpu, slot), (*self._cpu(number), slot))[0]
-            for slot in SLOTS[1:]
-            if getattr(cpu, slot) is not None
+            slot: self._top(stack, cpu, (*cpu.path, slot))[0] for slot, stack in stacks.items() if stack is not None
         }
-        place = cpu.tss if cpu.tss is not None else f"tss{suffix}"
-        return self._table(
-            "tss", place, (*self._cpu(number), "tss"), [("tss" + suffix, Tss(), addresses, self._cpu(number))], suffix
-        )
+        place = cpu.named(cpu.written.tss) if cpu.written.tss is not None else f"tss{suffix}"
+        return self._table("tss", place, (*cpu.path, "tss"), [("tss" + suffix, Tss(), addresses, cpu.path)], suffix)
 
-    def _top(self, stack: keys.StackConfig, path: Path) -> tuple[Address, Address | None, int | None]:
+    def _top(self, stack: keys.StackConfig, cpu: DeclaredCpu, path: Path) -> tuple[Address, Address | None, int | None]:
         """Top, bottom and size of a stack."""
         if stack.top is not None and stack.bottom is None and stack.size is None:
             if stack.guard is not None:
                 raise self.wrong(
                     (*path, "guard"), "a guard lies below the bottom: {bottom = SYMBOL, size = N} expected"
                 )
-            return self.scalars.address(stack.top, (*path, "top")), None, None
+            return cpu.address(stack.top, self.scalars, (*path, "top")), None, None
         if stack.top is not None or stack.bottom is None or stack.size is None:
             given = " and ".join(n for n in ("bottom", "size", "top") if getattr(stack, n) is not None) or "neither"
             raise self.wrong(path, f"{keys.StackConfig.shape.partition(':')[0]} expected, {given} found")
         size = self.scalars.size(stack.size, (*path, "size"))
-        bottom = self.scalars.address(stack.bottom, (*path, "bottom"))
+        bottom = cpu.address(stack.bottom, self.scalars, (*path, "bottom"))
         return bottom.plus(size), bottom, size
 
-    def _stacks(self, number: int) -> Iterator[CompiledStack]:
-        cpu, path = self.cpus[number], self._cpu(number)
+    def _stacks(self, cpu: DeclaredCpu) -> Iterator[CompiledStack]:
         names: list[str] = []
         for slot in SLOTS:
-            stack: keys.StackConfig | None = getattr(cpu, slot)
+            stack: keys.StackConfig | None = getattr(cpu.written, slot)
             if stack is None:
                 continue
-            name = self.scalars.name(stack.name or slot, (*path, slot, "name"))
+            name = self.scalars.name(stack.name or slot, (*cpu.path, slot, "name"))
             if name in names:
-                raise self.wrong((*path, slot, "name"), f"another stack of this CPU is called {name!r}")
+                raise self.wrong((*cpu.path, slot, "name"), f"another stack of this CPU is called {name!r}")
             names.append(name)
-            top, bottom, size = self._top(stack, (*path, slot))
-            guard = 0 if stack.guard is None else self.scalars.size(stack.guard, (*path, slot, "guard"))
+            top, bottom, size = self._top(stack, cpu, (*cpu.path, slot))
+            guard = 0 if stack.guard is None else self.scalars.size(stack.guard, (*cpu.path, slot, "guard"))
             if guard % PAGE:
                 message = f"{guard:,} bytes: a guard is whole pages, a multiple of {PAGE:,}"
-                raise self.wrong((*path, slot, "guard"), message)
-            yield CompiledStack(number, slot, name, top, bottom, size, guard, (*path, slot))
+                raise self.wrong((*cpu.path, slot, "guard"), message)
+            yield CompiledStack(cpu.number, slot, name, top, bottom, size, guard, (*cpu.path, slot))
 
     def _ists(self, stacks: tuple[CompiledStack, ...]) -> dict[str, int]:
         """IST numbers by name; a gate is the same for every CPU, so that a name is the same slot in each TSS."""
@@ -258,9 +255,11 @@ class _Compiler:
         if name not in self.ists:
             there = ", ".join(f'"{known}" (IST{number})' for known, number in self.ists.items())
             raise self.wrong(path, f'no stack named "{name}"; the TSS has {there or "no IST stack"}')
-        for number, cpu in enumerate(self.cpus):
-            if getattr(cpu, f"ist{self.ists[name]}") is None:
-                raise self.wrong(path, f'the TSS of CPU {number} has no stack named "{name}" (IST{self.ists[name]})')
+        for cpu in self.cpus:
+            if getattr(cpu.written, f"ist{self.ists[name]}") is None:
+                raise self.wrong(
+                    path, f'the TSS of CPU {cpu.number} has no stack named "{name}" (IST{self.ists[name]})'
+                )
         return self.ists[name]
 
     # IDT

@@ -5,17 +5,32 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 Address = Annotated[
-    int | str, Meta(description='A symbol, or an address: a number, or one as text ("0xffffffff80100000").')
+    int | str,
+    Meta(description='A symbol, also with an offset ("stack_end - 16"), or a number, also as text ("0x100000").'),
 ]
-Size = Annotated[int | str, Meta(description='Bytes: a number, or text with a unit ("20 KiB", "1 MiB").')]
-Kind = Literal["null", "kernel_code", "kernel_data", "user_code", "user_data", "code32", "user_code32", "tss"]
-Bit = Annotated[bool, Meta(description="A bit of the descriptor, by the manual's letter.")]
 
 
 class Keys(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     """Base of all tables of the file. `shape` is what a mistake says was expected."""
 
     shape: ClassVar[str] = "a table"
+
+
+class Strided(Keys, kw_only=True, frozen=True):
+    """One behind the other: that of the first vector of a range, or of the first CPU of a `count`, at `base`, the next
+    `stride` bytes on."""
+
+    shape: ClassVar[str] = "a symbol, an address, or {base = SYMBOL, stride = N}"
+    base: Address
+    stride: Annotated[int, Meta(ge=1)]
+
+
+CpuAddress = Annotated[
+    int | str | Strided, Meta(description="An address; `{cpu}` in it is the number of the CPU. Or {base, stride}.")
+]
+Size = Annotated[int | str, Meta(description='Bytes: a number, or text with a unit ("20 KiB", "1 MiB").')]
+Kind = Literal["null", "kernel_code", "kernel_data", "user_code", "user_data", "code32", "user_code32", "tss"]
+Bit = Annotated[bool, Meta(description="A bit of the descriptor, by the manual's letter.")]
 
 
 class SegmentConfig(Keys, kw_only=True, frozen=True):
@@ -46,12 +61,15 @@ class GdtConfig(Keys, kw_only=True, frozen=True):
 
 
 class StackConfig(Keys, kw_only=True, frozen=True):
-    """A stack: {bottom, size} or {top}. A symbol alone would not say which end it is."""
+    """A stack: {bottom, size} or {top}. A symbol alone would not say which end it is.
+
+    Of many CPUs, its symbol has `{cpu}` in it, or the stacks lie one behind the other: {base = SYMBOL, stride = N}.
+    """
 
     shape: ClassVar[str] = "{bottom = SYMBOL, size = N} or {top = SYMBOL}: a symbol alone does not say which end it is"
-    bottom: Address | None = None
+    bottom: CpuAddress | None = None
     size: Size | None = None
-    top: Address | None = None
+    top: CpuAddress | None = None
     name: Annotated[str | None, Meta(description="What gates call it (default: its slot, `ist1`).")] = None
     guard: Annotated[
         int | str | None,
@@ -62,7 +80,11 @@ class StackConfig(Keys, kw_only=True, frozen=True):
 class CpuConfig(Keys, kw_only=True, frozen=True):
     """One CPU: its TSS, and the stack that the kernel runs on (default: that of RSP0)."""
 
-    tss: Annotated[Address | None, Meta(description='Where the TSS is (default: symbol "tss", or "tss0", ...).')] = None
+    count: Annotated[int, Meta(ge=1, description="How many CPUs this declares, all alike.")] = 1
+    tss: Annotated[
+        Address | None,
+        Meta(description='Where the TSS is; `{cpu}` in it is the number (default: symbol "tss", or "tss0", ...).'),
+    ] = None
     stack: StackConfig | None = None
     rsp0: StackConfig | None = None
     rsp1: StackConfig | None = None
@@ -74,14 +96,6 @@ class CpuConfig(Keys, kw_only=True, frozen=True):
     ist5: StackConfig | None = None
     ist6: StackConfig | None = None
     ist7: StackConfig | None = None
-
-
-class Strided(Keys, kw_only=True, frozen=True):
-    """Handlers one behind the other: that of a range's first vector at `base`, the next `stride` bytes on."""
-
-    shape: ClassVar[str] = "a symbol, an address, or {base = SYMBOL, stride = N}"
-    base: Address
-    stride: Annotated[int, Meta(ge=1)]
 
 
 class GateConfig(Keys, kw_only=True, frozen=True):

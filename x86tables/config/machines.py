@@ -123,7 +123,7 @@ def _remarks(tables: CompiledTables, find: Lookup, placed: dict[str, int]) -> It
             why = f"line {line} is a comment, and gate {number} is missing"
             yield f'{why}: a key that begins with # stands in quotes, "{mnemonic}" = ...'
     running = {stack.cpu for stack in tables.stacks if stack.slot in ("stack", "rsp0")}
-    for cpu in range(len(tables.tss)):
-        if cpu not in running:
-            where = "[cpu]" if len(tables.tss) == 1 else f"the [[cpu]] of CPU {cpu}"
-            yield f"the kernel's stack is not declared: add stack = {{ bottom = SYMBOL, size = N }} to {where}"
+    if missing := set(range(len(tables.tss))) - running:
+        cpus = f"CPU{'s' * (len(missing) > 1)} {vectors.ranges(missing)}"
+        where = "[cpu]" if len(tables.tss) == 1 else f"the [[cpu]] of {cpus}"
+        yield f"the kernel's stack is not declared: add stack = {{ bottom = SYMBOL, size = N }} to {where}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # A dot alone is the assemblers' and the linker's own location counter, a dollar sign NASM's
 _SYMBOL = re.compile(r"[.$]*[A-Za-z_][\w.$]*", re.ASCII)
+_MOVED = re.compile(rf"({_SYMBOL.pattern})\s*([+-])\s*(0[xX][0-9a-fA-F]{{1,12}}|[0-9]{{1,15}})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F_]{1,40}|[0-9][0-9_]{0,40}")
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|0|[1-9]\d{0,19})(?:\s*(B|KiB|MiB|GiB)?)", re.ASCII)
@@ -27,7 +28,7 @@ class Scalars:
         self.wrong = source.mistake
 
     def address(self, value: int | str, path: Path) -> Address:
-        """A symbol, a number, or a number as text."""
+        """A symbol, a symbol and an offset (below 2^50), a number, or a number as text."""
         if isinstance(value, str) and value[:1] in tuple("0123456789"):
             try:
                 value = int(value, 16 if value[:2].lower() == "0x" else 10) if _NUMBER.fullmatch(value) else int("")
@@ -38,9 +39,19 @@ class Scalars:
             if not 0 <= value < 1 << 64:
                 raise self.wrong(path, f"{value:#x} is not an address of 64 bits")
             return Address(None, value)
+        if moved := _MOVED.fullmatch(value):
+            distance = int(moved[3], 16 if moved[3][:2].lower() == "0x" else 10)
+            return Address(moved[1], distance if moved[2] == "+" else -distance)
         if not _SYMBOL.fullmatch(value):
             raise self.wrong(path, f"{quoted(value)} is not a symbol: a name of letters, digits, _, . and $ expected")
         return Address(value)
+
+    def place(self, value: int | str, path: Path) -> Address:
+        """The address of a table: a symbol that is its own, or a number."""
+        address = self.address(value, path)
+        if address.symbol is not None and address.offset:
+            raise self.wrong(path, f"a table has a symbol of its own, or an address: {quoted(value)} is neither")
+        return address
 
     def size(self, value: int | str, path: Path) -> int:
         """Bytes, from 1 to below 2^48."""

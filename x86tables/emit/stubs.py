@@ -154,6 +154,11 @@ def _stubs(tables: CompiledTables) -> list[VectorHandler]:
     for handler in tables.handlers:
         if handler.stub and handler.address.symbol is not None:
             key = handler.address.symbol, handler.address.offset
+            if handler.address.offset < 0:
+                raise UsageError(
+                    f"--emit stubs: the stub of vector {label(handler.vector)} would lie before its symbol, at "
+                    f"{handler.address}: give it one of its own, or stub = false"
+                )
             if key in found:
                 raise UsageError(
                     f"--emit stubs: vectors {label(found[key].vector)} and {label(handler.vector)} have one handler, "

@@ -112,7 +112,7 @@ def _resolved(kernel: Kernel, tables: CompiledTables, known: set[str]) -> None:
             wrong.setdefault(name, f"no symbol {name!r} ({use})")
         elif len(places := {place for place, _ in kernel.names.get(name, ())}) > 1:
             shown = ", ".join(f"{place:#x}" for place in sorted(places)[:4])
-            wrong.setdefault(name, f"symbol {name!r} ({use}) is ambiguous: {shown}; make the one that is meant global")
+            wrong.setdefault(name, f"symbol {name!r} ({use}) is ambiguous: {shown}; {_choose(tables, name)}")
     if not wrong:
         return
     if not kernel.names:
@@ -126,6 +126,23 @@ def _resolved(kernel: Kernel, tables: CompiledTables, known: set[str]) -> None:
     raise ImageError(f"{kernel.path}: {reasons}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
+def _choose(tables: CompiledTables, name: str) -> str:
+    """What to do about a name that several symbols have: a table can have another."""
+    table = next((table for table in tables.all if table.place.symbol == name), None)
+    return "make the one that is meant global" + ("" if table is None else f", or name another: {_key(table)} = SYMBOL")
+
+
+def _renamed(table: CompiledTable) -> str:
+    """What to do where the symbol of a table turns out to be the kernel's own."""
+    name = table.place.symbol
+    return "" if name is None else f"; if {name} is a table of the kernel's own, name another: {_key(table)} = SYMBOL"
+
+
+def _key(table: CompiledTable) -> str:
+    """Where the declaration names a table."""
+    return "[cpu] tss" if table.kind == "tss" else f"[tables] {table.kind}"
+
+
 def _patch(kernel: Kernel, table: CompiledTable, find: Lookup) -> Patch:
     """One table at its place."""
     address = table.place.at(find)
@@ -135,12 +152,13 @@ def _patch(kernel: Kernel, table: CompiledTable, find: Lookup) -> Patch:
     if load is None:
         raise ImageError(f"{what}: no segment is loaded there: reserve space in a section such as .data")
     at = address - load.start
+    reserve = "reserve the space in a section such as .data" + _renamed(table)
     if at >= load.held or (section is not None and not section.filled):
         where = section.name if section else "its segment"
-        raise ImageError(f"{what}: {where} has no contents in the file: reserve the space in a section such as .data")
+        raise ImageError(f"{what}: {where} has no contents in the file: {reserve}")
     room, why = _room(kernel, table, address, section.stop if section else load.start + load.held)
     if room < table.size:
-        raise ImageError(f"{what}: {room} bytes are reserved ({why}), {table.size} needed")
+        raise ImageError(f"{what}: {room} bytes are reserved ({why}), {table.size} needed{_renamed(table)}")
     if at + table.size > load.held:
         raise ImageError(f"{what}: {load.held - at} bytes of it are in the file, {table.size} needed")
     if address % ALIGN.get(table.kind, 1):

@@ -128,6 +128,10 @@ class Symbols:
             raise NotThere(f"symbol {name!r} is ambiguous: {', '.join(hex(address) for address in found[:4])}")
         return found[0]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a symbol of this name, or several."""
+        return next(self._named(_encoded(name)), None) is not None
+
     def size(self, name: str) -> int:
         """How many bytes a symbol has; 0 where the file of symbols does not tell."""
         return 0 if self._sizes is None else self._sizes(name)

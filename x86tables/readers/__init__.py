@@ -16,7 +16,7 @@ from ..machine.image import OpenOptions, Snapshot
 from ..machine.machine import Machine
 from ..machine.memory import Memory
 from ..machine.registers import PG, Registers, Segment, TableRegister
-from ..machine.symbols import Symbols, parse_map
+from ..machine.symbols import MASK, Symbols, parse_map
 from ..records import Record
 
 TYPE_CHECKING = False
@@ -194,15 +194,21 @@ def _size(place: str, symbols: Symbols) -> int:
 
 
 def address(text: str, symbols: Symbols, where: str = "") -> int:
-    """An address as the command line gives it: `0x...`, decimal, or the name of a symbol."""
+    """An address as the command line gives it: `0x...`, decimal, a symbol, or `symbol+0x10`."""
     if text[:1].isdecimal():
         return number(text, where)
+    name, offset = text, 0
+    at = max(text.rfind("+"), text.rfind("-"))
+    if at > 0 and text[at + 1 : at + 2].isdecimal() and not symbols.has(text):
+        offset = number(text[at + 1 :], where)
+        name, offset = text[:at], offset if text[at] == "+" else -offset
     try:
-        return symbols.address(text)
+        return symbols.address(name) + offset & MASK
     except NotThere as error:
         known = "" if symbols else " (the image has no symbols: give --symbols)"
         prefix = f"{where}: " if where else ""
-        raise UsageError(f"{prefix}{text!r}: an address is 0x..., decimal, or a symbol; {error}{known}") from None
+        kinds = "an address is 0x..., decimal, a symbol, or symbol+0x10"
+        raise UsageError(f"{prefix}{text!r}: {kinds}; {error}{known}") from None
 
 
 def number(text: str, where: str = "", most: int = (1 << 64) - 1) -> int:
