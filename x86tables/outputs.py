@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 
 from .errors import UsageError
 
@@ -38,6 +38,25 @@ def replacing(paths: Sequence[str], mode: int | None = None, most: int = 0o7777)
             with suppress(OSError):  # it has got its name already
                 os.unlink(name)
         raise
+
+
+@contextmanager
+def printing(path: str, read: Sequence[object]) -> Iterator[None]:
+    """What is printed goes to a file; when the block raises, what had this name is as it was.
+
+    UsageError where it is one of those that are `read`: of these, what is not the name of a file is passed over.
+    """
+    names = [name for each in read for name in (each if isinstance(each, list) else [each]) if isinstance(name, str)]
+    for name in names:
+        name = name if os.path.exists(name) else name.rpartition("@")[0]
+        if os.path.exists(name) and os.path.exists(path) and os.path.samefile(name, path):
+            raise UsageError(f"-o {path}: this is one of the files to read")
+    with (
+        replacing([path]) as (complete,),
+        open(complete, "w", encoding="utf-8", errors="backslashreplace") as file,
+        redirect_stdout(file),
+    ):
+        yield
 
 
 def _new_file(path: str, mode: int) -> str:

@@ -115,7 +115,13 @@ def _run(arguments: list[str]) -> int:
     if empty is not None:  # argparse would make a list of it
         raise UsageError(f"{empty[:-3]}: a value is expected, not --")
     args = parser(arguments[0]).parse_args(arguments[1:])
-    return int(module(arguments[0]).run(args))
+    run = module(arguments[0]).run
+    if (path := getattr(args, "printed", None)) is None:
+        return int(run(args))
+    from ..outputs import printing
+
+    with printing(path, [value for name, value in vars(args).items() if name != "printed"]):
+        return int(run(args))
 
 
 def _require_output() -> None:

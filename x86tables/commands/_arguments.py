@@ -49,6 +49,12 @@ def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True
         parser.add_argument("--cpu", metavar="N", help="only this CPU")
 
 
+def add_format_arguments(parser: argparse.ArgumentParser, *formats: str) -> None:
+    """`--format`, the first one by default, and the file for what is printed."""
+    parser.add_argument("--format", choices=formats, default=formats[0])
+    parser.add_argument("-o", dest="printed", metavar="FILE", help="a file for what is printed, written when complete")
+
+
 def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None = None) -> Image:
     """The image that the arguments name; `wrap` stands between it and its memory."""
     from .. import api  # here, because decode seldom reads an image

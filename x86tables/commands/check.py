@@ -13,7 +13,14 @@ from __future__ import annotations
 import sys
 
 from ..api import Outcome
-from ._arguments import add_image_arguments, add_judging_arguments, chosen, image_from, options_from
+from ._arguments import (
+    add_format_arguments,
+    add_image_arguments,
+    add_judging_arguments,
+    chosen,
+    image_from,
+    options_from,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--profile", metavar="NAME", help="rules for what the CPUs are to do: vmx-root (run guests)")
     rules.add_argument("--baseline", metavar="FILE", help="accept the findings in the JSON of an earlier check")
     parser.add_argument("--steps", action="store_true", help="show every check of the trace, passed ones too (text)")
-    parser.add_argument("--format", choices=("text", "json", "sarif"), default="text")
+    add_format_arguments(parser, "text", "json", "sarif", "html", "svg")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +64,14 @@ def run(args: argparse.Namespace) -> int:
         from ..render.json import check
 
         for piece in check.check(image.snapshot, passing, outcome):
+            sys.stdout.write(piece)
+    elif args.format in ("html", "svg"):
+        from ..render.html import check as page
+
+        made = page.svg(image.snapshot, passing)
+        if args.format == "html":
+            made = page.check(image.snapshot, passing, outcome.problems)
+        for piece in made:
             sys.stdout.write(piece)
     else:
         from ..render import sarif

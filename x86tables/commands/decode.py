@@ -21,12 +21,14 @@ with --address ADDR (what CR2 held): the entries of the walk to it.
 
 from __future__ import annotations
 
+import sys
+
 from .. import budgets
 from ..decode import EXAMPLE, decode
 from ..errors import UsageError
 from ..machine.files import standard_input
 from ..tables.selector import PageFaultErrorCode, SelectorErrorCode
-from ._arguments import add_image_arguments, chosen, image_from
+from ._arguments import add_format_arguments, add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("value", nargs="+", metavar="VALUE", help="what to decode")
     parser.add_argument("--as", dest="kind", metavar="KIND", help="its kind, where VALUE leaves that open")
     parser.add_argument("--address", metavar="ADDR", help="CR2 of a page-fault-error")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for people or for programs")
+    add_format_arguments(parser, "text", "json", "svg")
     add_image_arguments(parser, option="--in")
 
 
@@ -61,6 +63,11 @@ def run(args: argparse.Namespace) -> int:
         from ..render.json import output as output_json
 
         output_json(document.decode(kind, value, found, symbols), 2)
+    elif args.format == "svg":
+        from ..render.describe import meaning
+        from ..render.svg import alone, diagram
+
+        sys.stdout.write(alone([(f"{kind}: {meaning(value)}", diagram(value))]))
     else:
         from ..render import decode as words
         from ..render.lines import output

@@ -6,13 +6,15 @@ handler's first instruction can be fetched, and whether it has the stack that ha
 
 from __future__ import annotations
 
+import sys
+
 from ..delivery.events import EXCEPTION, INT, INT1, INTERRUPT, NMI, PF, TRAP, Event
 from ..delivery.rings import in_ring0, in_ring3
 from ..delivery.simulate import HANDLER_STACK
 from ..errors import UsageError
 from ..readers import number
 from ..tables import vectors
-from ._arguments import add_image_arguments, chosen, handler_stack, image_from
+from ._arguments import add_format_arguments, add_image_arguments, chosen, handler_stack, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--handler-stack", metavar="N", help=f"bytes of stack that a handler needs (default {HANDLER_STACK})"
     )
     parser.add_argument("--steps", action="store_true", help="show every check, passed ones too (text)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_format_arguments(parser, "text", "json", "svg")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +62,13 @@ def run(args: argparse.Namespace) -> int:
         from ..render.json import trace as document
 
         output_json(document.trace(image.snapshot, event, traced))
+    elif args.format == "svg":
+        from ..render.html.trace import picture
+        from ..render.svg import alone
+
+        said = f"{event.label} on CPU "
+        drawn = [(f"{said}{one.cpu}", picture(found, image.symbols, args.steps)) for one, _, found in traced]
+        sys.stdout.write(alone(drawn))
     else:
         from ..render import trace
         from ..render.lines import output

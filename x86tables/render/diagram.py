@@ -38,8 +38,7 @@ def diagram(value: Layout) -> str:
     A field that is scattered or longer than a dword says which of its own bits a box holds (`31:24`). At the right end
     of a row stands its byte offset, when there are several.
     """
-    rows = [_row(value, base) for base in range(value.size * 8 - 1 & ~31, -1, -32)]
-    columns = _columns([cell for row in rows for cell in row])
+    rows, columns = grid(value)
     lines: list[str] = []
     bottom, above = "", [0]
     for number, row in enumerate(rows):
@@ -52,6 +51,12 @@ def diagram(value: Layout) -> str:
         lines += [border, *_boxes(columns, row, margin, offset)]
         bottom, above = border, edges
     return "\n".join(line.rstrip() for line in [*lines[1:], bottom])
+
+
+def grid(value: Layout) -> tuple[list[list[Cell]], list[int]]:
+    """The rows of cells, the highest dword first, and the width in characters of each of their 32 columns."""
+    rows = [_row(value, base) for base in range(value.size * 8 - 1 & ~31, -1, -32)]
+    return rows, _columns([cell for row in rows for cell in row])
 
 
 def _row(value: Layout, base: int) -> list[Cell]:

@@ -28,7 +28,7 @@ def lines(report: Report | Assessment) -> Iterator[str]:
     for gap in report.not_checked:
         by_needs.setdefault(gap.needs, []).append(gap.rule)
     for needs, rules in by_needs.items():
-        yield from wrap(f"  not checked: {_names(rules)} ({needs})", "    ")
+        yield from wrap(f"  not checked: {rule_names(rules)} ({needs})", "    ")
     if report.findings:
         yield f"  `x86tables explain {report.findings[0].rule}` says why, and how to fix it"
 
@@ -48,7 +48,7 @@ def _place(head: str, where: str) -> Iterator[str]:
         yield line.replace(", ", ",")
 
 
-def _names(rules: list[str]) -> str:
+def rule_names(rules: list[str]) -> str:
     """Identifiers, three and more that follow one another in the catalogue as `TSS006..TSS010`."""
     order = [rule.id for rule in RULES]
     runs: list[list[str]] = []

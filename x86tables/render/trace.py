@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..machine.symbols import Symbols
 
 QUIET = ("read", "written", "can be pushed to", "delivered", "the first instruction")  # rules that need no words
+ENDINGS = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "loops", "unknown": "not known"}
 _FAR = r"(0x[0-9a-f]+):(0x[0-9a-f]+)"  # compiled when it is used
 
 
@@ -38,8 +39,7 @@ def simulation(one: Simulation, symbols: Symbols, all_steps: bool = False) -> It
                 yield from _step(step, symbols)
     if one.loop is not None and one.loop.at >= len(one.deliveries):
         yield f"    ... {loop(one.loop)}"
-    ending = {"survives": "runs", "triple-fault": "SHUTDOWN", "loops": "loops", "unknown": "not known"}
-    yield from wrap(f"    => {coloured(ending[one.outcome], COLOURS[one.outcome])}: {one.reason}", "       ")
+    yield from wrap(f"    => {coloured(ENDINGS[one.outcome], COLOURS[one.outcome])}: {one.reason}", "       ")
 
 
 def trace(
@@ -74,30 +74,36 @@ def _delivery(delivery: Delivery, symbols: Symbols, all_steps: bool) -> Iterator
         cause = ""
         if before is not None and before.fault is not None:
             cause = f"   {before.fault.label} while delivering {before.event.label}"
-        yield f"    {_event(attempt.event)}{cause}"
+        yield f"    {event_line(attempt.event)}{cause}"
         for step in attempt.steps:
-            if all_steps or _telling(step, attempt):
+            if all_steps or telling(step, attempt):
                 failed = attempt.fault is not None and step is attempt.steps[-1]
                 yield from (coloured(line, RED) if failed else line for line in _step(step, symbols))
         before = attempt
 
 
-def _telling(step: Step, attempt: Attempt) -> bool:
+def telling(step: Step, attempt: Attempt) -> bool:
     """Whether a person needs the step: it read or wrote something, chose the stack, or failed."""
     return step.address is not None or step.step == "stack" or (bool(attempt.fault) and step is attempt.steps[-1])
 
 
 def _step(step: Step, symbols: Symbols) -> Iterator[str]:
     address = "" if step.address is None else f"{step.address:#x}"
-    found = step.found if step.rule in QUIET else f"{step.found}: {step.rule}"
+    yield from wrap(f"      {step.step:<16}{address:<19} {found(step, symbols)}", " " * 44)
+
+
+def found(step: Step, symbols: Symbols) -> str:
+    """What a step found, and the rule that decided where that is not plain; addresses of code by name."""
+    said = step.found if step.rule in QUIET else f"{step.found}: {step.rule}"
     if step.step.startswith("IDT entry"):
-        found = re.sub(_FAR, lambda far: f"{far[1]}:{symbols.place(int(far[2], 16)) or far[2]}", found)
+        return re.sub(_FAR, lambda far: f"{far[1]}:{symbols.place(int(far[2], 16)) or far[2]}", said)
     elif step.step in ("handler", "fetch") and step.address is not None and (name := symbols.place(step.address)):
-        found = f"{name}: {found}"
-    yield from wrap(f"      {step.step:<16}{address:<19} {found}", " " * 44)
+        return f"{name}: {said}"
+    return said
 
 
-def _event(event: Event) -> str:
+def event_line(event: Event) -> str:
+    """`#PF(0x2) supervisor write, not present, CR2 0xffffffff909ffff8`."""
     code = "" if event.error_code is None else f"({event.error_code:#x})"
     if event.error_code and event.assumed:
         code = f"({event.error_code & ~event.assumed:#x} or {event.error_code:#x})"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..api import Assessment
+    from ..delivery.extent import Extent
     from ..delivery.scenarios import Scenario, Variant
     from ..delivery.stacks import InterruptStack, StackInUse
     from ..machine.image import Snapshot
@@ -45,8 +46,8 @@ def check(
     alike: list[int] = []  # CPUs that fare like the CPU `like`
     like = 0
     for assessment in assessments:
-        outline = assessment.outline
-        key = outline, assessment.stack.verdict, bool(assessment.overflow.remarks)
+        key = kind(assessment)
+        outline = key[0]
         if key in same and not all_steps:
             if alike and like != same[key]:
                 yield from _alike(alike, like)
@@ -67,6 +68,11 @@ def check(
     yield from _alike(alike, like)
 
 
+def kind(assessment: Assessment) -> tuple[object, ...]:
+    """What CPUs that are shown once have in common."""
+    return assessment.outline, assessment.stack.verdict, bool(assessment.overflow.remarks)
+
+
 def _alike(cpus: list[int], like: int) -> Iterator[str]:
     """One line for CPUs that fare like another one; runs of three and more as `1..63`."""
     if cpus:
@@ -77,13 +83,13 @@ def _alike(cpus: list[int], like: int) -> Iterator[str]:
 def _answers(assessment: Assessment, symbols: Symbols) -> Iterator[str]:
     """The first screen: the two answers, why, what to fix first, and the stack in use."""
     machine, overflow = assessment.machine, assessment.overflow
-    yield from wrap(f"CPU {machine.cpu}  {coloured(assessment.verdict)}{_answer(assessment)}", "       ")
-    yield from wrap(f"  why    {overflow.reason}{_handler_name(overflow, symbols)}", "         ")
+    yield from wrap(f"CPU {machine.cpu}  {coloured(assessment.verdict)}{answer(assessment)}", "       ")
+    yield from wrap(f"  why    {overflow.reason}{handler_name(overflow, symbols)}", "         ")
     if not machine.wide:
         return
     if (finding := assessment.first_to_fix) is not None:
         yield from wrap(f"  fix    {finding.rule}: {findings.fix(finding)}", "         ")
-    yield from wrap(f"  stack  {_stack(assessment.stack)}", "         ")
+    yield from wrap(f"  stack  {stack_line(assessment.stack)}", "         ")
     for remark in overflow.remarks:
         yield from wrap(f"  note   {remark}", "         ")
 
@@ -130,7 +136,7 @@ def _ending(scenario: Scenario) -> tuple[object, ...] | None:
     return None if simulation is None else simulation.outline
 
 
-def _answer(assessment: Assessment) -> str:
+def answer(assessment: Assessment) -> str:
     """What follows the verdict in the first line: the answer about the stack in use."""
     stack = assessment.stack
     if not assessment.machine.wide:
@@ -145,7 +151,8 @@ def _answer(assessment: Assessment) -> str:
     return f"{condition}; {answers[stack.verdict]}"
 
 
-def _handler_name(scenario: Scenario, symbols: Symbols) -> str:
+def handler_name(scenario: Scenario, symbols: Symbols) -> str:
+    """` (asm_exc_double_fault)`: the handler that runs in the end, where it has a name."""
     simulation = scenario.worst.simulation if scenario.worst else None
     if simulation is None or simulation.outcome != SURVIVES or simulation.registers.rip is None:
         return ""
@@ -153,7 +160,8 @@ def _handler_name(scenario: Scenario, symbols: Symbols) -> str:
     return f" ({name})" if name else ""
 
 
-def _stack(stack: StackInUse) -> str:
+def stack_line(stack: StackInUse) -> str:
+    """Where the stack in use is, its guard, and why that is the answer about it."""
     parts = []
     if stack.rsp is not None:
         where = f"RSP {stack.rsp:#x}"
@@ -198,18 +206,26 @@ def _variants(scenario: Scenario, all_steps: bool) -> Iterator[str]:
 
 
 def _interrupt_stack(stack: InterruptStack) -> str:
-    pointer, extent = stack.pointer, stack.extent
-    names = ", ".join(map(label, pointer.vectors[:4])) + (", ..." if len(pointer.vectors) > 4 else "")
+    names = users(stack)
+    return f"{stack.pointer.name}  {stack.pointer.top:#018x}  {depth(stack.extent)}  ({names or 'no gate'})"
+
+
+def users(stack: InterruptStack) -> str:
+    """`#DF, NMI`: the vectors that switch to a stack; "" when no gate names it."""
+    vectors = stack.pointer.vectors
+    return ", ".join(map(label, vectors[:4])) + (", ..." if len(vectors) > 4 else "")
+
+
+def depth(extent: Extent) -> str:
+    """`8,192 bytes, then PTE not present`: the size of a stack, and what ends it."""
     size, below = f"{extent.size:,} bytes", extent.below
     if below is None:
-        shown = f"at least {size}"
-    elif not extent.known:
-        shown = f"at least {size}, then {below.why}" if extent.size else below.why
-    elif not extent.size and isinstance(below, Fault) and below.kind is FaultKind.NON_CANONICAL:
-        shown = f"{size}: not canonical"
-    else:
-        shown = f"{size}, then {below.why}"
-    return f"{pointer.name}  {pointer.top:#018x}  {shown}{f'  ({names})' if names else '  (no gate)'}"
+        return f"at least {size}"
+    if not extent.known:
+        return f"at least {size}, then {below.why}" if extent.size else below.why
+    if not extent.size and isinstance(below, Fault) and below.kind is FaultKind.NON_CANONICAL:
+        return f"{size}: not canonical"
+    return f"{size}, then {below.why}"
 
 
 def _scenario(scenario: Scenario, symbols: Symbols, all_steps: bool) -> Iterator[str]:

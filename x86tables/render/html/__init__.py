@@ -1,0 +1,1 @@
+"""What `--format html` prints: one file that needs nothing else, a module per command."""
