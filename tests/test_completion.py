@@ -16,7 +16,7 @@ from x86tables.commands import names, parser
 ROOT = Path(__file__).parent.parent
 CASES = [
     ("x86tables exp", ["explain"]),
-    ("x86tables check --format ", ["html", "json", "sarif", "svg", "text"]),
+    ("x86tables check --format ", ["html", "json", "jsonl", "sarif", "svg", "text"]),
     ("x86tables check --steps --form", ["--format"]),
     ("x86tables explain IDT00", [f"IDT00{number}" for number in range(1, 10)]),
     ("x86tables check --scenario s", ["stack-overflow", "survival-matrix", "syscall-gap", "sysret"]),

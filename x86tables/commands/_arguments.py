@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from typing import Any
 
     from ..api import Image
     from ..delivery.scenarios import ScenarioOptions
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from ..machine.memory import Memory
 
 
-def add_image_arguments(parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None) -> None:
-    """IMAGE and its options; with `option`, IMAGE itself is optional."""
+def add_image_arguments(
+    parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None, many: bool = False
+) -> None:
+    """IMAGE and its options; with `option`, IMAGE itself is optional; with `many` there may be several."""
     text = "a memory dump or saved state, a linked ELF kernel" + (", or a TOML declaration (*.toml)" if several else "")
     if option is None:
-        parser.add_argument("image", metavar="IMAGE", help=text)
+        parser.add_argument("image", metavar="IMAGE", nargs="+" if many else None, help=text)
     else:
         parser.add_argument(option, dest="image", metavar="IMAGE", help=text)
     where = parser.add_argument_group("where things are, if the image does not say")
@@ -58,6 +61,12 @@ def add_format_arguments(parser: argparse.ArgumentParser, *formats: str) -> None
 def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None = None) -> Image:
     """The image that the arguments name; `wrap` stands between it and its memory."""
     from .. import api  # here, because decode seldom reads an image
+
+    return api.open(args.image, wrap=wrap, progress=progress, **opening(args))
+
+
+def opening(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments say of how an image is opened."""
     from ..readers import number
 
     reg, maps = {}, []
@@ -74,24 +83,21 @@ def image_from(args: argparse.Namespace, wrap: Callable[[Memory], Memory] | None
     bits = optional(args.maxphyaddr, "--maxphyaddr")
     if bits is not None and not 32 <= bits <= 52:
         raise UsageError(f"--maxphyaddr {bits}: 32..52")
-    return api.open(
-        args.image,
-        symbols=args.symbols,
-        registers=args.registers,
-        reg=reg,
-        gdt=args.gdt,
-        idt=args.idt,
-        tss=args.tss,
-        cr3=optional(args.cr3, "--cr3"),
-        base=optional(args.base, "--base"),
-        map=maps,
-        format=args.image_format,
-        vendor=args.vendor,
-        maxphyaddr=bits,
-        kaslr_offset=optional(args.kaslr_offset, "--kaslr-offset"),
-        wrap=wrap,
-        progress=progress,
-    )
+    return {
+        "symbols": args.symbols,
+        "registers": args.registers,
+        "reg": reg,
+        "gdt": args.gdt,
+        "idt": args.idt,
+        "tss": args.tss,
+        "cr3": optional(args.cr3, "--cr3"),
+        "base": optional(args.base, "--base"),
+        "map": maps,
+        "format": args.image_format,
+        "vendor": args.vendor,
+        "maxphyaddr": bits,
+        "kaslr_offset": optional(args.kaslr_offset, "--kaslr-offset"),
+    }
 
 
 def progress(total: int) -> Callable[[int], object]:
@@ -147,8 +153,8 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     judging.add_argument("--frame", metavar="N", help="largest stack frame of a function (default 4096)")
 
 
-def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...], ScenarioOptions]:
-    """The scenarios that the arguments name, and their options."""
+def options_from(args: argparse.Namespace, image: Image | None) -> tuple[tuple[str, ...], ScenarioOptions]:
+    """The scenarios that the arguments name, and their options; without an image no stack is named."""
     from ..api import scenario_names
     from ..delivery.scenarios import ScenarioOptions
     from ..delivery.stacks import STACK_SIZE
@@ -158,7 +164,7 @@ def options_from(args: argparse.Namespace, image: Image) -> tuple[tuple[str, ...
     used = handler_stack(args)
     frame = 4096 if args.frame is None else number(args.frame, "--frame", budgets.FRAME)
     size = STACK_SIZE if args.stack_size is None else number(args.stack_size, "--stack-size", budgets.STACK_SIZE)
-    stack = None if args.stack is None else address(args.stack, image.symbols, "--stack")
+    stack = None if args.stack is None or image is None else address(args.stack, image.symbols, "--stack")
     return names, ScenarioOptions(used, stack, frame, size)
 
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 import sys
 
 from ..api import Outcome
+from ..errors import UsageError
 from ._arguments import (
     add_format_arguments,
     add_image_arguments,
     add_judging_arguments,
     chosen,
     image_from,
+    opening,
     options_from,
 )
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `check`."""
-    add_image_arguments(parser)
+    add_image_arguments(parser, many=True)
     add_judging_arguments(parser)
     rules = parser.add_argument_group("rules")
     rules.add_argument("--select", metavar="RULES", action="append", help="only these, by prefix: IDT,STK002")
@@ -37,11 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--profile", metavar="NAME", help="rules for what the CPUs are to do: vmx-root (run guests)")
     rules.add_argument("--baseline", metavar="FILE", help="accept the findings in the JSON of an earlier check")
     parser.add_argument("--steps", action="store_true", help="show every check of the trace, passed ones too (text)")
-    add_format_arguments(parser, "text", "json", "sarif", "html", "svg")
+    parser.add_argument("--jobs", metavar="N", default="1", help="processes, for several images (default 1)")
+    add_format_arguments(parser, "text", "json", "jsonl", "sarif", "html", "svg")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdicts; 1 unless every CPU that it applies to survives."""
+    if len(args.image) > 1:
+        return _several(args)
+    (args.image,) = args.image
     image = image_from(args)
     names, options = options_from(args, image)
     outcome = Outcome(image.problems())
@@ -60,10 +66,15 @@ def run(args: argparse.Namespace) -> int:
         from ..render.lines import output
 
         output(verdict.check(image.snapshot, passing, args.steps, outcome.problems))
-    elif args.format == "json":
+    elif args.format in ("json", "jsonl"):
         from ..render.json import check
 
-        for piece in check.check(image.snapshot, passing, outcome):
+        pieces = check.check(image.snapshot, passing, outcome)
+        if args.format == "jsonl":
+            import json
+
+            pieces = iter((json.dumps(json.loads("".join(pieces))), "\n"))
+        for piece in pieces:
             sys.stdout.write(piece)
     elif args.format in ("html", "svg"):
         from ..render.html import check as page
@@ -79,3 +90,14 @@ def run(args: argparse.Namespace) -> int:
 
         output_json(sarif.log(image, list(passing), outcome.problems))
     return outcome.status
+
+
+def _several(args: argparse.Namespace) -> int:
+    """A line for each of several images."""
+    from . import _many
+
+    if args.cpu is not None or args.stack is not None:
+        raise UsageError(f"--{'stack' if args.cpu is None else 'cpu'} is for one image; {len(args.image)} are given")
+    names, options = options_from(args, None)
+    judging = {"scenarios": names, "rules": args.select, "ignore": args.ignore, "baseline": args.baseline}
+    return _many.check(args, opening(args), judging | {"profile": args.profile, "options": options})

@@ -33,12 +33,17 @@ class Crashed(Record):
 
 
 def run(
-    prepare: Callable[[], Callable[[T], Any]], items: Sequence[T], workers: int = 1, size: int = 200
+    prepare: Callable[[], Callable[[T], Any]],
+    items: Sequence[T],
+    workers: int = 1,
+    size: int = 200,
+    seconds: int | None = None,
 ) -> Iterator[tuple[T, Any]]:
     """(item, result) for all `items`, as they come; Crashed for one that took its process with it.
 
     `prepare` is called once in each child and gives the function to be called with each item; a child does `size`.
-    NotThere when `prepare` fails. Children end with the caller, or when it stops asking for results.
+    An item may take so many seconds, SECONDS by default. NotThere when `prepare` fails. Children end with the caller, or when it stops
+    asking for results.
     """
     queue = [list(items[first : first + size]) for first in range(0, len(items), size)]
     queue.reverse()
@@ -47,7 +52,7 @@ def run(
         try:
             while queue or children:
                 while queue and len(children) < workers:
-                    children.append(_start(prepare, queue.pop()))
+                    children.append(_start(prepare, queue.pop(), SECONDS if seconds is None else seconds))
                     selector.register(children[-1].pipe, selectors.EVENT_READ, children[-1])
                 for key, _ in selector.select():
                     child: _Child = key.data
@@ -70,8 +75,9 @@ def run(
 
 
 class _Child:
-    def __init__(self, process: int, pipe: int, items: list[Any]) -> None:
+    def __init__(self, process: int, pipe: int, items: list[Any], seconds: int) -> None:
         self.process, self.pipe, self.left, self.data = process, pipe, items, b""
+        self.seconds = seconds
         self.ready = False
 
     def results(self, data: bytes) -> Iterator[tuple[Any, Any]]:
@@ -97,11 +103,11 @@ class _Child:
         _, status = os.waitpid(self.process, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGALRM:
-            return f"no result within {SECONDS} seconds"
+            return f"no result within {self.seconds} seconds"
         return signal.Signals(-code).name if code < 0 else f"exit status {code}" if code else ""
 
 
-def _start(prepare: Callable[[], Callable[[Any], Any]], items: list[Any]) -> _Child:
+def _start(prepare: Callable[[], Callable[[Any], Any]], items: list[Any], seconds: int) -> _Child:
     read, write = os.pipe()
     end_with_parent = ender()
     with warnings.catch_warnings():
@@ -111,24 +117,24 @@ def _start(prepare: Callable[[], Callable[[Any], Any]], items: list[Any]) -> _Ch
     if process == 0:
         os.close(read)
         end_with_parent()
-        _work(prepare, items, write)
+        _work(prepare, items, write, seconds)
     os.close(write)
-    return _Child(process, read, items)
+    return _Child(process, read, items, seconds)
 
 
-def _work(prepare: Callable[[], Callable[[Any], Any]], items: list[Any], pipe: int) -> None:
+def _work(prepare: Callable[[], Callable[[Any], Any]], items: list[Any], pipe: int, seconds: int) -> None:
     """A child's life; it never returns, and reports only through the pipe."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
         with os.fdopen(pipe, "wb") as out:
-            _report(out, prepare, items)
+            _report(out, prepare, items, seconds)
         status = 0
     finally:
         os._exit(status)
 
 
-def _report(out: IO[bytes], prepare: Callable[[], Callable[[Any], Any]], items: list[Any]) -> None:
+def _report(out: IO[bytes], prepare: Callable[[], Callable[[Any], Any]], items: list[Any], seconds: int) -> None:
     try:
         work = prepare()
     except Exception as error:
@@ -136,7 +142,7 @@ def _report(out: IO[bytes], prepare: Callable[[], Callable[[Any], Any]], items: 
         return _send(out, str(error) if known else f"the emulator does not start: {_described(error)}")
     _send(out, None)
     for item in items:
-        signal.alarm(SECONDS)
+        signal.alarm(seconds)
         try:
             _send(out, work(item))
         except Exception as error:  # what it has left behind is not known: the rest is for another process
