@@ -42,8 +42,8 @@ def run(
     """(item, result) for all `items`, as they come; Crashed for one that took its process with it.
 
     `prepare` is called once in each child and gives the function to be called with each item; a child does `size`.
-    An item may take so many seconds, SECONDS by default. NotThere when `prepare` fails. Children end with the caller, or
-    when it stops asking for results.
+    An item may take so many seconds, SECONDS by default. NotThere when `prepare` fails. Children end with the caller,
+    or when it stops asking for results.
     """
     queue = [list(items[first : first + size]) for first in range(0, len(items), size)]
     queue.reverse()
