@@ -13,9 +13,16 @@ from xml.etree import ElementTree
 import pytest
 from cli import IMAGES, call, output, refused
 
-from x86tables import api
+from x86tables import api, budgets
+from x86tables.difference import Difference, compare_images
 from x86tables.machine.symbols import Symbols
+from x86tables.qemulog import entries
+from x86tables.qemulog.chains import read_log
+from x86tables.qemulog.report import report
 from x86tables.render.html import check as page
+from x86tables.render.html import difference as diff_page
+from x86tables.render.html import dump as dump_page
+from x86tables.render.html import log as log_page
 
 LOGS = Path(__file__).parent / "logs"
 OVMF = IMAGES / "ovmf.core"
@@ -29,8 +36,22 @@ PAGES: dict[str, tuple[object, ...]] = {
     "memtest": ("check", IMAGES / "memtest.core"),
     "ovmf": ("check", IMAGES / "ovmf.core"),
     "not-applicable": ("check", IMAGES / "grub.core"),
+    "dump": ("dump", *LINUX),
+    "dump of Xen": ("dump", IMAGES / "xen.core"),
+    "dump in protected mode": ("dump", IMAGES / "linux32.core"),
+    "dump in real mode": ("dump", IMAGES / "seabios.core"),
+    "log": ("log", LOGS / "triple.log.xz", "--in", TRIPLE[0], *TRIPLE[1:]),
+    "log of reboots": ("log", LOGS / "reboots.log.xz"),
+    "log of nothing": ("log", LOGS / "linux.log.xz"),
+    "diff": ("diff", IMAGES / "linux.core", IMAGES / "memtest.core"),
+    "no difference": ("diff", IMAGES / "linux.core", IMAGES / "linux.core"),
 }
 PICTURES: dict[str, tuple[object, ...]] = {
+    "trace": ("trace", *LINUX, "--vector", "14", "--steps"),
+    "shutdown": ("trace", OVMF, "--vector", "14", "--rsp", "0x7e00000"),
+    "bits": ("decode", "0x00af9b000000ffff"),
+    "bits of a TSS": ("decode", "00" * 104, "--as", "tss"),
+    "stacks of Xen": ("check", IMAGES / "xen.core"),
     "stacks": ("check", *LINUX),
     "no guard": ("check", IMAGES / "cloud.core"),
 }
@@ -132,6 +153,17 @@ def test_nothing_that_a_file_says_is_markup() -> None:
     assert shown in next(said for _, _, said in found.of("title"))
     assert any(shown in said for _, _, said in found.of("li"))
     ElementTree.fromstring("".join(page.svg(snapshot, image.check())))
+    text = "".join(dump_page.dump(snapshot, image.machines, ("idt", "tss"), True))
+    assert not list(Outline(text).of("script")) and any(shown in said for _, _, said in Outline(text).of("td"))
+    log = report(read_log(entries.read(str(LOGS / "triple.log.xz"))))
+    text = "".join(log_page.log(hostile, log, Symbols([(0x100118, hostile)]), (hostile,)))
+    assert not list(Outline(text).of("script")) and any(shown in said for _, _, said in Outline(text).of("dd"))
+    hostile_image = api.Image(snapshot)
+    (one, *_), _, _ = compare_images(image, hostile_image, (0, None))
+    moved = (Difference("idt", 8, "offset", handler, handler),)
+    pieces = diff_page.diff(image, hostile_image, (hostile, hostile), [one.replace(differences=moved)])
+    outline = Outline("".join(pieces))
+    assert not list(outline.of("script")) and any(shown in said for _, _, said in outline.of("td"))
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -140,6 +172,47 @@ def test_a_picture_is_a_file_of_its_own(name: str) -> None:
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and root[0].text and root[1].text
     assert text.isascii() and "prefers-color-scheme: dark" in text
+
+
+def test_the_tables_open_to_their_bits(pages: dict[str, str]) -> None:
+    """A row for each entry that the text shows, with the bytes of the image's own JSON, and a figure for each."""
+    found = Outline(pages["dump"])
+    cpu = json.loads(output("dump", *LINUX, "--format", "json"))["cpus"][0]
+    raw = {entry["raw"] for entry in (*cpu["gdt"]["entries"], *cpu["idt"]["gates"])}
+    summaries = [said for _, _, said in found.of("summary")]
+    assert sum(said in raw for said in summaries) > 40 and {said for said in summaries if said not in raw} <= {
+        "all fields",
+        *(
+            entry["raw"]
+            for entry in json.loads(output("dump", *LINUX, "--format", "json"))["cpus"][1]["gdt"]["entries"]
+        ),
+    }
+    assert len(list(found.of("svg"))) == len(summaries)
+    rows = [said for _, _, said in found.of("tr")]
+    assert any(said.startswith("8 #DF") and "IST1" in said and "asm_exc_double_fault" in said for said in rows)
+    assert any(said.startswith("IST1") and "8 KiB down to" in said and "guard below" in said for said in rows)
+
+
+def test_diagrams_end_at_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "DIAGRAMS", 5)
+    found = Outline(output("dump", *LINUX, "--format", "html"))
+    assert len(list(found.of("summary"))) == 5 and len(list(found.of("tr"))) > 60
+
+
+def test_a_log_says_what_to_fix(pages: dict[str, str]) -> None:
+    found = Outline(pages["log"])
+    assert [said for _, _, said in found.of("h1")] == ["Triple fault: the processor shut down, line 523."]
+    answer = next(said for _, _, said in found.of("section"))
+    assert "the stack ran out" in answer and "point an IST field of the TSS" in answer
+    (head,) = [said for _, _, said in Outline(pages["log of nothing"]).of("h1")]
+    assert head == "Nothing went wrong in delivery: no triple fault, no double fault."
+
+
+def test_a_diff_has_the_lines_of_the_text(pages: dict[str, str]) -> None:
+    text = re.sub(r"\s+", "", call(*PAGES["diff"])[1])
+    rows = [said for _, _, said in Outline(pages["diff"]).of("td")]
+    assert rows and all(re.sub(r"\s+", "", said) in text for said in rows)
+    assert [said for _, _, said in Outline(pages["no difference"]).of("h1")] == ["No difference"]
 
 
 def test_the_file_is_complete_or_as_it_was(tmp_path: Path) -> None:
@@ -231,6 +304,11 @@ def test_nothing_is_cut_or_overlaps(pages: dict[str, str], tmp_path: Path, schem
         frames += "".join(
             f'<iframe src="{name}.html" width="{width}" height="800" style="border: 0"></iframe>' for width in WIDTHS
         )
+    for name, words in PICTURES.items():
+        drawn = call(*words, "--format", "svg")[1]
+        around = f'<title>{name}</title><body><div class="scroll" style="overflow: auto">{drawn}</div>{MEASURE}'
+        (tmp_path / f"{name}.html").write_text(f"<!DOCTYPE html>{around}")
+        frames += f'<iframe src="{name}.html" width="1000" height="800" style="border: 0"></iframe>'
     (tmp_path / "frames.html").write_text(frames)
     command = [
         *CHROMIUM,
@@ -243,7 +321,7 @@ def test_nothing_is_cut_or_overlaps(pages: dict[str, str], tmp_path: Path, schem
     written = re.search("<pre>(.*?)</pre>", run.stdout, re.S)
     assert written, run.stderr
     measured: list[dict[str, Any]] = json.loads(_unescaped(written[1]))
-    assert sorted(each["width"] for each in measured) == sorted(WIDTHS * len(pages))
+    assert sorted(each["width"] for each in measured) == sorted((*WIDTHS * len(pages), *[1000] * len(PICTURES)))
     assert {each["dark"] for each in measured} == {bool(scheme)}
     wrong = {(each["name"], each["width"]): each["closed"] + each["open"] for each in measured}
     wrong = {place: found[:5] for place, found in wrong.items() if found}

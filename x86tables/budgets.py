@@ -42,6 +42,7 @@ FRAME = 1 << 30  # that a function's frame may be said to have
 STACK_SIZE = 1 << 30  # that a stack may be said to have
 
 # Entries
+DIAGRAMS = 1 << 12  # whose bits a page draws
 CPUS = 1 << 12  # that are read from one file
 RANGES = 1024  # of memory, held or not, that a note names
 RECORDS = 1 << 22  # of a flattened dump

@@ -9,9 +9,11 @@ configuration needs addresses: --symbols KERNEL.elf. Exit status 1 when they dif
 from __future__ import annotations
 
 import os
+import sys
 
 from .. import api
 from ..errors import UsageError
+from ._arguments import add_format_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="names and addresses of both; given twice: of A, then of B",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_format_arguments(parser, "text", "json", "html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
         from ..render.json import output as output_json
 
         output_json(document.diff(before, after, found))
+    elif args.format == "html":
+        from ..render.html.difference import diff
+
+        sys.stdout.writelines(diff(before, after, (args.before, args.after), found))
     else:
         from ..render import difference
         from ..render.lines import output

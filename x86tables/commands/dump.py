@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import ImageError, UsageError
-from ._arguments import add_image_arguments, chosen, image_from
+from ._arguments import add_format_arguments, add_image_arguments, chosen, image_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_arguments(parser)
     parser.add_argument("--table", metavar="TABLES", help=f"only these, comma-separated: {', '.join(TABLES)}")
     parser.add_argument("--all", action="store_true", help="show absent gates too (text)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_format_arguments(parser, "text", "json", "html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +41,11 @@ def run(args: argparse.Namespace) -> int:
         from ..render.json import dump
 
         for piece in dump.dump(image.snapshot, machines, tables):
+            sys.stdout.write(piece)
+    elif args.format == "html":
+        from ..render.html import dump as page
+
+        for piece in page.dump(image.snapshot, machines, tables, args.all):
             sys.stdout.write(piece)
     else:
         from ..render import text

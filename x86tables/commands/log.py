@@ -8,9 +8,11 @@ with --symbols (or an ELF kernel as IMAGE) addresses have names.
 
 from __future__ import annotations
 
+import sys
+
 from .. import api
 from ..errors import ImageError, UsageError
-from ._arguments import optional
+from ._arguments import add_format_arguments, optional
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--symbols", metavar="FILE", help="an ELF file with symbols, or a System.map")
     parser.add_argument("--kaslr-offset", metavar="N", help="KASLR offset of the kernel (default: worked out)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    add_format_arguments(parser, "text", "json", "html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,11 +60,17 @@ def run(args: argparse.Namespace) -> int:
         from ..render.json.log import log as document
 
         output_json(document(args.file, found, symbols))
+        return 0
+    remarks = image.remarks if image is not None and args.symbols else ()
+    if args.format == "html":
+        from ..render.html.log import log as page
+
+        sys.stdout.writelines(page(args.file, found, symbols, remarks))
     else:
         from ..render.lines import output
         from ..render.log import text
 
-        output(text(args.file, found, symbols, image.remarks if image is not None and args.symbols else ()))
+        output(text(args.file, found, symbols, remarks))
     return 0
 
 

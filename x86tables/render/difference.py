@@ -24,39 +24,54 @@ def text(before: Image, after: Image, titles: tuple[str, str], found: Sequence[C
         yield f"  {len(before.machines)} and {len(after.machines)} CPUs: those with the same number are compared"
     for one in found:
         yield ""
-        number = f"CPU {one.before}" + (f" -> CPU {one.after}" if one.after != one.before else "")
-        yield f"{number}  {'no difference' if not one.differences else _count(one)}"
+        yield f"{cpus(one)}  {count(one)}"
         yield from _comparison(one, before.symbols, after.symbols)
 
 
-def _count(one: Comparison) -> str:
-    count = len(one.differences)
-    return f"{count} difference{'s' if count > 1 else ''}"
+def cpus(one: Comparison) -> str:
+    """`CPU 0`, `CPU 0 -> CPU 1`."""
+    return f"CPU {one.before}" + (f" -> CPU {one.after}" if one.after != one.before else "")
+
+
+def count(one: Comparison) -> str:
+    """`no difference`, `3 differences`."""
+    number = len(one.differences)
+    return f"{number} difference{'s' if number > 1 else ''}" if number else "no difference"
 
 
 def _comparison(one: Comparison, first: Symbols, second: Symbols) -> Iterator[str]:
+    for name, said in facts(one):
+        yield from wrap(f"  {name:<8} {said}", " " * 11)
+    for numbers, each in grouped(one.differences):
+        verdict = f"{coloured(str(each.before))} -> {coloured(str(each.after))}"
+        said = verdict if each.table == "verdict" else line(numbers, each, first, second)
+        yield from wrap(f"  {title(each):<8} {said}", " " * 13)
+
+
+def facts(one: Comparison) -> Iterator[tuple[str, str]]:
+    """What is no difference: what moved, and what could not be compared; each with its title."""
     if one.moved:
-        yield f"  moved    all handlers by {_signed(one.moved)}"
+        yield "moved", f"all handlers by {_signed(one.moved)}"
     elif one.moved is None:
-        yield "  moved    no: handlers differ by more than one distance"
+        yield "moved", "no: handlers differ by more than one distance"
     if one.relocated:
         names = [_place(() if each.index is None else (each.index,), each) for each in one.relocated]
-        yield from wrap(f"  {'moved' if one.before == one.after else 'own':<8} {', '.join(names)}", " " * 11)
+        yield "moved" if one.before == one.after else "own", ", ".join(names)
     for name in one.unknown:
-        yield f"  {name.upper():<8} not compared: one of the two cannot be read"
-    for numbers, each in grouped(one.differences):
-        yield from wrap(f"  {_title(each):<8} {_line(numbers, each, first, second)}", " " * 13)
+        yield name.upper(), "not compared: one of the two cannot be read"
 
 
-def _title(one: Difference) -> str:
+def title(one: Difference) -> str:
+    """The table that a difference is in: `IDT`, `verdict`."""
     return REGISTERS.get(one.table, one.table if one.table in ("verdict", "stack", "finding") else one.table.upper())
 
 
-def _line(numbers: tuple[int, ...], one: Difference, first: Symbols, second: Symbols) -> str:
+def line(numbers: tuple[int, ...], one: Difference, first: Symbols, second: Symbols) -> str:
+    """`gate 14 (#PF) handler: 0x... -> 0x...`: what a difference is, of one entry or of several."""
     if one.table == "finding":
         return f"{'gone: ' if one.after is None else 'new: '}{one.field} ({one.before or one.after})"
     if one.table == "verdict":
-        return f"{coloured(str(one.before))} -> {coloured(str(one.after))}"
+        return f"{one.before} -> {one.after}"
     before, after = _value(one, one.before, first), _value(one, one.after, second)
     place = _place(numbers, one)
     if len(numbers) > 1 and one.field in ADDRESSES and isinstance(one.before, int) and isinstance(one.after, int):

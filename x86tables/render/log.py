@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..machine.symbols import Symbols
-    from ..qemulog.chains import Count, Log
+    from ..qemulog.chains import Chain, Count, Log, Repetition
     from ..qemulog.entries import Delivering
     from ..qemulog.report import LogReport, ReportedChain, ReportedEvent
 
@@ -127,7 +127,7 @@ def text(path: str, report: LogReport, symbols: Symbols, remarks: Sequence[str] 
     for remark in remarks:
         yield from wrap(f"  note: {remark}", "    ")
     yield ""
-    yield from wrap(f"{HEADLINES[log.outcome]}{_when(report)}.", "  ")
+    yield from wrap(f"{HEADLINES[log.outcome]}{when(report)}.", "  ")
     groups = report.alike
     for alike in groups[:SHOWN]:
         yield ""
@@ -154,7 +154,7 @@ def text(path: str, report: LogReport, symbols: Symbols, remarks: Sequence[str] 
         yield f"{number}: power-on prints them too; only a `Triple fault` line means a triple fault"
 
 
-def _when(report: LogReport) -> str:
+def when(report: LogReport) -> str:
     """The line that the headline is about."""
     chains = report.deciding
     if not chains:
@@ -164,12 +164,26 @@ def _when(report: LogReport) -> str:
     return f", line {min(chain.end for chain in chains)}{more}"
 
 
+def name(one: ReportedEvent) -> str:
+    """`#PF`, `irq 8`."""
+    vector = one.attempt.event.vector
+    return f"irq {vector}" if one.attempt.origin == INTERRUPT else vectors.label(vector)
+
+
+def ending(chain: Chain) -> str:
+    """How a chain ended, where it did not end in a handler; "" there."""
+    if chain.outcome == SHUTDOWN:
+        return f"SHUTDOWN, line {chain.end}"
+    if chain.outcome == GUEST:
+        return f"a shutdown of a nested guest, not a triple fault of this machine, line {chain.end}"
+    return f"the log ends here, line {chain.end}: how it ended is not known" if chain.outcome == CUT else ""
+
+
 def _chain(one: ReportedChain, symbols: Symbols) -> Iterator[str]:
     chain = one.chain
     for number, reported in enumerate(one.events):
         event = reported.attempt.event
-        label = f"irq {event.vector}" if reported.attempt.origin == INTERRUPT else vectors.label(event.vector)
-        head = f"  {label:<5} "
+        head = f"  {name(reported):<5} "
         ring = f"ring {event.cpl}, line {event.line}"
         if number and event.rip == chain.first.rip:
             yield from _wrapped(head, f"{what(reported, not number, symbols)}; line {event.line}")
@@ -180,12 +194,8 @@ def _chain(one: ReportedChain, symbols: Symbols) -> Iterator[str]:
             yield from _wrapped("", line)
         why = failed(reported, symbols)
         yield from _wrapped("", f"not delivered: {why}" if why else "its handler was entered")
-    if chain.outcome == SHUTDOWN:
-        yield f"        => SHUTDOWN, line {chain.end}"
-    elif chain.outcome == GUEST:
-        yield f"        => a shutdown of a nested guest, not a triple fault of this machine, line {chain.end}"
-    elif chain.outcome == CUT:
-        yield f"        => the log ends here, line {chain.end}: how it ended is not known"
+    if said := ending(chain):
+        yield f"        => {said}"
     if chain.times > 1:
         yield f"        {chain.times} times, the last one from line {chain.last}"
     yield ""
@@ -198,30 +208,35 @@ def _chain(one: ReportedChain, symbols: Symbols) -> Iterator[str]:
 
 def _elsewhere(alike: list[ReportedChain], symbols: Symbols) -> Iterator[str]:
     """Where else the same happened."""
-    if not alike:
-        return
+    if said := elsewhere(alike, symbols):
+        yield from _wrapped("  also at      ", said)
+
+
+def elsewhere(alike: Sequence[ReportedChain], symbols: Symbols) -> str:
+    """The instructions at which the same happened; "" where there are none."""
     chains = [one.chain for one in alike]
     places = []
     for chain in chains[:SHOWN]:
         times = f" ({chain.times} times)" if chain.times > 1 else ""
         places.append(f"{place(chain.first, symbols)}, line {chain.first.line}{times}")
     rest = [f"and {len(chains) - SHOWN} more places"] if len(chains) > SHOWN else []
-    yield from _wrapped("  also at      ", "; ".join(places + rest))
+    return "; ".join(places + rest)
 
 
 def _repeated(log: Log, symbols: Symbols) -> Iterator[str]:
     going = log.repeated
     assert going is not None
+    yield from _wrapped(f"  {vectors.label(going.event.vector):<5} ", repeated(going, symbols))
+
+
+def repeated(going: Repetition, symbols: Symbols) -> str:
+    """How often the last event came, where, and why."""
     event, stride = going.event, going.stride
     deeper = f", RSP {abs(stride)} bytes {'lower' if stride < 0 else 'higher'} each time" if stride else ""
-    yield from _wrapped(
-        f"  {vectors.label(event.vector):<5} ",
-        f"{going.times} times in a row to the end of the log, at {place(event, symbols)}{deeper}: "
-        + (
-            "the handler faults at its first instruction, or at its first use of the stack"
-            if stride
-            else "its handler returns without fixing the cause"
-        ),
+    return f"{going.times} times in a row to the end of the log, at {place(event, symbols)}{deeper}: " + (
+        "the handler faults at its first instruction, or at its first use of the stack"
+        if stride
+        else "its handler returns without fixing the cause"
     )
 
 
@@ -232,10 +247,11 @@ def _counts(log: Log) -> Iterator[str]:
     yield "  vector     kind           count   in ring 3  lines"
     for count in log.counts:
         lines = f"{count.first}" if count.first == count.last else f"{count.first}..{count.last}"
-        yield f"  {_vector(count):<10} {count.origin:<12} {count.total:>7}  {count.user:>10}  {lines}"
+        yield f"  {vector(count):<10} {count.origin:<12} {count.total:>7}  {count.user:>10}  {lines}"
 
 
-def _vector(count: Count) -> str:
+def vector(count: Count) -> str:
+    """` 14 #PF`, `236 0xec`."""
     named = count.vector < 32 and count.origin != INTERRUPT
     return f"{count.vector:>3} {vectors.EXCEPTIONS[count.vector].mnemonic if named else hex(count.vector)}"
 

@@ -36,6 +36,22 @@ def title(machine: Machine, name: str) -> str:
     return "IVT" if machine.mode == "real" and name == "idt" else name.upper()
 
 
+def missing(machine: Machine, name: str) -> str:
+    """Why there is no such table."""
+    try:
+        machine._data(name)
+    except NotThere as error:
+        return str(error).partition(": ")[2]
+    return ""
+
+
+def gaps(table: Table) -> Iterator[str]:
+    """What cannot be read of a table, and why."""
+    for gap in table.gaps:
+        part = "" if table.error else f"bytes {gap.start:#x} to {gap.stop - 1:#x} "
+        yield f"{part}cannot be read: {gap.why}"
+
+
 def count(machine: Machine, table: Table) -> str:
     """What a table holds by its limit: `: 16 slots`."""
     size = table.limit + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..delivery.extent import Extent
 from ..delivery.occupants import Occupants
-from ..errors import NotThere
 from ..tables.gdt import Gdt
 from ..tables.legacy import Tss32
 from ..tables.tss import STACKS, Tss
@@ -58,24 +57,35 @@ def dump(image: Snapshot, machines: Sequence[Machine], tables: Sequence[str], ev
 
 def heading(machine: Machine, image: Snapshot) -> Iterator[str]:
     """What the CPU was doing, and what was assumed."""
-    r = machine.registers
-    line = f"CPU {machine.cpu}  {MODES[machine.mode]}"
+    yield from wrap(f"CPU {machine.cpu}  {where(machine, image)}", " " * 7)
+    known, segments = registers(machine)
+    for start in range(0, len(known), 4):
+        yield "  " + "  ".join(known[start : start + 4])
+    yield from _wrapped(segments)
+    yield from _wrapped(machine.assumed, "assumed: ", "; ")
+
+
+def where(machine: Machine, image: Snapshot) -> str:
+    """The mode, the ring, and the instruction that comes next."""
+    r, line = machine.registers, MODES[machine.mode]
     if r.cpl is not None and machine.mode != "real":
         line += f", ring {r.cpl}"
     if r.rip is not None:
         line += f", at {_far(machine, r.rip)}{_named(image, r.rip)}"
-    yield from wrap(line, " " * 7)
+    return line
+
+
+def registers(machine: Machine) -> tuple[list[str], list[str]]:
+    """`CR3 0x1000`, `CS 0x10`: the numbers but for RIP, and the segments; those that are known."""
+    r = machine.registers
     known = [
         f"{name.upper()} {value:#x}" for name, value in r.asdict().items() if isinstance(value, int) and name != "rip"
     ]
-    for start in range(0, len(known), 4):
-        yield "  " + "  ".join(known[start : start + 4])
     segments = [
         f"{name.upper()} {s.selector:#x}" for name in ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldtr")
         if (s := getattr(r, name)) is not None
     ]  # fmt: skip
-    yield from _wrapped(segments)
-    yield from _wrapped(machine.assumed, "assumed: ", "; ")
+    return known, segments
 
 
 def _wrapped(parts: Iterable[str], title: str = "", between: str = "  ") -> Iterator[str]:
@@ -105,19 +115,20 @@ def _table(
 ) -> Iterator[str]:
     title = rows.title(machine, name)
     if table is None:
-        try:
-            machine._data(name)
-        except NotThere as error:
-            yield f"{title}  none: {str(error).partition(': ')[2]}"
+        if why := rows.missing(machine, name):
+            yield f"{title}  none: {why}"
         return
     yield f"{title}  base {table.base:#x}, limit {table.limit:#x}{rows.count(machine, table)}"
-    for gap in table.gaps:
-        if table.error:
-            yield from wrap(f"  cannot be read: {gap.why}", " " * 4)
-        else:
-            yield from wrap(f"  bytes {gap.start:#x} to {gap.stop - 1:#x} cannot be read: {gap.why}", " " * 4)
-    if table.error:
-        return
+    for said in rows.gaps(table):
+        yield from wrap(f"  {said}", " " * 4)
+    if not table.error:
+        yield from body(machine, image, name, table, everything, occupants)
+
+
+def body(
+    machine: Machine, image: Snapshot, name: str, table: Table, everything: bool, occupants: Occupants
+) -> Iterator[str]:
+    """The lines of a table that can be read, but for its heading."""
     if name in ("gdt", "ldt"):
         yield from _descriptors(machine, table, machine.gdt if name == "gdt" else machine.ldt, everything)
     elif name == "tss":

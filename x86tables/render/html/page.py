@@ -71,13 +71,13 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) 
     return element("div", element("table", *inner), class_=SCROLLS, tabindex=0, role="region", aria_label=caption)
 
 
-def opens(summary: object, *inside: object) -> Markup:
-    """What is shown when it is asked for, and on paper."""
-    return element("details", element("summary", summary), *inside)
+def opens(summary: object, *inside: object, class_: str | None = None) -> Markup:
+    """What is shown when it is asked for; on paper too, unless it is of the class `more`."""
+    return element("details", element("summary", summary), *inside, class_=class_)
 
 
 def bits(summary: object, value: Layout) -> Markup:
     """A bit diagram that opens."""
     from ..svg import diagram
 
-    return opens(summary, element("div", diagram(value).markup(), class_=SCROLLS))
+    return opens(summary, element("div", diagram(value).markup(), class_=SCROLLS), class_="more")

@@ -60,7 +60,7 @@ def sequence(machine: Machine, one: Simulation, symbols: Symbols) -> Markup:
         rest = None
         if len(card.steps) > len(card.shown):
             every = _steps(machine, card.steps, card.failed, symbols)
-            rest = opens(f"all {len(card.steps)} checks", every)
+            rest = opens(f"all {len(card.steps)} checks", every, class_="more")
         steps = _steps(machine, card.shown, card.failed, symbols)
         items.append(element("li", element("h4", card.heading), steps, rest, class_="failed" if card.failed else None))
     end = paragraph(join(badge(one.outcome), f" {words.ENDINGS[one.outcome]}: {one.reason}"))
