@@ -7,7 +7,7 @@ for cpu in image.check():
 
 from __future__ import annotations
 
-from .errors import UsageError
+from .errors import NotThere, UsageError
 from .machine.image import OpenOptions, Snapshot
 from .records import Record
 
@@ -217,6 +217,39 @@ class Image:
             CpuState(self.cpu(cpu), registers), event, HANDLER_STACK if handler_stack is None else handler_stack
         )
 
+    def touch(self) -> None:
+        """Read all the memory that dump and check read, whatever scenario is asked for."""
+        from .delivery.extent import extent
+        from .delivery.occupants import Occupants, tss_stacks
+        from .delivery.stacks import guard_size
+
+        occupants = Occupants(self.machines)
+        for machine in self.machines:
+            for name in ("gdt", "idt", "tss", "ldt"):
+                machine.table(name)
+            for stack in tss_stacks(machine):
+                if stack.top:
+                    extent(machine, stack.top, occupants=occupants)
+            try:
+                for gate in machine.gates:
+                    if gate.kind == "task-gate":
+                        machine.task(gate.selector)
+                _ = machine.io_map
+            except NotThere:
+                pass
+        for cpu in self.assessments(["all"]):
+            if cpu.stack.guard is not None:
+                guard_size(cpu.machine, cpu.stack.guard)  # for `check --frame`
+
+    def kept(self) -> Image:
+        """The same with no more memory than was read so far: of a running machine, which goes on."""
+        from .machine.memory import Memory
+
+        memory = Memory(self.snapshot.memory.read_pages())
+        memory.ram = self.snapshot.memory.ram
+        machines = tuple(machine.replace(memory=memory, assumed=machine.assumed) for machine in self.machines)
+        return Image(self.snapshot.replace(memory=memory, machines=machines), self.tables, self.find)
+
     def problems(self) -> list[str]:
         """What a configuration says against itself, a sentence each: stacks that end in a neighbour without a guard."""
         if self.tables is None or self.find is None:
@@ -355,7 +388,8 @@ def open(
     wrap: Callable[[Memory], Memory] | None = None,
     progress: Callable[[int], Callable[[int], object]] | None = None,
 ) -> Image:
-    """Open an ELF core, a linked ELF kernel, flat memory, or a configuration (`*.toml`).
+    """Open an ELF core, a linked ELF kernel, flat memory, or a configuration (`*.toml`); or a running machine, by
+    `qmp:SOCKET` or `qmp:HOST:PORT`: it is stopped while the pages that dump and check need are read, and goes on.
 
     `symbols` is an ELF file or a System.map, `registers` a file with the text of QEMU's `info registers -a`, or the
     registers of each CPU, `reg` single registers by name. `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`: 0x..., decimal, a
@@ -376,27 +410,32 @@ def open(
     from .readers import open_image, read_registers
 
     changes = dict(reg or {}) | ({} if cr3 is None else {"cr3": cr3})
-    return Image(
-        open_image(
-            path,
-            OpenOptions(
-                format=format,
-                base=base,
-                gdt=gdt,
-                idt=idt,
-                tss=tss,
-                registers=read_registers(registers) if isinstance(registers, str) else tuple(registers or ()),
-                changes=changes,
-                maps=tuple(map),
-                vendor=vendor,
-                maxphyaddr=maxphyaddr,
-                symbols=symbols,
-                kaslr_offset=kaslr_offset,
-                memory=wrap,
-                progress=progress,
-            ),
-        )
+    options = OpenOptions(
+        format=format,
+        base=base,
+        gdt=gdt,
+        idt=idt,
+        tss=tss,
+        registers=read_registers(registers) if isinstance(registers, str) else tuple(registers or ()),
+        changes=changes,
+        maps=tuple(map),
+        vendor=vendor,
+        maxphyaddr=maxphyaddr,
+        symbols=symbols,
+        kaslr_offset=kaslr_offset,
+        memory=wrap,
+        progress=progress,
     )
+    if path.startswith("qmp:"):
+        from . import live
+
+        if wrap is not None or options.maps or base is not None:
+            raise UsageError(f"{path}: --map, --base and extract are for files; `x86tables capture` writes one")
+        with live.connected(path) as contents:
+            image = Image(open_image(path, options, (contents, "qmp")))
+            image.touch()
+            return image.kept()
+    return Image(open_image(path, options))
 
 
 def open_config(source: str | Config, kernel: str | None = None) -> Image:

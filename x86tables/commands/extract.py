@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     image = image_from(args, record)
     if image.format == "elf":
         raise UsageError(f"{image.path}: a linked kernel is not a machine's memory: take a memory dump")
-    touch(image)
+    image.touch()
     (recording,) = recordings
     read = set(recording.pages)
     held = [page for page in sorted(read) if any(recording.parts(page, page + PAGE))]
@@ -87,21 +87,6 @@ def _permissions(args: argparse.Namespace) -> int:
     for path in (args.image, *(item.rpartition("@")[0] for item in args.map)):
         allowed &= os.stat(path).st_mode
     return allowed
-
-
-def touch(image: Image) -> None:
-    """Read all that the commands on images read."""
-    from ..delivery.occupants import Occupants
-    from ..delivery.stacks import guard_size
-    from ..render.json import dump
-
-    decoded: dump.Decoded = {}
-    occupants = Occupants(image.machines)
-    for machine in image.machines:
-        dump.cpu(machine, image.symbols, ("gdt", "idt", "tss", "ldt"), decoded, occupants)
-    for cpu in image.check(["all"]):
-        if cpu.stack.guard is not None:
-            guard_size(cpu.machine, cpu.stack.guard)  # for `check --frame`
 
 
 def _notes(image: Image, args: argparse.Namespace) -> bytes:

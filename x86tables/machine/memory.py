@@ -89,6 +89,11 @@ class Memory:
             yield data[at : at + count]
             address += count
 
+    def read_pages(self) -> list[Piece]:
+        """The pages that a running machine was asked for, of memory that is made of `pages` by number."""
+        held = {id(data): data for _, _, data, _ in self._pieces if hasattr(data, "pages")}
+        return [(at, PAGE, content, 0) for data in held.values() for at, content in data.pages.items()]
+
     def parts(self, start: int, stop: int) -> Iterator[range]:
         """What is held of the addresses from `start` to before `stop`, in ascending order."""
         for number in range(max(0, bisect_right(self._starts, start) - 1), len(self._starts)):

@@ -79,9 +79,14 @@ def memory_of(path: str, format: str | None = None, base: int | None = None) -> 
     return contents.memory, name
 
 
-def open_image(path: str, options: OpenOptions = OpenOptions()) -> Snapshot:  # noqa: B008 - an immutable value
-    """Read an image of any format. ImageError says in one sentence what cannot be read, and why."""
-    contents, name = _contents(path, options)
+def open_image(
+    path: str,
+    options: OpenOptions = OpenOptions(),  # noqa: B008 - an immutable value
+    given: tuple[Contents, str] | None = None,
+) -> Snapshot:
+    """Read an image of any format, or what is `given` with the name of its format. ImageError says in one sentence what
+    cannot be read, and why."""
+    contents, name = _contents(path, options) if given is None else given
     memory = contents.memory
     for file, place in options.maps:
         above = load(file)

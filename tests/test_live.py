@@ -1,0 +1,197 @@
+"""A running machine: judged while it is stopped for a moment, and it goes on however that ends."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recast
+from cli import call, fitting, refused
+from test_migration import guest
+
+import x86tables
+from x86tables.live import address, named
+from x86tables.live.qmp import Monitor, memory_map
+
+needs_qemu = pytest.mark.needs("qemu-system-x86_64")
+
+
+class Machine:
+    """QEMU with two monitors: one for the tests, one for what is tested."""
+
+    def __init__(self, folder: Path, arguments: list[str]) -> None:
+        self.asked, self.path = folder / "own", f"qmp:{folder / 'qmp'}"
+        command = ["qemu-system-x86_64", "-accel", "tcg", "-display", "none", "-nodefaults", *arguments]
+        for place in (self.asked, folder / "qmp"):
+            command += ["-qmp", f"unix:{place},server=on,wait=off"]
+        self.process = subprocess.Popen(command)
+        end = time.monotonic() + 30
+        while not (self.asked.exists() and (folder / "qmp").exists()) and time.monotonic() < end:
+            time.sleep(0.05)
+        self.monitor = Monitor("own", str(self.asked))
+
+    @property
+    def running(self) -> bool:
+        return bool(self.monitor.execute("query-status")["running"])
+
+    def close(self) -> None:
+        self.monitor.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path, guest(tmp_path))
+    time.sleep(1.5)
+    yield made
+    made.close()
+
+
+@needs_qemu
+def test_it_says_what_the_core_says(machine: Machine, tmp_path: Path) -> None:
+    machine.monitor.execute("stop")
+    core = tmp_path / "guest.core"
+    machine.monitor.execute("dump-guest-memory", paging=False, protocol=f"file:{core}")
+    efer = x86tables.open(machine.path).machines[0].registers.efer
+    live, dumped = recast.said(Path(machine.path)), recast.said(core, "--reg", f"efer={efer:#x}")
+    for said in (live, dumped):
+        del said[0]["cpus"][0]["registers"]["tr"]["flags"]  # the core has bits of QEMU's own in it
+    assert live == dumped
+    assert not machine.running, "it was stopped before"
+    machine.monitor.execute("cont")
+    status, text, _ = call("check", machine.path, "--format", "json")
+    assert fitting("check", text)["image"]["format"] == "qmp" and status in (0, 1)
+    assert machine.running
+
+
+@needs_qemu
+def test_only_what_is_needed_is_read(machine: Machine) -> None:
+    image = x86tables.open(machine.path)
+    assert sum(map(len, image.snapshot.memory.ranges)) < 1 << 20
+    assert [cpu.verdict for cpu in image.check()] and machine.running
+
+
+@needs_qemu
+def test_it_goes_on_whatever_breaks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception, Ctrl-C and a connection that is cut, before and after each thing that QEMU is asked."""
+    for ending in (KeyboardInterrupt, ValueError, ConnectionResetError):
+        for late in (False, True):
+            for step in (1, 2, 3, 4, 5, 8, 12, 13, 14):
+                with monkeypatch.context() as patch, pytest.raises(ending):
+                    patch.setattr(Monitor, "execute", broken(ending, late, step))
+                    x86tables.open(machine.path)
+                    raise ending  # it asks less than `step` times
+                assert machine.running, (ending, late, step)
+
+
+def broken(ending: type[BaseException], late: bool, step: int) -> Callable[..., Any]:
+    """What asks QEMU, and ends so at that step, before or after QEMU has done it."""
+    real, count = Monitor.execute, 0
+
+    def execute(self: Monitor, command: str, **arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        answer = real(self, command, **arguments) if late or count != step else None
+        if count == step:
+            if ending is ConnectionResetError:
+                self.close()
+            raise ending
+        return answer
+
+    return execute
+
+
+@needs_qemu
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_goes_on_after_a_signal(number: signal.Signals, machine: Machine, tmp_path: Path) -> None:
+    """A process that is ended while the machine is stopped."""
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "from x86tables.live import qmp\n"
+        "from x86tables.commands import main\n"
+        "def slow(self, page):\n"
+        "    print('stopped', flush=True)\n"
+        "    time.sleep(60)\n"
+        "qmp.GuestPages._page = slow\n"
+        f"sys.exit(main(['check', {machine.path!r}]))\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "stopped\n"
+    assert not machine.running
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert machine.running
+
+
+@needs_qemu
+def test_capture(machine: Machine, tmp_path: Path) -> None:
+    """Of a machine that is stopped, so that both are of one moment."""
+    machine.monitor.execute("stop")
+    small, whole = tmp_path / "small.core", tmp_path / "whole.core"
+    assert call("capture", machine.path, "-o", small)[0] == 0
+    assert recast.said(small) == recast.said(Path(machine.path))
+    assert small.stat().st_mode & 0o777 == 0o600 and small.stat().st_size < 1 << 20
+    assert call("capture", machine.path, "-o", whole, "--whole")[0] == 0
+    assert whole.stat().st_size > 1 << 20 and not machine.running
+    assert recast.said(whole)[1]["verdict"] == recast.said(small)[1]["verdict"]
+    assert refused("capture", "kernel.core", "-o", small) == "kernel.core: qmp:SOCKET or qmp:HOST:PORT expected"
+
+
+def test_names() -> None:
+    assert named("qmp:/run/q") and not named("kernel.core") and not named("qmp")
+    assert address("qmp:/run/q") == "/run/q" and address("qmp:localhost:4444") == ("localhost", 4444)
+    assert address("qmp:[::1]:4444") == ("::1", 4444) and address("qmp:a:b") == "a:b"
+    assert refused("check", "qmp:") == "qmp:: qmp:SOCKET or qmp:HOST:PORT expected"
+    assert refused("check", "qmp:/nowhere").startswith("qmp:/nowhere: no QMP server answers there: ")
+    assert "`x86tables capture`" in refused("extract", "qmp:/nowhere", "-o", "x")
+
+
+def test_a_server_that_says_something_else(tmp_path: Path) -> None:
+    """Not QMP, or nothing at all: a sentence."""
+    for greeting in (b"hello\r\n", b'{"QMP": 1}\r\n', b""):
+        place = tmp_path / f"socket{len(greeting)}"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(place))
+            server.listen()
+
+            def serve(server: socket.socket = server, greeting: bytes = greeting) -> None:
+                connection = server.accept()[0]
+                connection.sendall(greeting)
+                connection.close()
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            assert refused("dump", f"qmp:{place}").startswith(f"qmp:{place}: no QMP server answers there: ")
+            thread.join()
+
+
+MTREE = """FlatView #0
+ AS "I/O", root: io
+ Root memory region: io
+  0000000000000000-0000000000000007 (prio 0, i/o): dma-chan
+
+FlatView #1
+ AS "memory", root: system
+ AS "cpu-memory-0", root: system
+ Root memory region: system
+  0000000000000000-00000000000bffff (prio 0, ram): pc.ram
+  00000000000c0000-00000000000cafff (prio 1, rom): pc.ram @00000000000c0000
+  00000000000d0000-00000000000fffff (prio 0, ram): pc.ram @00000000000d0000
+  00000000fec00000-00000000fec00fff (prio 0, i/o): kvm-ioapic
+  00000000fffc0000-00000000ffffffff (prio 0, romd): pc.bios
+"""
+
+
+def test_the_memory_that_there_is() -> None:
+    assert memory_map(MTREE) == [range(0xCB000), range(0xD0000, 0x100000), range(0xFFFC_0000, 1 << 32)]
+    assert memory_map("") == []

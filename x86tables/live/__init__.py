@@ -1,0 +1,47 @@
+"""Running machines: `qmp:SOCKET` and `qmp:HOST:PORT` name one as a path names an image."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from ..errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..readers import Contents
+
+PROTOCOLS = ("qmp",)
+
+
+def named(path: str) -> bool:
+    """Whether a path names a running machine."""
+    return path.partition(":")[0] in PROTOCOLS and ":" in path
+
+
+def address(path: str) -> str | tuple[str, int]:
+    """Where it is asked: the path of a UNIX socket, or host and port. UsageError for anything else."""
+    place = path.partition(":")[2]
+    host, colon, port = place.rpartition(":")
+    if colon and "/" not in port and port.isascii() and port.isdecimal() and int(port) < 1 << 16:
+        return host.strip("[]"), int(port)
+    if not place or "\0" in place:
+        raise UsageError(f"{path}: qmp:SOCKET or qmp:HOST:PORT expected")
+    return place
+
+
+@contextmanager
+def connected(path: str) -> Iterator[Contents]:
+    """The machine, stopped for as long as the block takes; one that ran goes on then, whatever happens in it."""
+    from . import qmp
+
+    with qmp.stopped(path, address(path)) as guest:
+        yield guest
+
+
+def dump(path: str, file: str) -> None:
+    """Have the machine's host write a core of all its memory; the machine is stopped meanwhile."""
+    from . import qmp
+
+    qmp.dump(path, address(path), file)
