@@ -1,5 +1,7 @@
 """A running machine: judged while it is stopped for a moment, and it goes on however that ends."""
 
+import lzma
+import os
 import signal
 import socket
 import subprocess
@@ -19,6 +21,7 @@ import x86tables
 from x86tables.live import address, named
 from x86tables.live.qmp import Monitor, memory_map
 
+HERE = Path(__file__).parent
 needs_qemu = pytest.mark.needs("qemu-system-x86_64")
 
 
@@ -145,6 +148,54 @@ def test_capture(machine: Machine, tmp_path: Path) -> None:
     assert whole.stat().st_size > 1 << 20 and not machine.running
     assert recast.said(whole)[1]["verdict"] == recast.said(small)[1]["verdict"]
     assert refused("capture", "kernel.core", "-o", small) == "kernel.core: qmp:SOCKET or qmp:HOST:PORT expected"
+
+
+@pytest.fixture
+def dying(tmp_path: Path) -> list[str]:
+    """QEMU's arguments for a kernel whose #DF gate leads nowhere."""
+    (kernel := tmp_path / "triple.elf").write_bytes(lzma.decompress((HERE / "logs/triple.elf.xz").read_bytes()))
+    return ["-kernel", str(kernel), "-m", "32"]
+
+
+@needs_qemu
+def test_a_triple_fault_is_caught(dying: list[str], tmp_path: Path) -> None:
+    """QEMU started for it: one screen, and a core that says the same."""
+    log, core = tmp_path / "qemu.log", tmp_path / "kept.core"
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-display", "none", *dying, "-d", "int,cpu_reset", "-D", log]
+    status, text, err = call("watch", "--symbols", dying[1], "-o", core, "--", *command)
+    assert (status, err) == (1, "")
+    lines = text.splitlines()
+    assert lines[0].startswith("qemu-system-x86_64: stopped (shutdown): it shut down, or was reset: a triple fault")
+    assert lines[2].startswith("  RIP 0x") and lines[3].startswith("CPU 0  triple-fault if a guard page is hit")
+    assert any(line.startswith("  fix    ") for line in lines[:12]) and lines.index("") == 1
+    assert f"{core}: kept; `x86tables check {core}` says it step by step" in text
+    assert "Triple fault: the processor shut down" in text, "and what the log says"
+    (cpu,) = x86tables.open(str(core)).check()
+    assert cpu.verdict == "triple-fault"
+
+
+@needs_qemu
+def test_a_machine_is_watched_that_runs_already(dying: list[str], tmp_path: Path) -> None:
+    made = Machine(tmp_path, ["-no-reboot", "-no-shutdown", "-S", *dying])
+    try:
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "x86tables", "watch", made.path, "-o", str(tmp_path / "kept.core")],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ},  # readline has put COLUMNS into the process's own
+        )
+        time.sleep(1)
+        made.monitor.execute("cont")
+        text = watching.communicate(timeout=60)[0]
+        assert watching.returncode == 1 and text.startswith(f"{made.path}: stopped (shutdown)")
+    finally:
+        made.close()
+
+
+def test_a_program_that_ends_by_itself(tmp_path: Path) -> None:
+    assert call("watch", "--", "true")[:2] == (0, "true: ended by itself, without a shutdown that stops it\n")
+    assert refused("watch", "no-such-program") == "no-such-program: neither qmp:SOCKET nor a program"
+    assert refused("watch", "qmp:/nowhere", "--", "x") == "either LIVE or a QEMU command behind --"
 
 
 def test_names() -> None:

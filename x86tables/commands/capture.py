@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from ..api import Image
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `capture`."""
@@ -27,8 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the core and say what it holds."""
     from .. import api, live
-    from ..machine.memory import PAGE
-    from ..readers import elfcore
     from ..render.lines import output
 
     if not live.named(args.live):
@@ -38,14 +38,22 @@ def run(args: argparse.Namespace) -> int:
         output([f"{args.output}: written by QEMU"])
         return 0
     image = api.open(args.live)
+    count = keep(image, args.output)
+    cpus = len(image.machines)
+    size = os.path.getsize(args.output)
+    output([f"{args.output}: {size} bytes, {count} pages, registers of {cpus} CPU{'s' if cpus != 1 else ''}"])
+    return 0
+
+
+def keep(image: Image, path: str) -> int:
+    """Write what is held of a running machine as a core that only its owner may read; how many pages."""
+    from ..machine.memory import PAGE
+    from ..readers import elfcore
+
     memory = image.snapshot.memory
     pages = {page for known in memory.ranges for page in range(known.start, known.stop, PAGE)}
     notes = elfcore.ram_note(memory)
     for machine in image.machines:
         notes += elfcore.state_note(machine.registers) + elfcore.extra_note(machine.registers, {})
-    with replacing([os.path.realpath(args.output)], mode=0o600) as (complete,):
-        count = elfcore.write(complete, memory, pages, notes, image.machines[0].long_mode)
-    cpus = len(image.machines)
-    size = os.path.getsize(args.output)
-    output([f"{args.output}: {size} bytes, {count} pages, registers of {cpus} CPU{'s' if cpus != 1 else ''}"])
-    return 0
+    with replacing([os.path.realpath(path)], mode=0o600) as (complete,):
+        return elfcore.write(complete, memory, pages, notes, image.machines[0].long_mode)

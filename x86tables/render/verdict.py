@@ -58,7 +58,7 @@ def check(
         yield from _alike(alike, like)
         alike, same[key] = [], assessment.cpu
         yield ""
-        yield from _answers(assessment, image.symbols)
+        yield from answers(assessment, image.symbols)
         if outline in full and not all_steps:
             yield f"  the rest is like CPU {full[outline]}"
             continue
@@ -80,7 +80,7 @@ def _alike(cpus: list[int], like: int) -> Iterator[str]:
         yield f"CPU{'s' if len(cpus) > 1 else ''} {ranges(cpus)}  like CPU {like}"
 
 
-def _answers(assessment: Assessment, symbols: Symbols) -> Iterator[str]:
+def answers(assessment: Assessment, symbols: Symbols) -> Iterator[str]:
     """The first screen: the two answers, why, what to fix first, and the stack in use."""
     machine, overflow = assessment.machine, assessment.overflow
     yield from wrap(f"CPU {machine.cpu}  {coloured(assessment.verdict)}{answer(assessment)}", "       ")
