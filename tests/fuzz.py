@@ -42,9 +42,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 ELF_FILES = runpy.run_path(str(HOSTILE / "elf_files.py"))["FILES"]
 
 
-def unpacked(name: str) -> bytes:
-    """A file of tests/logs."""
-    return lzma.decompress((LOGS / name).read_bytes())
+def unpacked(name: str, folder: Path = LOGS) -> bytes:
+    """A packed file of tests/logs, or of another folder."""
+    return lzma.decompress((folder / f"{name}.xz").read_bytes())
 
 
 def small() -> tuple[Memory, list[Registers]]:
@@ -93,6 +93,7 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "AVML": (lambda: recast.lime(small()[0], b"LMVA", 2), "dump {}"),
     "migration stream": (streamed, "dump {}"),
     "state saved by libvirt": (lambda: LIBVIRT + gzip.compress(streamed()), "check {}"),
+    "vmcore": (lambda: unpacked("crashed-linux.vmcore", IMAGES), "check {}"),
     "VirtualBox's core": (lambda: recast.virtualbox(*small()), "dump {}"),
     "VMware's state file": (lambda: recast.vmware(*small(), inside=True)[0], "check {} --gdt 0x100000"),
     "complete crash dump": (lambda: dumped(1), "dump {} --registers {hostile}/regs.json"),
@@ -110,9 +111,9 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "symbols": (lambda: specimens.SYSTEM_MAP, "dump {core} --symbols {}"),
     "symbols of an ELF": (specimens.kernel, "dump {core} --symbols {}"),
     "source lines": (ELF_FILES["sound-lines.elf"], "dump {hostile}/idt.bin --base 0 --idt 0,0x7f --symbols {}"),
-    "log": (lambda: unpacked("triple.log.xz")[:20_000], "log {}"),
-    "log with an image": (lambda: unpacked("triple.log.xz"), "log {} --in {triple}"),
-    "image of a log": (lambda: unpacked("triple.core.xz"), "log {log} --in {}"),
+    "log": (lambda: unpacked("triple.log")[:20_000], "log {}"),
+    "log with an image": (lambda: unpacked("triple.log"), "log {} --in {triple}"),
+    "image of a log": (lambda: unpacked("triple.core"), "log {log} --in {}"),
     "baseline": (lambda: BASELINE, "check {core} --baseline {}"),
     "configuration": ((EXAMPLES / "two_cpus.toml").read_bytes, "check {} --scenario all"),
     "built": (
@@ -157,7 +158,7 @@ class Fuzz:
         self.good = {name: make() for name, (make, _) in SPECIMENS.items()}
         self.beside = {"core": folder / "good.core", "log": folder / "good.log", "triple": folder / "triple.core"}
         self.beside["core"].write_bytes(specimens.core())
-        for name, kept in (("log", "triple.log.xz"), ("triple", "triple.core.xz")):
+        for name, kept in (("log", "triple.log"), ("triple", "triple.core")):
             self.beside[name].write_bytes(unpacked(kept))
 
     def case(self, number: int) -> str:

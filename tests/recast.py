@@ -282,10 +282,10 @@ def kdump(memory: Memory, notes: bytes, packing: str = "zlib", level: int = 1) -
             maps[1][page // 8] |= 1 << page % 8
             dumped.append(content)
     head = b"KDUMP   " + struct.pack("<I", 6) + bytes(390 + 22)
-    head += struct.pack("<10I", 0, PAGE, 1, 2 * size // PAGE, min(count, 0xFFFF_FFFF), 0, 0, 0, 0, 1)
+    blocks = (256 + len(notes) - 1) // PAGE + 1  # of the sub-header, which the notes follow
+    head += struct.pack("<10I", 0, PAGE, blocks, 2 * size // PAGE, min(count, 0xFFFF_FFFF), 0, 0, 0, 0, 1)
     sub = struct.pack("<QII11Q", 0, level, 0, 0, 0, 0, 0, PAGE + 256, len(notes), 0, 0, 0, 0, count)
-    assert len(notes) <= PAGE - 256
-    at = 2 * PAGE + 2 * size + 24 * len(dumped)
+    at = (1 + blocks) * PAGE + 2 * size + 24 * len(dumped)
     descriptors, bodies = b"", b""
     for content in dumped:
         packed = pack(content)
@@ -294,7 +294,7 @@ def kdump(memory: Memory, notes: bytes, packing: str = "zlib", level: int = 1) -
         bodies += used
     return (
         head.ljust(PAGE, b"\0")
-        + (sub.ljust(256, b"\0") + notes).ljust(PAGE, b"\0")
+        + (sub.ljust(256, b"\0") + notes).ljust(blocks * PAGE, b"\0")
         + bytes(maps[0] + maps[1])
         + descriptors
         + bodies

@@ -97,7 +97,7 @@ def _notes(image: Image, args: argparse.Namespace) -> bytes:
     if image.snapshot.notes and not given and "found" not in extra:
         return image.snapshot.notes + ram
     more = {name: str(said) for name in ("vendor", "maxphyaddr") if (said := getattr(args, name) or extra.get(name))}
-    more |= {name: extra[name] for name in ("found", "levels") if name in extra}
+    more |= {name: extra[name] for name in ("cr3", "found", "levels") if name in extra}
     notes = elfcore.remarks_of(image.snapshot.notes) + ram
     for machine in image.machines:
         if machine.physical:

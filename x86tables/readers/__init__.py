@@ -123,6 +123,8 @@ def open_image(
         from . import searched
 
         assumed = [searched.repeated(extra["found"], merged) for merged, _ in sets]
+    if extra.get("cr3") == "vmcoreinfo" and "cr3" not in options.changes and not options.registers:
+        assumed = [("CR3 (the kernel's own page tables, which VMCOREINFO names)", *said) for said in assumed]
     for cpu, (merged, physical) in enumerate(sets):
         physical |= set(contents.extra.get("physical", "").split(","))
         core = None if cpu else contents.long_mode

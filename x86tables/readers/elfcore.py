@@ -1,4 +1,4 @@
-"""An ELF core of a whole machine, as QEMU and VirtualBox write it; and the writer of such a file."""
+"""An ELF core of a whole machine, as QEMU, VirtualBox and Linux write it; and the writer of such a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..elf import CORE, LOAD, NOTE, X86, X86_64, Elf, ProgramHeader, header, is_
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
 from ..machine.registers import Registers, Segment, TableRegister
-from . import Contents, virtualbox
+from . import Contents, virtualbox, vmcore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def matches(data: Data) -> bool:
 
 
 def read(path: str, data: Data, options: OpenOptions) -> Contents:
-    """Memory by physical address (p_paddr, whatever p_vaddr says) and the registers of QEMU's or VirtualBox's notes."""
+    """Memory by physical address (p_paddr, whatever p_vaddr says) and the registers in its notes."""
     remarks: list[str] = []
     pieces, notes = _segments(path, data, remarks)
     memory = Memory(pieces)
@@ -51,8 +51,10 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
     # QEMU writes e_machine by EFER.LMA of CPU 0, and so do we
     long_mode = Elf(path, data).machine == X86_64 if kept else None
     unique = tuple(dict.fromkeys(remarks))[: budgets.REMARKS]
-    why = remarks[-1] if remarks else "no note of QEMU or VirtualBox"
+    why = remarks[-1] if remarks else "no note of QEMU, VirtualBox or Linux"
     lacks = f"this core has no registers that say where the tables are ({why})"
+    if "cr3" in extra:
+        lacks = "the notes of a crashed Linux do not say where its tables are"
     return Contents(
         memory,
         registers,
@@ -70,8 +72,10 @@ def noted(
     """What notes at (offset, size) say: the registers of each CPU, the notes that a small image keeps, and what our own
     say beside."""
     registers: list[Registers] = []
+    linux: list[Registers] = []
     kept = bytearray()
     extra: dict[str, str] = {}
+    vmcoreinfo: bytes | None = None
     for name, kind, content, whole in _notes(data, places, remarks):
         if name == b"QEMU" and kind == 0:
             state = _state(content, remarks)
@@ -94,10 +98,20 @@ def noted(
             extra |= said
             if said.keys() == {"ram"}:
                 continue  # it is in `extra`
+        elif name == b"VMCOREINFO":
+            vmcoreinfo = content
+            continue
         elif name != b"CORE" or kind != NT_PRSTATUS:
             continue
+        elif (state := vmcore.registers(content)) is not None:
+            linux.append(state)
         kept += whole
-    return tuple(registers), bytes(kept), extra
+    if registers or vmcoreinfo is None:
+        return tuple(registers), bytes(kept), extra
+    root, levels = vmcore.page_tables(vmcoreinfo)
+    extra |= {"cr3": "vmcoreinfo"} if root is not None else {}
+    extra |= {"levels": "5"} if levels == 5 else {}
+    return tuple(known.replace(cr3=root) for known in linux), b"", extra
 
 
 def _segments(path: str, data: Data, remarks: list[str]) -> tuple[list[Piece], list[tuple[int, int]]]:
