@@ -9,7 +9,7 @@ from ..elf import CORE, LOAD, NOTE, X86, X86_64, Elf, ProgramHeader, header, is_
 from ..errors import ImageError
 from ..machine.memory import PAGE, Memory
 from ..machine.registers import Registers, Segment, TableRegister
-from . import Contents, virtualbox, vmcore
+from . import Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" fo
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldtr", "tr", "gdtr", "idtr")
 _FLAGS = {f"{name}.flags": name for name in _SEGMENTS if name not in ("gdtr", "idtr")}
 _OURS = b"x86tables"
+_VIRTUALBOX = (b"VBCORE", b"VBCPU")
 _SAID, _REMARKS = 0, 1  # kinds of our notes: NAME=VALUE with blanks between, and what was remarked of the whole image
 
 
@@ -72,7 +73,7 @@ def noted(
     """What notes at (offset, size) say: the registers of each CPU, the notes that a small image keeps, and what our own
     say beside."""
     registers: list[Registers] = []
-    linux: list[Registers] = []
+    linux: list[bytes] = []  # PRSTATUS of each CPU
     kept = bytearray()
     extra: dict[str, str] = {}
     vmcoreinfo: bytes | None = None
@@ -85,7 +86,9 @@ def noted(
         elif name == _OURS and kind == _REMARKS:
             remarks += _remarked(content)
             continue  # they are part of the remarks now
-        elif name in (virtualbox.CORE_NOTE, virtualbox.CPU_NOTE):
+        elif name in _VIRTUALBOX:
+            from . import virtualbox
+
             state = virtualbox.registers(name, content, remarks)
             if state is not None:
                 registers.append(state)
@@ -103,15 +106,17 @@ def noted(
             continue
         elif name != b"CORE" or kind != NT_PRSTATUS:
             continue
-        elif (state := vmcore.registers(content)) is not None:
-            linux.append(state)
+        else:
+            linux.append(content)
         kept += whole
     if registers or vmcoreinfo is None:
         return tuple(registers), bytes(kept), extra
+    from . import vmcore
+
     root, levels = vmcore.page_tables(vmcoreinfo)
     extra |= {"cr3": "vmcoreinfo"} if root is not None else {}
     extra |= {"levels": "5"} if levels == 5 else {}
-    return tuple(known.replace(cr3=root) for known in linux), b"", extra
+    return vmcore.registers(linux, root), b"", extra
 
 
 def _segments(path: str, data: Data, remarks: list[str]) -> tuple[list[Piece], list[tuple[int, int]]]:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CORE_NOTE, CPU_NOTE = b"VBCORE", b"VBCPU"
+CORE_NOTE = b"VBCORE"
 _CORE = struct.Struct("<II")  # magic, version of the format
 _MAGIC, _FIRST, _NEXT = 0xC01AC0DE, 0x1_0004, 0x2_0000  # versions from the first on, before the next
 _SELECTOR = "QIIHHI"  # base, limit, access rights, selector, reserved

@@ -12,6 +12,11 @@ import struct
 
 from ..machine.registers import Registers, Segment
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
 _REGISTERS = struct.Struct("<112x27Q")  # signal, process and times; then `struct user_regs_struct`
 _NAMES = (
     *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
@@ -22,14 +27,16 @@ _KERNEL = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 _VALUE = re.compile(rb"^(SYMBOL\(swapper_pg_dir\)|NUMBER\((?:phys_base|pgtable_l5_enabled)\))=([0-9a-fx-]+)$", re.M)
 
 
-def registers(prstatus: bytes) -> Registers | None:
-    """The registers in one CPU's note, what descriptors say of its segments unknown; None for a note that is short."""
-    if len(prstatus) < _REGISTERS.size:
-        return None
+def registers(notes: Iterable[bytes], root: int | None) -> tuple[Registers, ...]:
+    """The registers of each CPU with a PRSTATUS note, `root` as CR3; what descriptors say of segments is not known."""
+    return tuple(_registers(note).replace(cr3=root) for note in notes if len(note) >= _REGISTERS.size)
+
+
+def _registers(prstatus: bytes) -> Registers:
     values = dict(zip(_NAMES, _REGISTERS.unpack_from(prstatus), strict=True))
     del values["orig_rax"]
     bases = {"fs": values.pop("fs_base"), "gs": values.pop("gs_base")}
-    segments = {name: Segment(values.pop(name) & 0xFFFF, bases.get(name, 0)) for name in _SEGMENTS}
+    segments: dict[str, Any] = {name: Segment(values.pop(name) & 0xFFFF, bases.get(name, 0)) for name in _SEGMENTS}
     rip, rflags = values.pop("rip"), values.pop("rflags")
     return Registers(rip=rip, rsp=values["rsp"], rflags=rflags, **segments, general=values)
 
