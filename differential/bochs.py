@@ -6,6 +6,7 @@ are listed in docs/deviations.md.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from x86tables.tables.vectors import label
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from x86tables.prove.bochs_cpu import Runner
 
@@ -115,12 +117,23 @@ class Tally:
         if result.differs:
             self.differ.append((number, result.differs))
 
+    def document(self) -> dict[str, Any]:
+        """All of it, for `merge`."""
+        return {"total": self.total, "differ": self.differ, "counts": self.counts}
+
+    def merge(self, document: dict[str, Any]) -> None:
+        """Add what another tally has."""
+        self.total += document["total"]
+        self.differ += [(number, why) for number, why in document["differ"]]
+        for name, counts in document["counts"].items():
+            self.counts[name].update(counts)
+
     def unmet(self) -> list[str]:
         """What of MET did not come up."""
         return [f"{name}: {what}" for name, wanted in MET.items() for what in sorted(wanted - self.counts[name].keys())]
 
-    def report(self) -> Iterable[str]:
-        """The counts, as lines."""
+    def lines(self) -> Iterable[str]:
+        """The counts."""
         for name, counts in self.counts.items():
             yield f"{name}:"
             row = "   "
@@ -136,7 +149,7 @@ class Tally:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare; 1 when anything differs that is not explained, or when many machines do not meet all of MET."""
+    """Compare, and report."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m differential.bochs", description=__doc__)
@@ -144,6 +157,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the series")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true", help="for a part of many: print what was covered, to be merged")
     args = parser.parse_args(arguments)
     tally, began = Tally(), time.monotonic()
     numbers = range(args.first, args.first + args.count)
@@ -151,7 +165,16 @@ def main(arguments: Sequence[str]) -> int:
         tally.add(number, result)
         if tally.total % 50 == 0 or tally.total == args.count:
             progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
-    print(*tally.report(), sep="\n")
+    if args.json:
+        print(json.dumps(tally.document()))
+        return 1 if tally.differ else 0
+    return report(tally)
+
+
+def report(tally: Tally) -> int:
+    """Print what was covered; 1 when anything differs that is not explained, or when many machines do not meet all of
+    MET."""
+    print(*tally.lines(), sep="\n")
     unmet = tally.unmet() if tally.total >= ENOUGH else []
     if unmet:
         print("never met:", ", ".join(unmet))

@@ -183,7 +183,7 @@ def main(arguments: Sequence[str]) -> int:
             tally.add(number, compare(number, case(args.seed, number), cpu))
             if tally.total % 50 == 0 or tally.total == args.count:
                 progress(tally.total, args.count, time.monotonic() - began, len(tally.differ))
-    print(*tally.report(), sep="\n")
+    print(*tally.lines(), sep="\n")
     return 1 if tally.differ else 0
 
 

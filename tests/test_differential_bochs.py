@@ -1,6 +1,9 @@
 """Our deliveries against Bochs' on machines around good ones; `make differential N=100000` is the same for volume."""
 
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +28,20 @@ def test_two_hundred_machines() -> None:
     assert {what.split(": ")[1] for what in tally.unmet()} == RARE, "the others are met, and a lack is noticed"
     assert tally.counts["outcome"]["runs"] > 100 and tally.counts["outcome"]["shutdown"] > 30
     assert sum(tally.counts["deviation"].values()) < 10
+
+
+@pytest.mark.needs("bochscpu")
+@pytest.mark.needs("distributed")
+def test_ranges_of_cases_over_a_cluster() -> None:
+    """They cover what one process covers, and say so in the same words."""
+    run = [sys.executable, "-m"]
+    many = subprocess.run([*run, "differential.campaign", "100", "--size", "30"], stdout=subprocess.PIPE, text=True)
+    one = subprocess.run([*run, "differential.bochs", "100"], stdout=subprocess.PIPE, text=True)
+    assert many.returncode == one.returncode == 0
+    assert many.stdout.splitlines()[-1] == "100 cases, 0 unexplained disagreements"
+    assert [sorted(re.findall(r"[^,]+ \d+", part)) for part in many.stdout.split(":")] == [
+        sorted(re.findall(r"[^,]+ \d+", part)) for part in one.stdout.split(":")
+    ]
 
 
 def test_a_case_is_the_same_every_time() -> None:
