@@ -20,7 +20,8 @@ from volatility3.framework.layers import elf, intel, physical
 from benchmarks.duels import duel, line
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.machine.batch import translate_all
-from x86tables.machine.paging import AddressSpace, Page, build
+from x86tables.machine.mappings import build, mappings
+from x86tables.machine.paging import AddressSpace, Page
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore, open_image
 
@@ -105,7 +106,7 @@ def compare(path: Path) -> None:
         return layer
 
     listed = pages(layer)
-    ours = {p.linear + at: p.physical + at for p in space.mappings() for at in range(0, p.size, PAGE)}
+    ours = {p.linear + at: p.physical + at for p in mappings(space) for at in range(0, p.size, PAGE)}
     # they leave out what the image does not hold, and tables whose entries are all the same
     assert all(ours[linear] == place for linear, place in listed.items())
     small = [linear for linear in listed if space.page(linear).size == PAGE]
@@ -126,10 +127,10 @@ def compare(path: Path) -> None:
         for state, mine in (("cold", cold), ("warm", warm)):
             ready = forget if state == "cold" else lambda: layer
             turn = duel(ROUNDS, mine, lambda ready=ready: each(ready().translate))  # type: ignore[misc]
-            line(f"{state}, {len(sample)}", what, "volatility3", turn, 5 if state == "cold" else 10)
+            line(f"{state}, {len(sample)}", what, "volatility3", turn, 10)
             turn = duel(ROUNDS, mine, lambda ready=ready: each(ready()._translate))  # type: ignore[misc]
             line(f"{state}, {len(sample)}", what, "vol3 _translate (b)", turn)
-    turn = duel(5, lambda: list(fresh().mappings()), lambda: list(forget().mapping(0, layer.maximum_address + 1, True)))
+    turn = duel(5, lambda: list(mappings(fresh())), lambda: list(forget().mapping(0, layer.maximum_address + 1, True)))
     line("mappings", f"{len(ours)} x 4 KiB", f"volatility3: {len(listed)}", turn, 35)
     many = random.Random(2).sample(list(listed), min(100_000, len(listed)))
     batch, low = array("Q", many), [layer.decanonicalize(linear) for linear in many]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from x86tables import Gate, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.elf import CORE, LOAD, NOTE, ProgramHeader, header, section_zero
-from x86tables.machine.paging import NX, PS, RW, P, Page, build
+from x86tables.machine.mappings import build
+from x86tables.machine.paging import NX, PS, RW, P, Page
 from x86tables.machine.registers import LA57, PAE, Registers, Segment, TableRegister
 from x86tables.readers import elfcore
 

@@ -20,8 +20,9 @@ from benchmarks.duels import duel, line
 from benchmarks.readers import resident
 from x86tables import Gate, Gdt, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.machine.files import load
+from x86tables.machine.mappings import build
 from x86tables.machine.memory import Memory
-from x86tables.machine.paging import Page, build
+from x86tables.machine.paging import Page
 from x86tables.scan import scan, shapes, vectors
 from x86tables.scan.candidates import WINDOW, candidates
 

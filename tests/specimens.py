@@ -4,7 +4,8 @@ import struct
 from collections.abc import Iterable
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
-from x86tables.machine.paging import Page, build
+from x86tables.machine.mappings import build
+from x86tables.machine.paging import Page
 from x86tables.machine.registers import Registers, Segment, TableRegister
 from x86tables.readers import elfcore
 

@@ -8,15 +8,16 @@ import pytest
 from cli import IMAGES
 
 from x86tables.machine.batch import NOWHERE, one_by_one, translate_all
+from x86tables.machine.mappings import build, mappings
 from x86tables.machine.memory import PAGE, Memory
-from x86tables.machine.paging import AddressSpace, Page, Paging, build
+from x86tables.machine.paging import AddressSpace, Page, Paging
 from x86tables.readers import open_image
 
 
 def addresses(space: AddressSpace) -> list[int]:
     """Pages that are mapped, neighbours of them, and anything."""
     draw = random.Random(7)
-    found = [page.linear + draw.randrange(page.size) for page in space.mappings()][:3000]
+    found = [page.linear + draw.randrange(page.size) for page in mappings(space)][:3000]
     beside = [linear + PAGE & NOWHERE for linear in found[:200]]
     edges = [0, NOWHERE, 1 << 47, (1 << 64) - (1 << 47) - 1]
     return [*found, *beside, *edges, *(draw.getrandbits(64) for _ in range(50))]

@@ -16,6 +16,7 @@ from declarations import whole
 
 from x86tables.machine.image import Snapshot
 from x86tables.machine.machine import Machine
+from x86tables.machine.mappings import mappings
 from x86tables.machine.paging import Access, Page
 from x86tables.machine.probe import Fault, Ok
 from x86tables.readers import open_image
@@ -238,7 +239,7 @@ def test_all_mappings(name: str) -> None:
     blocks = re.split(r"^# CPU \d+\n", text, flags=re.M)[1:]
     for block, machine in zip(blocks, tables(name).machines, strict=True):
         lines = [line.split() for line in block.splitlines()]
-        pages = {page.linear: page for page in machine.space.mappings()}
+        pages = {page.linear: page for page in mappings(machine.space)}
         assert list(pages) == sorted(pages) and len(pages) > (400 if name in ("memtest", "xen") else 2000)
         assert [(f"{linear:016x}:", f"{page.physical:016x}") for linear, page in pages.items()] == [
             (linear, physical) for linear, physical, _ in lines
@@ -264,7 +265,7 @@ def allowed(page: Page, flags: str) -> bool:
 @pytest.mark.parametrize("name", LISTED)
 def test_a_listed_mapping_is_what_a_walk_finds(name: str) -> None:
     for machine in tables(name).machines:
-        for page in list(machine.space.mappings())[::97]:
+        for page in list(mappings(machine.space))[::97]:
             assert machine.space.walk(page.linear + page.size - 1) == page
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x86tables.errors import UsageError
+from x86tables.machine.mappings import build, mappings
 from x86tables.machine.memory import Memory
 from x86tables.machine.paging import (
     NX,
@@ -22,7 +23,6 @@ from x86tables.machine.paging import (
     P,
     Page,
     Paging,
-    build,
     canonical,
     root,
     sign_extend,
@@ -139,7 +139,7 @@ def test_four_mebibytes_and_pse_36() -> None:
     entries = {0x1000 + 4 * 0x300: 0x0080_0000 | 0xAB << 13 | P | RW | PS}
     found = space(entries, 4, mode="32-bit")
     assert found.walk(0xC012_3456) == Page(0xC000_0000, 0xAB_0080_0000, 0x40_0000, True, False, True)
-    assert list(found.mappings()) == [found.walk(0xC012_3456)]
+    assert list(mappings(found)) == [found.walk(0xC012_3456)]
     without = space({0x1000: 0x2000 | P | PS, 0x2000: 0x5000 | P}, 4, mode="32-bit", pse=False)
     assert without.walk(0).physical == 0x5000
     assert fault(lambda: space({0x1000: 1 << 21 | P | PS}, 4, mode="32-bit").walk(0)).error_code == 9
@@ -149,7 +149,7 @@ def test_no_paging() -> None:
     found = AddressSpace(Memory(), Paging(mode="none"))
     assert found.translate(0x1_2345_6789) == 0x2345_6789, "32 bits, and no tables are read"
     assert AddressSpace(Memory(), Paging(mode="flat")).translate(0x1_2345_6789) == 0x1_2345_6789
-    assert list(found.mappings()) == []
+    assert list(mappings(found)) == []
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_table_that_is_not_in_the_image() -> None:
     with pytest.raises(Absent) as caught:
         four(pde=0x5_5000 | ALL).walk(LINEAR)
     assert caught.value.address == 0x5_5000 + 8 * 120
-    assert list(four(pde=0x5_5000 | ALL).mappings()) == []
+    assert list(mappings(four(pde=0x5_5000 | ALL))) == []
 
 
 def test_a_page_need_not_be_there_to_be_found() -> None:
@@ -327,7 +327,7 @@ def test_sign_extension_makes_canonical(address: int) -> None:
 
 def test_mappings_of_both_halves_in_order() -> None:
     entries = {0x1008: 0x2000 | ALL, 0x1FF8: 0x2000 | ALL, 0x2000: PS | ALL, 0x2008: 0x4000_0000 | PS | P}
-    pages = [(page.linear, page.physical, page.size, page.writable) for page in space(entries).mappings()]
+    pages = [(page.linear, page.physical, page.size, page.writable) for page in mappings(space(entries))]
     gib = 1 << 30
     assert pages == [
         (1 << 39, 0, gib, True),
@@ -340,7 +340,7 @@ def test_mappings_of_both_halves_in_order() -> None:
 def test_a_root_that_points_at_itself() -> None:
     """The recursive mapping of many small kernels: the tables appear as pages."""
     found = space({0x1FF8: 0x1000 | P | RW})
-    assert [page.linear for page in found.mappings()] == [0xFFFF_FFFF_FFFF_F000]
+    assert [page.linear for page in mappings(found)] == [0xFFFF_FFFF_FFFF_F000]
     assert found.translate(0xFFFF_FFFF_FFFF_F008) == 0x1008
 
 
@@ -371,7 +371,7 @@ def test_what_is_built_is_what_is_mapped(pages: list[Page], levels: int) -> None
     assert sorted(tables) == list(range(0x1000, 0x1000 * (len(tables) + 1), 0x1000))
     memory = Memory((address, 0x1000, data, 0) for address, data in tables.items())
     found = AddressSpace(memory, Paging(mode=f"{levels}-level", root=cr3))
-    assert {page.linear: page for page in found.mappings()} == expected
+    assert {page.linear: page for page in mappings(found)} == expected
     for linear, page in expected.items():
         assert found.walk(linear + 0xFFF) == page
 

@@ -18,8 +18,9 @@ import pytest
 from cli import IMAGES, answers, call, dumped, fitting, output, refused
 
 from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables.machine.mappings import build
 from x86tables.machine.memory import PAGE, Memory
-from x86tables.machine.paging import AddressSpace, Page, build
+from x86tables.machine.paging import AddressSpace, Page
 from x86tables.machine.probe import Ok
 from x86tables.machine.registers import FRED, Registers, TableRegister, load
 from x86tables.readers import open_image

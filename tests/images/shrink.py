@@ -51,6 +51,7 @@ def page_tables(core: Path) -> bytes:
     """A core with every page table that a CPU's CR3 leads to; empty when paging is off."""
     sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
     from x86tables.machine.image import OpenOptions
+    from x86tables.machine.mappings import mappings
     from x86tables.machine.memory import Memory, Recording
     from x86tables.readers import elfcore, open_image
 
@@ -61,10 +62,10 @@ def page_tables(core: Path) -> bytes:
         return recordings[-1]
 
     image = open_image(str(core), OpenOptions(memory=record))
-    mappings = sum(len(list(machine.space.mappings())) for machine in image.machines)
+    mapped = sum(len(list(mappings(machine.space))) for machine in image.machines)
     with tempfile.NamedTemporaryFile() as file:
         elfcore.write(file.name, recordings[0], recordings[0].pages, image.notes)
-        return Path(file.name).read_bytes() if mappings else b""
+        return Path(file.name).read_bytes() if mapped else b""
 
 
 def main() -> None:

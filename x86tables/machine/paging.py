@@ -1,12 +1,11 @@
-"""Page tables: walk them (4 and 5 levels, PAE, 32-bit), list them, build them; address arithmetic lives here."""
+"""Page tables, walked as processors do (4 and 5 levels, PAE, 32-bit); address arithmetic lives here."""
 
 from __future__ import annotations
 
 import struct
-from itertools import repeat
+import sys
 
 from ..budgets import KEPT_PAGES, KEPT_TABLES
-from ..errors import UsageError
 from ..records import Record
 from . import probe as answer
 from .memory import PAGE, Memory
@@ -14,7 +13,7 @@ from .probe import Absent, Fault, FaultKind, Inaccessible, Ok, PageEntry, Unknow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn, TypeAlias
 
     from .coverage import Coverage
@@ -22,11 +21,9 @@ if TYPE_CHECKING:
 
     Step: TypeAlias = tuple[str, int, int, bool, bool, int, int]
     Found: TypeAlias = tuple[int, int, int]
-    Entries: TypeAlias = list[tuple[int, bool, int, int]]
 
-KEPT = 256  # tables that a listing of all mappings keeps decoded: some systems name one of them thousands of times
 P, RW, US, ACCESSED, PS, NX = 1, 2, 4, 1 << 5, 1 << 7, 1 << 63
-_ADDRESS = 0x000F_FFFF_FFFF_F000
+ADDRESS = 0x000F_FFFF_FFFF_F000
 
 # Per mode: (name of the entry, shift of its index, bits of the index, whether PS may make it a page), top level first.
 # "none" is a CPU with paging off; "flat" an image whose addresses are taken as they are.
@@ -85,11 +82,7 @@ class Page(Record):
     executable: bool = True
 
 
-_page = Page.maker()
-_RIGHTS_BYTE = bytes(byte & (P | RW | US) for byte in range(256))  # of byte 0 of an entry; NX is in byte 7
-_NX_BYTE = bytes(byte >> 7 for byte in range(256))
-_HIGH_NIBBLE, _LOW_NIBBLE = bytes(byte & 0xF0 for byte in range(256)), bytes(byte & 0xF for byte in range(256))
-_RIGHTS: dict[int, dict[int, tuple[bool, bool, bool]]] = {}  # of at most eight kinds
+page_of = Page.maker()
 
 
 class Paging(Record):
@@ -107,7 +100,7 @@ class Paging(Record):
 
 def root(cr3: int, mode: str) -> int:
     """The physical address in CR3 without PCID, LAM and no-flush bits."""
-    return cr3 & {"PAE": 0xFFFF_FFE0, "32-bit": 0xFFFF_F000}.get(mode, _ADDRESS)
+    return cr3 & {"PAE": 0xFFFF_FFE0, "32-bit": 0xFFFF_F000}.get(mode, ADDRESS)
 
 
 class AddressSpace:
@@ -120,37 +113,39 @@ class AddressSpace:
     def __init__(self, memory: Memory, paging: Paging, declared: Coverage | None = None) -> None:
         self.memory, self.paging, self.declared = memory, paging, declared
         self.levels = 5 if paging.mode == "5-level" else 4
-        self._wide = paging.mode in ("4-level", "5-level")
-        self._narrow, self._smap = paging.mode == "32-bit", paging.smap
-        self._all = -1 if self._wide or paging.mode == "flat" else 0xFFFF_FFFF
-        entry = struct.Struct("<I" if self._narrow else "<Q")
-        self._size, self._unpack = entry.size, entry.unpack_from
-        self._table = 0xFFFF_F000 if self._narrow else _ADDRESS
+        self.wide = paging.mode in ("4-level", "5-level")
+        self.narrow, self._smap = paging.mode == "32-bit", paging.smap
+        self._all = -1 if self.wide or paging.mode == "flat" else 0xFFFF_FFFF
+        self.entry_size = 4 if self.narrow else 8
+        self.table_mask = 0xFFFF_F000 if self.narrow else ADDRESS
         self.steps = [self._step(*level) for level in LEVELS[paging.mode]]
         self._last, self._last_two = self.steps[-1:], self.steps[-2:]
         if self.steps:
             self._leaf_mask, self._leaf_bits = self.steps[-1][2], self.steps[-1][6] | P
+            self._large_bits = self.steps[-2][6] | PS | P
         self._pages: dict[int, Found] = {}
-        self._tables: dict[int, bytes] = {}
-        self._frames: dict[int, int] = {}  # where reading is allowed
+        self._tables: dict[int, Sequence[int]] = {}
         # What walks found in PDPTEs and PDEs, by the linear memory that those cover: a table or a large page. Not where
         # some of that memory may be undeclared.
-        self._low = 22 if self._narrow else 21
+        self._low = 22 if self.narrow else 21
         self._pdptes: dict[int, Found] = {}
         self._pdes: dict[int, Found] = {}
+        # page tables by the memory that they cover, and directories that have large pages by theirs
+        self._leaves: dict[int, Sequence[int]] = {}
+        self._directories: dict[int, Sequence[int]] = {}
         self._keeps = declared is None
 
     def _step(self, name: str, shift: int, width: int, large: bool) -> Step:
         """A level of the walk: name, shift and mask of its index, whether PS may make an entry a page, whether entries
         have permissions, and the bits that must be 0 in a present one that names a table, and in one of a page."""
         mask, paging = (1 << width) - 1, self.paging
-        if self._narrow:
+        if self.narrow:
             return name, shift, mask, large and paging.pse, True, 0, 1 << 21 if shift == 22 else 0
-        if name == "PDPTE" and not self._wide:
+        if name == "PDPTE" and not self.wide:
             # PAE's top entries are checked when CR3 is loaded, not by a walk
             return name, shift, mask, large, False, 0, 0
-        reserved = _ADDRESS & ~((1 << paging.maxphyaddr) - 1) | (0 if paging.nxe else NX)
-        reserved |= 0 if self._wide else 0x7FF0_0000_0000_0000
+        reserved = ADDRESS & ~((1 << paging.maxphyaddr) - 1) | (0 if paging.nxe else NX)
+        reserved |= 0 if self.wide else 0x7FF0_0000_0000_0000
         reserved |= PS if name in ("PML4E", "PML5E") else 0
         return name, shift, mask, large, True, reserved, reserved | ((1 << shift) - 1 & ~0x1FFF if shift > 12 else 0)
 
@@ -166,10 +161,10 @@ class AddressSpace:
     def _page(self, linear: int, found: Found) -> Page:
         place, shift, allowed = found
         w, u, x = allowed & RW != 0, allowed & US != 0, allowed & NX != 0
-        return _page((linear & self._all & -1 << shift, place, 1 << shift, w, u, x))
+        return page_of((linear & self._all & -1 << shift, place, 1 << shift, w, u, x))
 
     def _from_top(self, linear: int, note: Callable[[PageEntry], None] | None = None) -> Found:
-        if self._wide and not canonical(linear, self.levels):
+        if self.wide and not canonical(linear, self.levels):
             raise Inaccessible(Fault(FaultKind.NON_CANONICAL, linear))
         linear &= self._all
         if not self.steps:
@@ -188,20 +183,20 @@ class AddressSpace:
     ) -> Found:
         """The walk from `table` on: where the page is, log2 of its size (0 for a table where it is remembered), and
         `allowed`: RW and US where all levels have them, NX where none has it."""
-        tables, unpack, size = self._tables, self._unpack, self._size
+        tables, size = self._tables, self.entry_size
         for name, shift, mask, large, has_rights, as_table, as_page in steps:
-            at = (linear >> shift & mask) * size
+            index = linear >> shift & mask
             # Tables are kept whole. PAE has a top table of 32 bytes, which is not kept: another entry may name the same
             # address as a directory.
-            data = tables.get(table) or self._read(table, (mask + 1) * size) if has_rights else b""
-            (value,) = unpack(data, at) if data else unpack(self.memory.read(table + at, size))
+            data = tables.get(table) or self._read(table, (mask + 1) * size) if has_rights else ()
+            value = data[index] if data else int.from_bytes(self.memory.read(table + index * size, size), "little")
             if note is not None:
-                note(PageEntry(name, table + at, value))
+                note(PageEntry(name, table + index * size, value))
             if not value & P:
-                raise Inaccessible(Fault(FaultKind.UNMAPPED, linear, 0, PageEntry(name, table + at, value)))
+                raise Inaccessible(Fault(FaultKind.UNMAPPED, linear, 0, PageEntry(name, table + index * size, value)))
             page = shift == 12 or (large and value & PS)
             if wrong := value & (as_page if page else as_table):
-                entry = PageEntry(name, table + at, value)
+                entry = PageEntry(name, table + index * size, value)
                 raise Inaccessible(
                     Fault(FaultKind.RESERVED_BITS, linear, answer.PRESENT | answer.RESERVED, entry, wrong)
                 )
@@ -209,12 +204,16 @@ class AddressSpace:
                 allowed &= value ^ NX
             if page:
                 if shift == 12:
-                    return value & self._table, 12, allowed
-                found = self._frame(value, shift), shift, allowed
+                    if data and self._keeps and not self._smap:
+                        self._leaves[linear >> self._low] = data
+                    return value & self.table_mask, 12, allowed
+                if shift == 21 and data and self._keeps and not self._smap:
+                    self._directories[linear >> 30] = data
+                found = self.frame(value, shift), shift, allowed
                 if self._keeps:
                     self._pdes[linear >> self._low] = found
                 return found
-            table = value & self._table
+            table = value & self.table_mask
             if self._keeps:
                 if shift == self._low:
                     self._pdes[linear >> shift] = table, 0, allowed
@@ -222,20 +221,27 @@ class AddressSpace:
                     self._pdptes[linear >> shift] = table, 0, allowed
         raise AssertionError("the last level always ends the walk")
 
-    def _read(self, table: int, size: int) -> bytes:
-        """The bytes of a table, kept; none when the image does not hold all of them."""
+    def _read(self, table: int, size: int) -> Sequence[int]:
+        """The entries of a table, kept; none when the image does not hold all of them."""
         try:
             data = self.memory.read(table, size)
         except Absent:
-            return b""
+            return ()
         if len(self._tables) >= KEPT_TABLES:
             self._tables.clear()
-        self._tables[table] = data
-        return data
+            self._leaves.clear()
+            self._directories.clear()
+        entries: Sequence[int]
+        if sys.byteorder == "little":  # half as long as to unpack the one entry
+            entries = memoryview(data).cast("I" if self.narrow else "Q")
+        else:
+            entries = struct.unpack(f"<{size // self.entry_size}{'I' if self.narrow else 'Q'}", data)
+        self._tables[table] = entries
+        return entries
 
-    def _frame(self, value: int, shift: int) -> int:
+    def frame(self, value: int, shift: int) -> int:
         """The physical address of the page that an entry maps; that of 4 MiB has bits 39:32 in bits 20:13."""
-        frame: int = value & self._table & -1 << shift
+        frame: int = value & self.table_mask & -1 << shift
         return frame | (value >> 13 & 0xFF) << 32 if shift == 22 else frame
 
     def page(self, linear: int) -> Page:
@@ -263,10 +269,10 @@ class AddressSpace:
             table, shift, allowed = known
             if shift:
                 return known
-            if (data := self._tables.get(table)) is not None:
-                (value,) = self._unpack(data, (linear >> 12 & self._leaf_mask) * self._size)
+            if (entries := self._tables.get(table)) is not None:
+                value = entries[linear >> 12 & self._leaf_mask]
                 if value & self._leaf_bits == P:  # the usual case; of any other the walk says what is wrong
-                    return value & self._table, 12, allowed & (value ^ NX)
+                    return value & self.table_mask, 12, allowed & (value ^ NX)
             return self._walk(linear, self._last, table, allowed)
         if (known := self._pdptes.get(linear >> 30)) is not None:
             table, _, allowed = known
@@ -275,10 +281,18 @@ class AddressSpace:
 
     def translate(self, linear: int, access: Access = READ) -> int:
         """The physical address of a linear one; Inaccessible when there is none."""
-        if access is READ and (frame := self._frames.get(linear >> 12)) is not None:
-            return frame + (linear & PAGE - 1)
+        if access is READ:
+            # the usual cases, where rights do not matter: of any other the walk says what is wrong
+            if (table := self._leaves.get(linear >> self._low)) is not None:
+                value = table[linear >> 12 & self._leaf_mask]
+                if value & self._leaf_bits == P:
+                    return (value & self.table_mask) + (linear & 0xFFF)
+            elif (table := self._directories.get(linear >> 30)) is not None:
+                value = table[linear >> 21 & 0x1FF]
+                if value & self._large_bits == PS | P:
+                    return (value & self.table_mask & -0x20_0000) + (linear & 0x1F_FFFF)
         try:
-            place, shift, allowed = self._find(linear) if access is READ else self._remembered(linear)
+            place, shift, allowed = self._remembered(linear)
         except Inaccessible as error:
             cause, probe = self._cause(access), error.probe
             if not cause or isinstance(probe, Unknown) or probe.kind is FaultKind.NON_CANONICAL:
@@ -287,12 +301,7 @@ class AddressSpace:
             raise Inaccessible(Fault(probe.kind, probe.address, code, probe.entry, probe.reserved)) from None
         if access is not READ or self._smap:
             self._check(linear, allowed, access)
-        physical = place + (linear & (1 << shift) - 1)
-        if access is READ:
-            if len(self._frames) >= KEPT_PAGES:
-                self._frames.clear()
-            self._frames[linear >> 12] = physical - (linear & PAGE - 1)
-        return physical
+        return place + (linear & (1 << shift) - 1)
 
     def _cause(self, access: Access) -> int:
         """The bits of a page-fault error code that tell of the access: W/R, U/S, I/D."""
@@ -345,138 +354,3 @@ class AddressSpace:
             parts.append(self.memory.read(self.translate(linear, access), count))
             linear, size = linear + count & (1 << 64) - 1, size - count
         return b"".join(parts)
-
-    def mappings(self) -> Iterator[Page]:
-        """Every mapping in ascending order of the lower and then the upper half; tables not in the image are left out.
-
-        A generator without end would be possible (a table may point at itself many times over): stop when you have
-        seen enough.
-        """
-        if self.steps:
-            for pages in self._list(0, self.paging.root, 0, RW | US | NX, {}):
-                yield from pages
-
-    def _list(
-        self, depth: int, table: int, base: int, allowed: int, seen: dict[tuple[int, int], Entries]
-    ) -> Iterator[list[Page]]:
-        """The pages below one table, in lists as they come; `seen` are tables decoded before, by depth and address.
-
-        `allowed` has the permissions of all levels above, as in a walk.
-        """
-        shift = self.steps[depth][1]
-        if shift == 12:
-            yield self._leaf(table, base, allowed)
-            return
-        entries = seen.get((depth, table))
-        if entries is None:
-            if len(seen) >= KEPT:
-                seen.clear()
-            entries = seen[depth, table] = list(self._entries(depth, table))
-        pages: list[Page] = []
-        size, allows = 1 << shift, self._rights(allowed)
-        for offset, page, start, rights in entries:
-            if page:
-                pages.append(_page((base + offset, start, size, *allows[rights])))
-                continue
-            if pages:
-                yield pages
-                pages = []
-            yield from self._list(depth + 1, start, base + offset, allowed & (rights ^ NX), seen)
-        if pages:
-            yield pages
-
-    def _leaf(self, table: int, base: int, allowed: int) -> list[Page]:
-        """The pages of one page table."""
-        reserved, rights = self.steps[-1][6], self._rights(allowed)
-        try:
-            data = self.memory.read(table, (self.steps[-1][2] + 1) * self._size)
-        except Absent:
-            return []
-        if self._wide and not reserved:
-            low, high = data[::8].translate(_RIGHTS_BYTE), data[7::8].translate(_NX_BYTE)
-            if low[0] & P and low.count(low[0]) == len(low) and high.count(high[0]) == len(high):
-                # the usual case, all present and alike: what is no address is cleared for all of them at once
-                frames = bytearray(data)
-                frames[::8] = frames[7::8] = bytes(len(low))
-                frames[1::8], frames[6::8] = data[1::8].translate(_HIGH_NIBBLE), data[6::8].translate(_LOW_NIBBLE)
-                w, u, x = rights[low[0] & (RW | US) | (NX if high[0] else 0)]
-                places = range(base, base + len(low) * PAGE, PAGE)
-                starts = struct.unpack(f"<{len(low)}Q", frames)
-                return [*map(_page, zip(places, starts, repeat(PAGE), repeat(w), repeat(u), repeat(x), strict=False))]
-        values = struct.unpack(f"<{len(data) // self._size}{'I' if self._narrow else 'Q'}", data)
-        return [
-            _page((base + number * PAGE, value & self._table, PAGE, *rights[value & (RW | US | NX)]))
-            for number, value in enumerate(values)
-            if value & (reserved | P) == P
-        ]
-
-    def _values(self, table: int, shift: int) -> Sequence[int]:
-        """The entries of a table as numbers; none where the image does not hold all of it."""
-        count = next(mask for _, at, mask, *_ in self.steps if at == shift) + 1
-        try:
-            return struct.unpack(f"<{count}{'I' if self._narrow else 'Q'}", self.memory.read(table, count * self._size))
-        except Absent:
-            return ()
-
-    def _rights(self, allowed: int) -> dict[int, tuple[bool, bool, bool]]:
-        """What a page allows whose entry has such bits of RW, US and NX, below tables that allow `allowed`."""
-        known = _RIGHTS.get(allowed)
-        if known is None:
-            known = _RIGHTS[allowed] = {
-                bits: (allowed & bits & RW != 0, allowed & bits & US != 0, allowed & ~bits & NX != 0)
-                for bits in (w | u | x for w in (0, RW) for u in (0, US) for x in (0, NX))
-            }
-        return known
-
-    def _entries(self, depth: int, table: int) -> Iterator[tuple[int, bool, int, int]]:
-        """The present entries of a table without reserved bits: what they add to the linear address, whether they map
-        a page, where it or the next table is, and their bits RW, US and NX."""
-        _, shift, _, large, has_rights, as_table, as_page = self.steps[depth]
-        upper = 1 << (56 if self.levels == 5 else 47) if depth == 0 and self._wide else None
-        table_, frame = self._table, self._table & -1 << shift
-        for index, value in enumerate(self._values(table, shift)):
-            if not value & P:
-                continue
-            page = large and value & PS != 0
-            if value & (as_page if page else as_table):
-                continue
-            offset = index << shift
-            if upper is not None and offset & upper:
-                offset += (1 << 64) - 2 * upper
-            start = self._frame(value, shift) if page and shift == 22 else value & (frame if page else table_)
-            yield offset, page, start, value & (RW | US | NX) if has_rights else RW | US
-
-
-def build(pages: Iterable[Page], tables: int, levels: int = 4) -> tuple[int, dict[int, bytes]]:
-    """Page tables for `pages`, of any size, in 4 KiB pages: (CR3, physical address -> page of a table).
-
-    The tables take physical pages from `tables` upwards, as many as they need. Intermediate entries allow everything;
-    the last level has the permissions. UsageError for unaligned, non-canonical or overlapping pages.
-    """
-    built: dict[int, list[int]] = {tables: [0] * 512}
-    steps = LEVELS["4-level" if levels == 4 else "5-level"]
-    for page in pages:
-        if (page.linear | page.size | page.physical) & PAGE - 1:
-            raise UsageError(f"page at {page.linear:#x}: address, size and place are multiples of {PAGE:#x}")
-        for offset in range(0, page.size, PAGE):
-            linear, table = page.linear + offset, tables
-            if not canonical(linear, levels):
-                raise UsageError(f"page at {page.linear:#x}: {linear:#x} is not canonical")
-            for _, shift, _, _ in steps[:-1]:
-                index = linear >> shift & 511
-                if not built[table][index]:
-                    new = tables + len(built) * PAGE
-                    built[new] = [0] * 512
-                    built[table][index] = new | P | RW | US
-                table = built[table][index] & _ADDRESS
-            index = linear >> 12 & 511
-            if built[table][index]:
-                raise UsageError(f"page at {page.linear:#x}: {linear:#x} is mapped already")
-            built[table][index] = (
-                page.physical + offset
-                | P
-                | (RW if page.writable else 0)
-                | (US if page.user else 0)
-                | (0 if page.executable else NX)
-            )
-    return tables, {address: struct.pack("<512Q", *entries) for address, entries in built.items()}

@@ -9,8 +9,9 @@ from ..records import Record
 from ..tables.gdt import SegmentDescriptor, SystemDescriptor
 from .coverage import Coverage
 from .machine import Machine
+from .mappings import build
 from .memory import PAGE, Memory
-from .paging import Page, build
+from .paging import Page
 from .registers import LA57, LMA, LME, NXE, PAE, PE, PG, SCE, WP, Registers, Segment, TableRegister
 from .registers import load as load
 

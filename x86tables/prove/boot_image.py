@@ -8,8 +8,9 @@ import struct
 from ..delivery.simulate import FETCHES
 from ..elf import EXEC, LOAD, NOTE, ProgramHeader, header
 from ..errors import NotThere
+from ..machine.mappings import build, mappings
 from ..machine.memory import PAGE
-from ..machine.paging import Page, build
+from ..machine.paging import Page
 from ..machine.probe import Inaccessible
 from ..machine.registers import LMA
 from ..records import Record
@@ -48,12 +49,12 @@ def boot_image(machine: Machine, registers: Registers, handler_stack: int) -> Bo
     for name in ("gdtr", "idtr", "tr", "cs", "ss", "rsp", "cr0", "cr4", "efer"):
         if getattr(registers, name) is None:
             raise NotThere(f"{name.upper()} is not known")
-    mappings = list(machine.space.mappings())
+    pages = list(mappings(machine.space))
     own = max((known.stop for known in machine.memory.ranges), default=0) + PAGE - 1 & -PAGE
-    linear = _free_page([*(range(r.linear, r.linear + r.size) for r in mappings), range(own, own + PAGE)], machine)
+    linear = _free_page([*(range(r.linear, r.linear + r.size) for r in pages), range(own, own + PAGE)], machine)
     levels = machine.space.levels
     boot_cr3, boot_tables = build([Page(own, own, PAGE), Page(linear, own, PAGE)], own + PAGE, levels)
-    cr3, tables = build([*mappings, Page(linear, own, PAGE)], own + PAGE * (1 + len(boot_tables)), levels)
+    cr3, tables = build([*pages, Page(linear, own, PAGE)], own + PAGE * (1 + len(boot_tables)), levels)
     handlers = _handlers(machine)
     memory = machine.memory.copy()
     for address in handlers:
