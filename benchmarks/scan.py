@@ -29,9 +29,7 @@ from x86tables.scan.candidates import WINDOW, candidates
 GIB, MIB, PAGE = 1 << 30, 1 << 20, 0x1000
 KERNEL, ROUNDS = 0xFFFF_FFFF_8000_0000, 5
 # Four gates in a row, as `shapes` asks for: present, S=0, type 0xE or 0xF, IST, reserved bits, TI clear
-GATE = (
-    rb"..[\x00-\x03\x08-\x0b\x10-\x13\x18-\x1b\x20-\xff].[\x00-\x07][\x8e\x8f\xae\xaf\xce\xcf\xee\xef]......." + rb"."
-)
+GATE = rb"..[\x00-\x03\x08-\x0b\x10-\x13\x18-\x1b\x20-\xff].[\x00-\x07][\x8e\x8f\xae\xaf\xce\xcf\xee\xef]......"
 PATTERN = rb"(?:" + GATE + rb"\x00{4}){%d}" % shapes.RUN
 
 
