@@ -1,5 +1,6 @@
 """A running machine: judged while it is stopped for a moment, and it goes on however that ends."""
 
+import contextlib
 import lzma
 import os
 import signal
@@ -18,21 +19,25 @@ from cli import call, fitting, refused
 from test_migration import guest
 
 import x86tables
+from x86tables import budgets
 from x86tables.live import address, named
-from x86tables.live.qmp import Monitor, memory_map
+from x86tables.live.gdb import Stub
+from x86tables.live.pages import memory_map
+from x86tables.live.qmp import Monitor
 
 HERE = Path(__file__).parent
 needs_qemu = pytest.mark.needs("qemu-system-x86_64")
 
 
 class Machine:
-    """QEMU with two monitors: one for the tests, one for what is tested."""
+    """QEMU with two monitors, one for the tests, one for what is tested, and a gdb stub."""
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
-        self.asked, self.path = folder / "own", f"qmp:{folder / 'qmp'}"
+        self.asked, self.path, self.stub = folder / "own", f"qmp:{folder / 'qmp'}", f"gdb:{folder / 'gdb'}"
         command = ["qemu-system-x86_64", "-accel", "tcg", "-display", "none", "-nodefaults", *arguments]
         for place in (self.asked, folder / "qmp"):
             command += ["-qmp", f"unix:{place},server=on,wait=off"]
+        command += ["-gdb", f"unix:{folder / 'gdb'},server=on,wait=off"]
         self.process = subprocess.Popen(command)
         end = time.monotonic() + 30
         while not (self.asked.exists() and (folder / "qmp").exists()) and time.monotonic() < end:
@@ -75,6 +80,52 @@ def test_it_says_what_the_core_says(machine: Machine, tmp_path: Path) -> None:
 
 
 @needs_qemu
+def test_a_stub_says_what_the_monitor_says(machine: Machine) -> None:
+    """Everything, of the same moment; a debugger that leaves lets it run."""
+    machine.monitor.execute("stop")
+    known = recast.said(Path(machine.path))
+    assert recast.said(Path(machine.stub))[0] == known[0] and machine.running
+    machine.monitor.execute("stop")
+    status, text, _ = call("check", machine.stub, "--format", "json")
+    assert fitting("check", text)["image"]["format"] == "gdb" and status in (0, 1)
+    assert machine.running
+
+
+@needs_qemu
+def test_a_stub_that_is_not_qemus(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No monitor behind it, no physical memory: the registers that every stub has, and tables that options name."""
+    machine.monitor.execute("stop")
+    (known,) = x86tables.open(machine.path).machines
+    real = Stub.ask
+    for refused_ in (b"Qqemu", b"qRcmd"):
+
+        def ask(self: Stub, packet: bytes, acknowledged: bool = True, no: bytes = refused_) -> bytes:
+            return b"" if packet.startswith(no) else real(self, packet, acknowledged)
+
+        monkeypatch.setattr(Stub, "ask", ask)
+        assert known.registers.gdtr and known.registers.idtr
+        tables = [f"{table.base:#x},{table.limit:#x}" for table in (known.registers.gdtr, known.registers.idtr)]
+        image = x86tables.open(machine.stub, gdt=tables[0], idt=tables[1])
+        (found,) = image.machines
+        assert (found.registers.rip, found.registers.rsp) == (known.registers.rip, known.registers.rsp)
+        assert found.registers.general == known.registers.general and found.registers.cr3 is None
+        assert (bytes(found.gdt), bytes(found.idt)) == (bytes(known.gdt), bytes(known.idt))
+        assert "this stub shows linear memory only" in image.snapshot.remarks[0]
+        assert machine.running, "it lets it run"
+        machine.monitor.execute("stop")
+
+
+@needs_qemu
+def test_a_machine_that_does_not_run_yet_stays_so(tmp_path: Path) -> None:
+    made = Machine(tmp_path, ["-S", *guest(tmp_path)])
+    try:
+        for path in (made.path, made.stub):
+            assert call("dump", path)[0] == 0 and not made.running
+    finally:
+        made.close()
+
+
+@needs_qemu
 def test_only_what_is_needed_is_read(machine: Machine) -> None:
     image = x86tables.open(machine.path)
     assert sum(map(len, image.snapshot.memory.ranges)) < 1 << 20
@@ -84,21 +135,22 @@ def test_only_what_is_needed_is_read(machine: Machine) -> None:
 @needs_qemu
 def test_it_goes_on_whatever_breaks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception, Ctrl-C and a connection that is cut, before and after each thing that QEMU is asked."""
-    for ending in (KeyboardInterrupt, ValueError, ConnectionResetError):
-        for late in (False, True):
-            for step in (1, 2, 3, 4, 5, 8, 12, 13, 14):
-                with monkeypatch.context() as patch, pytest.raises(ending):
-                    patch.setattr(Monitor, "execute", broken(ending, late, step))
-                    x86tables.open(machine.path)
-                    raise ending  # it asks less than `step` times
-                assert machine.running, (ending, late, step)
+    for path, kind, method in ((machine.path, Monitor, "execute"), (machine.stub, Stub, "ask")):
+        for ending in (KeyboardInterrupt, ValueError, ConnectionResetError):
+            for late in (False, True):
+                for step in (1, 2, 3, 4, 5, 8, 12, 13, 14):
+                    with monkeypatch.context() as patch, pytest.raises(ending):
+                        patch.setattr(kind, method, broken(getattr(kind, method), ending, late, step))
+                        x86tables.open(path)
+                        raise ending  # it asks less than `step` times
+                    assert machine.running, (path, ending, late, step)
 
 
-def broken(ending: type[BaseException], late: bool, step: int) -> Callable[..., Any]:
+def broken(real: Callable[..., Any], ending: type[BaseException], late: bool, step: int) -> Callable[..., Any]:
     """What asks QEMU, and ends so at that step, before or after QEMU has done it."""
-    real, count = Monitor.execute, 0
+    count = 0
 
-    def execute(self: Monitor, command: str, **arguments: Any) -> Any:
+    def execute(self: Monitor | Stub, command: Any, **arguments: Any) -> Any:
         nonlocal count
         count += 1
         answer = real(self, command, **arguments) if late or count != step else None
@@ -112,20 +164,21 @@ def broken(ending: type[BaseException], late: bool, step: int) -> Callable[..., 
 
 
 @needs_qemu
+@pytest.mark.parametrize("by", ["path", "stub"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_goes_on_after_a_signal(number: signal.Signals, machine: Machine, tmp_path: Path) -> None:
+def test_it_goes_on_after_a_signal(number: signal.Signals, by: str, machine: Machine, tmp_path: Path) -> None:
     """A process that is ended while the machine is stopped."""
     script = tmp_path / "slow.py"
     script.write_text(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-        "from x86tables.live import qmp\n"
+        "from x86tables.live.pages import GuestPages\n"
         "from x86tables.commands import main\n"
         "def slow(self, page):\n"
         "    print('stopped', flush=True)\n"
         "    time.sleep(60)\n"
-        "qmp.GuestPages._page = slow\n"
-        f"sys.exit(main(['check', {machine.path!r}]))\n"
+        "GuestPages._page = slow\n"
+        f"sys.exit(main(['check', {getattr(machine, by)!r}]))\n"
     )
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "stopped\n"
@@ -147,7 +200,10 @@ def test_capture(machine: Machine, tmp_path: Path) -> None:
     assert call("capture", machine.path, "-o", whole, "--whole")[0] == 0
     assert whole.stat().st_size > 1 << 20 and not machine.running
     assert recast.said(whole)[1]["verdict"] == recast.said(small)[1]["verdict"]
-    assert refused("capture", "kernel.core", "-o", small) == "kernel.core: qmp:SOCKET or qmp:HOST:PORT expected"
+    assert (
+        refused("capture", "kernel.core", "-o", small)
+        == "kernel.core: qmp:SOCKET, qmp:HOST:PORT or gdb:HOST:PORT expected"
+    )
 
 
 @pytest.fixture
@@ -202,28 +258,39 @@ def test_names() -> None:
     assert named("qmp:/run/q") and not named("kernel.core") and not named("qmp")
     assert address("qmp:/run/q") == "/run/q" and address("qmp:localhost:4444") == ("localhost", 4444)
     assert address("qmp:[::1]:4444") == ("::1", 4444) and address("qmp:a:b") == "a:b"
-    assert refused("check", "qmp:") == "qmp:: qmp:SOCKET or qmp:HOST:PORT expected"
+    assert refused("check", "qmp:") == "qmp:: qmp:SOCKET, qmp:HOST:PORT or gdb:HOST:PORT expected"
     assert refused("check", "qmp:/nowhere").startswith("qmp:/nowhere: no QMP server answers there: ")
     assert "`x86tables capture`" in refused("extract", "qmp:/nowhere", "-o", "x")
+    assert named("gdb:localhost:1234") and address("gdb:localhost:1234") == ("localhost", 1234)
+    assert refused("check", "gdb:/nowhere").startswith("gdb:/nowhere: no gdb stub answers there: ")
+    assert "asked by QMP" in refused("capture", "gdb:/nowhere", "-o", "x", "--whole")
+    assert "QEMU says by QMP why it stopped" in refused("watch", "gdb:/nowhere")
 
 
-def test_a_server_that_says_something_else(tmp_path: Path) -> None:
-    """Not QMP, or nothing at all: a sentence."""
-    for greeting in (b"hello\r\n", b'{"QMP": 1}\r\n', b""):
-        place = tmp_path / f"socket{len(greeting)}"
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(place))
-            server.listen()
+@pytest.mark.parametrize("protocol", ["qmp", "gdb"])
+@pytest.mark.parametrize(
+    "greeting", [b"hello\r\n", b'{"QMP": 1}\r\n', b"", b"x" * (budgets.PACKET + 100), b"$abc#00"], ids=range(5)
+)
+def test_a_server_that_says_something_else(greeting: bytes, protocol: str, tmp_path: Path) -> None:
+    """Not the protocol, or nothing at all: a sentence. It is asked again: the machine may have stopped."""
+    said = {
+        "qmp": ("no QMP server answers there: ",),
+        "gdb": ("the stub does not answer: ", "more than 0x100000 bytes that are no", "a packet of"),
+    }[protocol]
+    place = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(place))
+        server.listen()
 
-            def serve(server: socket.socket = server, greeting: bytes = greeting) -> None:
-                connection = server.accept()[0]
-                connection.sendall(greeting)
-                connection.close()
+        def serve() -> None:
+            for _ in range(3 if protocol == "gdb" else 1):
+                with contextlib.suppress(OSError), server.accept()[0] as connection:
+                    connection.sendall(greeting)
 
-            thread = threading.Thread(target=serve)
-            thread.start()
-            assert refused("dump", f"qmp:{place}").startswith(f"qmp:{place}: no QMP server answers there: ")
-            thread.join()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert refused("dump", f"{protocol}:{place}").removeprefix(f"{protocol}:{place}: ").startswith(said)
+        thread.join()
 
 
 MTREE = """FlatView #0

@@ -389,7 +389,8 @@ def open(
     progress: Callable[[int], Callable[[int], object]] | None = None,
 ) -> Image:
     """Open an ELF core, a linked ELF kernel, flat memory, or a configuration (`*.toml`); or a running machine, by
-    `qmp:SOCKET` or `qmp:HOST:PORT`: it is stopped while the pages that dump and check need are read, and goes on.
+    `qmp:SOCKET`, `qmp:HOST:PORT` or `gdb:HOST:PORT`: it is stopped while the pages that dump and check need are read,
+    and goes on.
 
     `symbols` is an ELF file or a System.map, `registers` a file with the text of QEMU's `info registers -a`, or the
     registers of each CPU, `reg` single registers by name. `gdt`, `idt` and `tss` are `ADDR[,LIMIT]`: 0x..., decimal, a
@@ -426,13 +427,13 @@ def open(
         memory=wrap,
         progress=progress,
     )
-    if path.startswith("qmp:"):
+    if path.startswith(("qmp:", "gdb:")):
         from . import live
 
         if wrap is not None or options.maps or base is not None:
             raise UsageError(f"{path}: --map, --base and extract are for files; `x86tables capture` writes one")
         with live.connected(path) as contents:
-            image = Image(open_image(path, options, (contents, "qmp")))
+            image = Image(open_image(path, options, (contents, path[:3])))
             image.touch()
             return image.kept()
     return Image(open_image(path, options))

@@ -32,6 +32,7 @@ CONFIGURATION = 1 << 20  # of a TOML file
 VALUE_TEXT = 1 << 16  # of a value that `decode` is given; the largest structure is 104 bytes
 STREAM_DESCRIPTION = 1 << 23  # at the end of a migration stream; a CPU takes about 7,000
 BITMAP = 1 << 26  # of a crash dump's bitmap of pages, a bit each: those of 2 TiB
+PACKET = 1 << 20  # of what a gdb stub answers
 OUTPUT = 1 << 20  # of what a guest prints that are kept
 
 # Bytes of memory

@@ -1,8 +1,8 @@
 """Keep the memory of a running machine: what matters to the tables, or all of it.
 
-LIVE is qmp:SOCKET or qmp:HOST:PORT, QEMU's -qmp. The machine is stopped for a moment, and goes on. The file is an ELF
-core with the registers of all CPUs, for which `dump` and `check` say what they say of the machine; with --whole, QEMU
-writes it (`dump-guest-memory`), on its own host.
+LIVE is qmp:SOCKET or qmp:HOST:PORT, QEMU's -qmp, or gdb:HOST:PORT, its -gdb. The machine is stopped for a moment, and
+goes on. The file is an ELF core with the registers of all CPUs, for which `dump` and `check` say what they say of the
+machine; with --whole, QEMU writes it (`dump-guest-memory`), on its own host.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `capture`."""
-    parser.add_argument("live", metavar="LIVE", help="a running machine: qmp:SOCKET or qmp:HOST:PORT")
+    parser.add_argument("live", metavar="LIVE", help="a running machine: qmp:SOCKET, qmp:HOST:PORT, gdb:HOST:PORT")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
     parser.add_argument("--whole", action="store_true", help="all of its memory")
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from ..render.lines import output
 
     if not live.named(args.live):
-        raise UsageError(f"{args.live}: qmp:SOCKET or qmp:HOST:PORT expected")
+        raise UsageError(f"{args.live}: {live.FORMS} expected")
     if args.whole:
         live.dump(args.live, os.path.abspath(args.output))
         output([f"{args.output}: written by QEMU"])

@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from .. import live
 
     if live.named(args.live):
+        if not args.live.startswith("qmp:"):
+            raise UsageError(f"{args.live}: QEMU says by QMP why it stopped: qmp:SOCKET or qmp:HOST:PORT expected")
         if args.guest:
             raise UsageError("either LIVE or a QEMU command behind --")
         from ..live.watch import watch

@@ -1,4 +1,4 @@
-"""Running machines: `qmp:SOCKET` and `qmp:HOST:PORT` name one as a path names an image."""
+"""Running machines: `qmp:SOCKET` and `qmp:HOST:PORT`, `gdb:...` alike, name one as a path names an image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..readers import Contents
+    from .stopping import Guest
 
-PROTOCOLS = ("qmp",)
+PROTOCOLS = ("qmp", "gdb")
+FORMS = "qmp:SOCKET, qmp:HOST:PORT or gdb:HOST:PORT"
 
 
 def named(path: str) -> bool:
@@ -27,21 +29,35 @@ def address(path: str) -> str | tuple[str, int]:
     if colon and "/" not in port and port.isascii() and port.isdecimal() and int(port) < 1 << 16:
         return host.strip("[]"), int(port)
     if not place or "\0" in place:
-        raise UsageError(f"{path}: qmp:SOCKET or qmp:HOST:PORT expected")
+        raise UsageError(f"{path}: {FORMS} expected")
     return place
 
 
 @contextmanager
 def connected(path: str) -> Iterator[Contents]:
     """The machine, stopped for as long as the block takes; one that ran goes on then, whatever happens in it."""
-    from . import qmp
+    from .stopping import stopped
 
-    with qmp.stopped(path, address(path)) as guest:
+    place = address(path)
+
+    def connect() -> Guest:
+        if path.startswith("gdb:"):
+            from .gdb import Stub
+
+            return Stub(path, place)
+        from .qmp import Monitor
+
+        return Monitor(path, place)
+
+    with stopped(connect) as guest:
         yield guest
 
 
 def dump(path: str, file: str) -> None:
     """Have the machine's host write a core of all its memory; the machine is stopped meanwhile."""
-    from . import qmp
+    from .qmp import Monitor
 
-    qmp.dump(path, address(path), file)
+    if not path.startswith("qmp:"):
+        raise UsageError(f"{path}: a core of all memory is written by QEMU, asked by QMP: qmp:SOCKET or qmp:HOST:PORT")
+    with Monitor(path, address(path)) as monitor:
+        monitor.execute("dump-guest-memory", paging=False, protocol=f"file:{file}")
