@@ -433,7 +433,7 @@ def open(
         if wrap is not None or options.maps or base is not None:
             raise UsageError(f"{path}: --map, --base and extract are for files; `x86tables capture` writes one")
         with live.connected(path) as contents:
-            image = Image(open_image(path, options, (contents, path[:3])))
+            image = Image(open_image(live.label(path), options, (contents, path[:3])))
             image.touch()
             return image.kept()
     return Image(open_image(path, options))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..readers import Contents
     from .stopping import Guest
 
+HERE = "gdb:"  # inside gdb, the machine that it is connected to
 PROTOCOLS = ("qmp", "gdb")
 FORMS = "qmp:SOCKET, qmp:HOST:PORT or gdb:HOST:PORT"
 
@@ -20,6 +21,11 @@ FORMS = "qmp:SOCKET, qmp:HOST:PORT or gdb:HOST:PORT"
 def named(path: str) -> bool:
     """Whether a path names a running machine."""
     return path.partition(":")[0] in PROTOCOLS and ":" in path
+
+
+def label(path: str) -> str:
+    """What it is called in answers."""
+    return "QEMU" if path == HERE else path
 
 
 def address(path: str) -> str | tuple[str, int]:
@@ -36,6 +42,11 @@ def address(path: str) -> str | tuple[str, int]:
 @contextmanager
 def connected(path: str) -> Iterator[Contents]:
     """The machine, stopped for as long as the block takes; one that ran goes on then, whatever happens in it."""
+    if path == HERE:
+        from .session import contents
+
+        yield contents(label(path))
+        return
     from .stopping import stopped
 
     place = address(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .. import budgets
-from ..errors import ImageError
+from ..errors import ImageError, NotThere
 from ..machine.memory import PAGE, Memory
 from ..readers import Contents, monitor
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # `info mtree -f`: the ranges of an address space, each with its kind
 _VIEW = re.compile(r'^ *AS "(?:cpu-memory-0|memory)".*$', re.MULTILINE)
+_WORDS = re.compile(r"0x([0-9a-f]{16})")
 _RANGE = re.compile(r"^ *([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (ram|rom|romd)\)", re.MULTILINE)
 
 
@@ -31,6 +32,14 @@ def contents(path: str, text: Callable[[str], str], read: Callable[[int], bytes]
     said = ",".join(f"{known.start:#x}-{known.stop:#x}" for known in ranges)
     extra = {"ram": said} if len(ranges) <= budgets.RANGES else {}
     return Contents(Memory(pieces), registers, extra=extra, running=False)
+
+
+def shown(text: Callable[[str], str], address: int) -> bytes:
+    """A page of physical memory as the monitor shows it."""
+    words = _WORDS.findall(text(f"xp /512gx {address:#x}"))
+    if len(words) != 512:
+        raise NotThere(f"QEMU does not show the memory at {address:#x}")
+    return b"".join(int(word, 16).to_bytes(8, "little") for word in words)
 
 
 def memory_map(text: str) -> list[range]:

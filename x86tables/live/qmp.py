@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 from contextlib import suppress
 
-from ..errors import ImageError, NotThere
+from ..errors import ImageError
 from . import pages
 
 TYPE_CHECKING = False
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ..readers import Contents
 
 SECONDS = 30  # that QEMU may take to answer
-_WORDS = re.compile(r"0x([0-9a-f]{16})")
 
 
 class Monitor:
@@ -69,14 +67,7 @@ class Monitor:
 
     def contents(self) -> Contents:
         """Registers of all CPUs, the memory that there is, and pages of it as they are asked for."""
-        return pages.contents(self._path, self.text, self.page)
-
-    def page(self, address: int) -> bytes:
-        """A page of physical memory."""
-        words = _WORDS.findall(self.text(f"xp /512gx {address:#x}"))
-        if len(words) != 512:
-            raise NotThere(f"QEMU does not show the memory at {address:#x}")
-        return b"".join(int(word, 16).to_bytes(8, "little") for word in words)
+        return pages.contents(self._path, self.text, lambda page: pages.shown(self.text, page))
 
     def __enter__(self) -> Self:
         return self
