@@ -250,6 +250,7 @@ def test_a_machine_is_watched_that_runs_already(dying: list[str], tmp_path: Path
 
 def test_a_program_that_ends_by_itself(tmp_path: Path) -> None:
     assert call("watch", "--", "true")[:2] == (0, "true: ended by itself, without a shutdown that stops it\n")
+    assert "false: ended by itself with status 1, without" in call("watch", "--", "false")[1]
     assert refused("watch", "no-such-program") == "no-such-program: neither qmp:SOCKET nor a program"
     assert refused("watch", "qmp:/nowhere", "--", "x") == "either LIVE or a QEMU command behind --"
 

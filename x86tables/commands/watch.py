@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("either LIVE or a QEMU command behind --")
         from ..live.watch import watch
 
-        return report(args, args.live, watch(args.live, live.address(args.live)))
+        return report(args, args.live, watch(args.live, live.address(args.live)) or "")
     return started(args, [args.live, *args.guest])
 
 
@@ -50,6 +50,7 @@ def started(args: argparse.Namespace, command: list[str]) -> int:
 
     from ..live.watch import ARGUMENTS, watch
     from ..prove.processes import exceptions_from_signals, running
+    from ..render.lines import output
 
     if shutil.which(command[0]) is None:
         raise UsageError(f"{command[0]}: neither qmp:SOCKET nor a program")
@@ -63,23 +64,22 @@ def started(args: argparse.Namespace, command: list[str]) -> int:
             if process.poll() is None:
                 status = watch(f"qmp:{socket}", socket, lambda: process.poll() is not None)
             if status is None:
-                return report(args, command[0], None)
+                ended = f" with status {process.returncode}" if process.returncode else ""
+                output([f"{command[0]}: ended by itself{ended}, without a shutdown that stops it"])
+                return 0
             code = report(args, f"qmp:{socket}", status, command[0])
     if "-D" in command[:-1]:
         _log(command[command.index("-D") + 1], args)
     return code
 
 
-def report(args: argparse.Namespace, path: str, status: str | None, title: str | None = None) -> int:
+def report(args: argparse.Namespace, path: str, status: str, title: str | None = None) -> int:
     """Print what has become of it, and keep the core."""
     from .. import api
     from ..render.lines import output
     from ..render.watch import text
     from .capture import keep
 
-    if status is None:
-        output([f"{path}: ended by itself, without a shutdown that stops it"])
-        return 0
     image = api.open(path, symbols=args.symbols)
     output(text(title or path, status, image.check(), image.symbols))
     keep(image, args.output)
