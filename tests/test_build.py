@@ -1,6 +1,5 @@
 """`x86tables build`: checked before it is written, and the same bytes whoever links them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,30 +163,3 @@ def test_a_kernel_without_the_symbol(kernel: Path) -> None:
     assert refused("build", path, "-o", kernel.parent / "out", "--emit", "bin", "--symbols", kernel) == (
         f"--emit bin: {kernel}: no symbol 'int_80_entry'"
     )
-
-
-# Other people's builds
-
-
-@pytest.mark.needs("rustc", "as")
-def test_the_rust_kernel(tmp_path: Path) -> None:
-    """The example as cargo builds it: its build script first, then the library, then a link in the upper half."""
-    folder = EXAMPLES / "rust_kernel"
-    (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin/x86tables"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m x86tables "$@"\n')
-    command.chmod(0o755)
-    environment = {**os.environ, "OUT_DIR": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    rustc = ["rustc", "--edition", "2021", "-D", "warnings"]
-    run(folder, *rustc, "-o", str(tmp_path / "build-script"), "build.rs")
-    told = run(folder, str(tmp_path / "build-script"), env=environment).decode()
-    assert "CPU 0  survives: the #DF handler runs on IST1\n" in told
-    options = ["--crate-type", "lib", "--emit", "obj", "-C", "panic=abort", "-C", "opt-level=1"]
-    run(folder, *rustc, *options, "-o", str(tmp_path / "kernel.o"), "src/lib.rs", env=environment)
-    run(tmp_path, "ld", "-static", "-o", "kernel.elf", "-e", "0", "-Ttext-segment=0xffffffff80000000", "kernel.o")
-    linked = Linked(tmp_path / "kernel.elf")
-    tables = config.load(str(folder / "kernel.toml"))
-    for table in (*tables.tss, tables.gdtr, tables.idtr):
-        assert linked.read(linked.symbols[table.name], table.size) == table.build(linked.symbols.__getitem__)
-    image = config.image(tables, *config.resolve(tables, str(tmp_path / "kernel.elf")))
-    assert "made-up" not in str(image.remarks)

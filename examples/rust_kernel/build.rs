@@ -3,11 +3,23 @@
 use std::{env, process::Command};
 
 fn main() {
-    println!("cargo:rerun-if-changed=kernel.toml");
+    for file in ["kernel.toml", "kernel.ld"] {
+        println!("cargo:rerun-if-changed={}", file);
+    }
     let out = env::var("OUT_DIR").unwrap();
     let status = Command::new("x86tables")
         .args(["build", "kernel.toml", "-o", &out, "--emit", "rust,stubs"])
         .status()
         .expect("x86tables: pip install 'x86tables[config]'");
     assert!(status.success(), "the checks refuse kernel.toml");
+    let folder = env::var("CARGO_MANIFEST_DIR").unwrap();
+    for argument in [
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        &format!("-T{}/kernel.ld", folder),
+    ] {
+        println!("cargo:rustc-link-arg={}", argument);
+    }
 }

@@ -75,7 +75,8 @@ def _module(tables: CompiledTables) -> Iterator[str]:
         yield f"\nunsafe fn {_setter(layout, field)}(to: *mut {layout.__name__}, address: u64) {{"
         for m in members(layout):
             if m.field is not None and m.field.name == field:
-                yield f"    (*to).{m.name} = (address >> {m.shift}) as u{m.size * 8};"
+                shifted = f"(address >> {m.shift})" if m.shift else "address"
+                yield f"    (*to).{m.name} = {shifted} as u{m.size * 8};"
         yield "}"
     yield "\n/// Fills in the addresses that the GDT and the IDT keep in pieces: to call before they are loaded."
     yield "///\n/// # Safety\n/// Nothing else may use the tables at the same time."
