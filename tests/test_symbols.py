@@ -1,5 +1,9 @@
 """Names for addresses, where they come from, and how far a kernel was moved."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ from specimens import BASE
 from x86tables.errors import ImageError, NotThere
 from x86tables.machine import symbols as module
 from x86tables.machine.image import OpenOptions
-from x86tables.machine.symbols import Symbols, parse_map, printable
+from x86tables.machine.symbols import Symbols, parse_map, printable, readable
 from x86tables.readers import address, open_image, read_symbols
 
 KERNEL = Symbols([(0x1000, "start"), (0x1010, "handler"), (0x1010, "alias"), (0x9000, "gdt"), (0x9100, "twice")])
@@ -195,3 +199,72 @@ def test_symbols_name_tables_on_the_command_line(tmp_path: Path) -> None:
     (machine,) = image.machines
     assert machine.registers.gdtr is not None
     assert (machine.registers.gdtr.base, machine.registers.gdtr.limit) == (BASE, 0x17)
+
+
+# Rust's names
+
+RUST = """
+mod memory { pub trait Zeroed { fn zeroed(&self) -> u32; } }
+struct Page<const N: usize>;
+impl<const N: usize> memory::Zeroed for Page<N> {
+    #[inline(never)] fn zeroed(&self) -> u32 { [1u8].iter().map(|_| last::<&'static [(u8, char)]>(N)).sum() }
+}
+#[inline(never)] fn last<T>(n: usize) -> u32 { if n > 1 { panic!() } 1 }
+fn main() { std::process::exit(memory::Zeroed::zeroed(&Page::<4096>) as i32) }
+"""
+LEGACY = "_ZN6kernel10interrupts7handler17h0123456789abcdefE"
+V0 = "_RNvMs7_NtCs4JJAIOwCae5_6kernel3gdtNtB5_5Table4load"
+
+
+@pytest.mark.needs("rustc", "nm")
+@pytest.mark.parametrize("mangling", ["legacy", "v0"])
+def test_the_names_that_rust_gives_in_a_backtrace(mangling: str, tmp_path: Path) -> None:
+    (tmp_path / "kernel.rs").write_text(RUST)
+    style = ["-C", f"symbol-mangling-version={mangling}", "-Z", "unstable-options"]
+    build = ["rustc", "--edition=2021", *style, "-o", "kernel", "kernel.rs"]
+    subprocess.run(build, cwd=tmp_path, check=True, env={**os.environ, "RUSTC_BOOTSTRAP": "1"})
+    run = subprocess.run([tmp_path / "kernel"], env={"RUST_BACKTRACE": "1"}, capture_output=True, text=True)
+    expected = {name for name in re.findall(r"^ +\d+: (.*)", run.stderr, re.M) if "kernel" in name}
+    assert len(expected) >= 4 and any("4096" in name or "as kernel::memory::Zeroed" in name for name in expected)
+    symbols = read_symbols(str(tmp_path / "kernel"))
+    mangled = dict(symbols.pairs)
+    assert expected <= {symbols.name(at) for at in mangled}
+    for at, name in mangled.items():
+        shown = symbols.name(at)
+        if shown in expected and shown is not None:
+            assert shown != name and symbols.address(name) == symbols.address(shown) == at
+            assert address(f"{shown}+0x10", symbols) == at + 16 and symbols.size(shown) == symbols.size(name) > 0
+
+
+def test_rust_names_in_any_output() -> None:
+    image, table = IMAGES / "rust.core", IMAGES / "rust.map"
+    (mangled,) = re.findall(r"_R\w*double_fault_handler", table.read_text())
+    for command in ("dump", "check", "trace"):
+        more = ["--vector", "8"] if command == "trace" else []
+        said = output(command, image, "--symbols", table, *more)
+        assert "kernel::interrupts::double_fault_handler" in said and mangled not in said
+    gate = output("decode", "0x42", "--as", "error-code", "--in", image, "--symbols", table)
+    assert "kernel::interrupts::double_fault_handler" in gate
+    for idt in ("kernel::interrupts::IDT", mangled.replace("20double_fault_handler", "3IDT")):
+        assert "IDT  base 0x105020" in output("dump", image, "--symbols", table, "--idt", f"{idt},0xfff")
+
+
+def test_names_that_are_not_rusts_stay() -> None:
+    names = ("_R", "_RNvC", "_Z3fooi", "_ZN3Foo3barEv", "_ZN", "asm_df", "_RNvCsepu6uFCwWNi_6kernel", "R", "")
+    assert [readable(name) for name in names] == list(names)
+    assert readable(f"{LEGACY}.llvm.123") == "kernel::interrupts::handler"
+    bomb = "IC1aTllE" + "".join(f"TB{at}_B{at}_E" for at in "37fnvDLT")  # each is two of the one before
+    assert readable(f"_R{bomb[:-8]}E").count("i32") == 510 and readable(f"_R{bomb}E") == f"_R{bomb}E"
+    symbols = Symbols([(1, LEGACY), (2, LEGACY.replace("0123", "3210")), (3, V0)])
+    assert symbols.address("<kernel::gdt::Table>::load") == symbols.address(V0) == 3
+    assert symbols.has("kernel::interrupts::handler") and not symbols.has("interrupts::handler")
+    assert not any(map(symbols.has, ("::", "kernel::", "{}::<>", "kernel::interrupts::{closure#0}", "a\0::b")))
+    with pytest.raises(NotThere, match="ambiguous: 0x1, 0x2"):
+        symbols.address("kernel::interrupts::handler")
+
+
+def test_without_the_package_names_stay_as_they_are() -> None:
+    script = "import sys; sys.modules['pyderust'] = None; from x86tables.machine.symbols import Symbols; "
+    script += f"print(Symbols([(1, '{V0}')]).name(1))"
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert said == f"{V0}\n"

@@ -14,6 +14,8 @@ tests read them. SYSTEM is one of
     memtest   memtest86+ at its first test (64-bit, two CPUs, no TSS)
     seabios   SeaBIOS when it has found nothing to boot (real mode)
     grub      GRUB at its rescue prompt (32-bit protected mode, no paging)
+    rust      a kernel as the tutorial "Writing an OS in Rust" has it after its chapter on double faults, idle: GDT, TSS
+              and IDT are those that the crate x86_64 0.15.4 makes. The kernel is expected as rust.elf in --packages
 
 Needed on Debian 12: qemu-system-x86 ovmf seabios grub-pc-bin grub-common busybox-static cpio binutils, and qemu.qmp
 from PyPI. Everything else is downloaded into --packages and unpacked there, never installed. QEMU interprets (-accel

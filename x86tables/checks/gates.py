@@ -241,6 +241,7 @@ def irq_on_exception(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
         return
     for vector, gate in cpu.present.items():
         name = image.symbols.name(gate.offset) if vector < 32 else None
-        if name and "+" not in name and re.search(IRQ, re.sub(HUMP, "_", name)) and not re.search(NO_IRQ, name):
+        own = name and name.rpartition("::")[2]  # not the module that it is in
+        if own and "+" not in own and re.search(IRQ, re.sub(HUMP, "_", own)) and not re.search(NO_IRQ, own):
             message = f"{name} looks like an IRQ handler on {labels([vector])}: is the PIC remapped?"
             yield Finding("idt", vector, "offset", message)

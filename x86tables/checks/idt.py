@@ -89,7 +89,8 @@ def double_fault_without_ist(image: Snapshot, cpu: CheckedCpu) -> Iterator[Findi
     Why: on a kernel stack overflow the #PF frame goes to the bad stack, and so does the #DF frame, unless gate 8 has an
         IST stack. The third fault is a shutdown: the machine resets (SDM Vol. 3A, "Interrupt Stack Table": IST gives a
         known good stack for #DF, NMI and #MC). A warning where #PF has a good stack of its own.
-    Fix: point an IST field of the TSS at the end of a mapped stack and put its number into gate 8.
+    Fix: point an IST field of the TSS at the end of a mapped stack and put its number into gate 8. (Rust's x86_64 crate
+        calls IST1 `set_stack_index(0)`.)
     Bad: idt[8] = Gate.interrupt(double_fault, KERNEL_CS)
     Good: idt[8] = Gate.interrupt(double_fault, KERNEL_CS, ist=1)
     """

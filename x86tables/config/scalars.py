@@ -43,7 +43,9 @@ class Scalars:
             distance = int(moved[3], 16 if moved[3][:2].lower() == "0x" else 10)
             return Address(moved[1], distance if moved[2] == "+" else -distance)
         if not _SYMBOL.fullmatch(value):
-            raise self.wrong(path, f"{quoted(value)} is not a symbol: a name of letters, digits, _, . and $ expected")
+            mangled = "; of Rust and C++ it is the mangled name, as nm shows it" if "::" in value else ""
+            expected = f"a name of letters, digits, _, . and $ expected{mangled}"
+            raise self.wrong(path, f"{quoted(value)} is not a symbol: {expected}")
         return Address(value)
 
     def place(self, value: int | str, path: Path) -> Address:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from ..config.addresses import lookup
 from ..errors import ImageError
 from ..machine.memory import PAGE
-from ..machine.symbols import Symbols
+from ..machine.symbols import Symbols, readable
 from ..records import Record
 from .kernel import Kernel
 
@@ -174,7 +174,7 @@ def _room(kernel: Kernel, table: CompiledTable, address: int, end: int) -> tuple
     if size:
         return size, f"the size of {table.place.symbol}"
     place, name = min(((at, name) for at, name in kernel.labels.pairs if address < at < end), default=(end, ""))
-    return place - address, f"{name} follows" if name else "then its section ends"
+    return place - address, f"{readable(name)} follows" if name else "then its section ends"
 
 
 def _apart(kernel: Kernel, patches: tuple[Patch, ...]) -> None:

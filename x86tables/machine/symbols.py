@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from functools import cache
 from itertools import accumulate, islice, repeat
 
 from .. import budgets
@@ -26,6 +27,8 @@ _CHUNK, _ROWS = 1 << 20, 1 << 14  # bytes of text, symbols: so many are taken in
 
 class Symbols:
     """Names by address, addresses by name, and source lines where debugging information has them.
+
+    What names an address is `readable`; an address is found by either form of a name, as the linker has it first.
 
     `lines` answers for an address as linked (`file.c:12` or None), `sizes` for a name (in bytes, 0 where it is not
     known), `compiled` for a test of compilers' options (some source files compiled so, None where that is not known),
@@ -67,14 +70,26 @@ class Symbols:
         stop = self._starts[number + 1] if number + 1 < len(self) else len(self._names)
         return bytes(self._names[self._starts[number] : stop - 1])
 
-    def _named(self, name: bytes) -> Iterator[int]:
-        """The numbers of the symbols of this name."""
-        at = self._names.find(b"\0%b\0" % name)
+    def _named(self, name: str) -> list[int]:
+        """The numbers of the symbols of this name; where there are none, of those that are shown so."""
+        encoded = _encoded(name)
+        exact = [number for number in self._holding(b"\0%b\0" % encoded, 1) if self._encoded(number) == encoded]
+        if exact or "::" not in name:
+            return exact
+        import re
+
+        words = re.findall(r"(?:^|::)([^\W\d]\w*)", name)  # which stand in the mangled name as they are
+        near = self._holding(_encoded(words[-1])) if words else ()
+        return [number for number in near if readable(_decoded(self._encoded(number))) == name]
+
+    def _holding(self, text: bytes, skip: int = 0) -> Iterator[int]:
+        """The numbers of the symbols in whose name a text begins `skip` bytes before."""
+        before, at = -1, self._names.find(text)
         while at >= 0:
-            number = bisect_left(self._starts, at + 1)
-            if number < len(self) and self._encoded(number) == name:
+            number = bisect_right(self._starts, at + skip) - 1
+            if number > before:
                 yield number
-            at = self._names.find(b"\0%b\0" % name, at + 1)
+            before, at = number, self._names.find(text, at + 1)
 
     def __len__(self) -> int:
         return len(self._addresses)
@@ -101,7 +116,7 @@ class Symbols:
         if distance > min(reach, address):
             return None
         # the first of several names, so that the answer does not depend on the order of a file
-        name = _decoded(self._encoded(bisect_left(self._addresses, base)))
+        name = readable(_decoded(self._encoded(bisect_left(self._addresses, base))))
         return name + (f"+{distance:#x}" if distance else "")
 
     @property
@@ -121,7 +136,7 @@ class Symbols:
 
     def address(self, name: str) -> int:
         """The address of a symbol; NotThere when there is none, or when several have the name."""
-        found = sorted({self._addresses[number] + self._offset & MASK for number in self._named(_encoded(name))})
+        found = sorted({self._addresses[number] + self._offset & MASK for number in self._named(name)})
         if not found:
             raise NotThere(f"no symbol {name!r}")
         if len(found) > 1:
@@ -130,11 +145,13 @@ class Symbols:
 
     def has(self, name: str) -> bool:
         """Whether there is a symbol of this name, or several."""
-        return next(self._named(_encoded(name)), None) is not None
+        return bool(self._named(name))
 
     def size(self, name: str) -> int:
         """How many bytes a symbol has; 0 where the file of symbols does not tell."""
-        return 0 if self._sizes is None else self._sizes(name)
+        if self._sizes is None:
+            return 0
+        return max(map(self._sizes, {_decoded(self._encoded(number)) for number in self._named(name)}), default=0)
 
     def compiled(self, how: Callable[[str], bool]) -> tuple[str, ...] | None:
         """Some source files for whose compiler and options, as DW_AT_producer has them, `how` is true; None where no
@@ -143,7 +160,7 @@ class Symbols:
 
     def below_rsp(self) -> tuple[str, ...]:
         """Names of some functions that keep data below RSP; none where none is known."""
-        return () if self._below_rsp is None else self._below_rsp()
+        return () if self._below_rsp is None else tuple(map(readable, self._below_rsp()))
 
     @property
     def objects(self) -> tuple[range, ...]:
@@ -191,6 +208,25 @@ def _decoded(name: bytes) -> str:
 def printable(text: str) -> str:
     """A name of a file's, with escapes (`\\x1b`) for whatever would move the cursor or hide on a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def readable(name: str) -> str:
+    """A name as the source has it, where Rust's compiler has mangled it and the package pyderust (`rust`) is there."""
+    demangle = _demangler() if name.startswith(("_R", "_ZN")) else None
+    try:
+        plain = printable(demangle(name)) if demangle is not None else name
+    except ValueError:  # C++, or damaged
+        return name
+    return plain if len(plain) <= budgets.NAME else name  # a short one can stand for a megabyte
+
+
+@cache
+def _demangler() -> Callable[[str], str] | None:
+    try:
+        from pyderust import demangle
+    except ImportError:
+        return None
+    return demangle
 
 
 def parse_map(data: Data, path: str) -> Symbols:
