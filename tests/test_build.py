@@ -163,3 +163,32 @@ def test_a_kernel_without_the_symbol(kernel: Path) -> None:
     assert refused("build", path, "-o", kernel.parent / "out", "--emit", "bin", "--symbols", kernel) == (
         f"--emit bin: {kernel}: no symbol 'int_80_entry'"
     )
+
+
+@pytest.mark.needs("as", "gcc", "rustc")
+def test_a_kernel_with_tables_of_its_own(tmp_path: Path) -> None:
+    """What the linker complains of stands in our output and in our source, with the keys that help."""
+    own = ".data\n.globl gdt, idt, tss\ngdt: .quad 0, 0x00af9a000000ffff\nidt: .skip 4096\ntss: .skip 104\n"
+    (tmp_path / "boot.s").write_text(own)
+    run(tmp_path, "as", "-o", "boot.o", "boot.s")
+    named = DOUBLE_FAULT.read_text() + '[tables]\ngdt = "kernel_gdt"\nidt = "kernel_idt"\n'
+    named = named.replace("[cpu]\n", '[cpu]\ntss = "kernel_tss"\n')
+    link = ["ld", "-static", "-e", "0", "-o", "kernel.elf", "boot.o", "tables.o", "stubs.o", "outside.o"]
+    for text, prefix in ((DOUBLE_FAULT.read_text(), ""), (named, "kernel_")):
+        (tmp_path / "kernel.toml").write_text(text)
+        said = output("build", tmp_path / "kernel.toml", "-o", tmp_path, "--emit", "gas,ld,stubs,c,rust,nasm")
+        defined = (
+            f"Defines {prefix}gdt, {prefix}idt, {prefix}tss, gdtr, idtr. If the linker finds a multiple definition"
+        )
+        help_ = "rename this one with [tables] gdt = NAME (idt, gdtr, idtr) or [cpu] tss = NAME."
+        assert f"{defined} of one of these, the kernel has its own: {help_}" in " ".join(said.split())
+        for file in ("tables.s", "tables.c", "tables.rs", "tables.asm"):
+            assert defined in (tmp_path / file).read_text() and help_ in (tmp_path / file).read_text()
+        (tmp_path / "outside.s").write_text(outside(config.load(str(tmp_path / "kernel.toml")), handlers=False))
+        for words in (["as", "-o", "outside.o", "outside.s"], *ASSEMBLERS["gas"]):
+            run(tmp_path, *words)
+        linked = subprocess.run([*link, "tables.ld"], cwd=tmp_path, capture_output=True, text=True)
+        clashes = {name for name in ("gdt", "idt", "tss") if f"multiple definition of `{name}'" in linked.stderr}
+        assert (linked.returncode, clashes) == ((0, set()) if prefix else (1, {"gdt", "idt", "tss"})), linked.stderr
+    assert {"gdt", "kernel_gdt", "kernel_tss"} <= Linked(tmp_path / "kernel.elf").symbols.keys()
+    assert "Defines" not in output("build", DOUBLE_FAULT, "-o", tmp_path / "bytes", "--emit", "bin,ld,json")

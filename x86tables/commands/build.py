@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, then write; 1 when the checks refuse it."""
     from ..api import open_config, refusals
+    from ..emit import DEFINING, defines
     from ..render import writing
-    from ..render.lines import output
+    from ..render.lines import output, wrap
 
     image = open_config(args.config, args.symbols)
     files = _files(image, args.emit.split(","))
@@ -48,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
             output([*lines, f"nothing was written: {refused}; --no-check writes it anyway"])
             return 1
     write_all(args.output, files)
-    output([*lines, *(f"{os.path.join(args.output, name)}: {len(data):,} bytes" for name, data in files.items())])
+    lines += (f"{os.path.join(args.output, name)}: {len(data):,} bytes" for name, data in files.items())
+    if image.tables is not None and not files.keys().isdisjoint(DEFINING):
+        lines += wrap(f"  {defines(image.tables)}", "  ")
+    output(lines)
     return 0
 
 

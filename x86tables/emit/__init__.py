@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAP = "Link with tables.ld among the inputs: it defines the pieces of addresses that are cut."
 # A TSS must not cross a page (SDM Vol. 3A, "Task-State Segment"): 128 bytes aligned to 128 never do
 ALIGN = {"gdt": 16, "idt": 16, "tss": 128, "gdtr": 16, "idtr": 16}
+DEFINING = ("tables.c", "tables.s", "tables.asm", "tables.rs")  # the files that define a symbol for each table
 _WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -31,6 +32,16 @@ def headline(tables: CompiledTables) -> str:
     """What stands in the comment at the top of every file: one line, whatever the path is, that ends no comment."""
     path = "".join(c if c.isprintable() and c != "*" else f"\\x{ord(c):02x}" for c in tables.source.path)
     return f"Made by x86tables from {path}: change that, not this."
+
+
+def defines(tables: CompiledTables) -> str:
+    """What a linker gets from such a file, and what to do where it has that already."""
+    tss = tables.tss[0].name if len(tables.tss) == 1 else f"{tables.tss[0].name} to {tables.tss[-1].name}"
+    found = ", ".join((tables.gdt.name, tables.idt.name, tss, tables.gdtr.name, tables.idtr.name))
+    return (
+        f"Defines {found}. If the linker finds a multiple definition of one of these, the kernel has its own: "
+        "rename this one with [tables] gdt = NAME (idt, gdtr, idtr) or [cpu] tss = NAME."
+    )
 
 
 def names() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..records import Record
-from . import ALIGN, MAP, headline, members, number, piece, pieces, settled
+from . import ALIGN, MAP, defines, headline, members, number, piece, pieces, settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class TableDialect(Record):
 def tables_source(tables: CompiledTables, dialect: TableDialect) -> str:
     """All tables in a writable section: LTR marks the TSS busy in the GDT."""
     note = dialect.comment
-    lines = [f"{note} {headline(tables)}", f"{note} {MAP}"]
+    lines = [f"{note} {sentence}" for sentence in (headline(tables), MAP, defines(tables))]
     lines += [dialect.note, dialect.section.format("data")]
     outside = {symbol for table in tables.all for symbol in table.symbols} - {table.name for table in tables.all}
     cut = {found.name for found in pieces(tables)}

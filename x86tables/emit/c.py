@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-from . import ALIGN, headline, identifiers, members, number, settled
+from . import ALIGN, defines, headline, identifiers, members, number, settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _variable(table: CompiledTable) -> str:
 
 
 def _source(tables: CompiledTables) -> Iterator[str]:
-    yield f"/* {headline(tables)} */"
+    yield f"/* {headline(tables)}\n * {defines(tables)} */"
     yield '#include "tables.h"\n'
     own = {table.name for table in tables.all}
     for symbol in sorted({symbol for table in tables.all for symbol in table.symbols} - own):

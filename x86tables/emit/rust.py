@@ -17,7 +17,7 @@ that descriptors and gates keep in pieces are filled in by `fill_tables()`, befo
 
 from __future__ import annotations
 
-from . import ALIGN, headline, identifiers, members, number, settled
+from . import ALIGN, defines, headline, identifiers, members, number, settled
 from ._assembly import contents
 from .c import layouts, slot_name
 from .gas import GAS
@@ -41,7 +41,7 @@ def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
 
 
 def _module(tables: CompiledTables) -> Iterator[str]:
-    yield f"// {headline(tables)}"
+    yield f"// {headline(tables)}\n// {defines(tables)}"
     yield "use core::arch::global_asm;\nuse core::ptr::{addr_of, addr_of_mut};\n"
     for name, value in tables.constants.items():
         yield f"{UNUSED}pub const {name}: u{64 if name == 'STAR' else 16} = {value:#x};"
