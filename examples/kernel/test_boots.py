@@ -1,7 +1,7 @@
 """What this kernel's continuous integration asks of it; copy it into your own, and change the names on top.
 
 Before a boot, `check` judges the tables in the linked kernel; then QEMU boots it, and the log of its events is judged:
-a kernel that prints what it should and then shuts down does not pass. Needs x86tables[config,elf], pytest and QEMU.
+a kernel that prints what it should and then shuts down does not pass. Needs x86tables[elf], pytest and QEMU.
 """
 
 import json

@@ -10,7 +10,7 @@ fn main() {
     let status = Command::new("x86tables")
         .args(["build", "kernel.toml", "-o", &out, "--emit", "rust,stubs"])
         .status()
-        .expect("x86tables: pip install 'x86tables[config]'");
+        .expect("x86tables: pip install x86tables");
     assert!(status.success(), "the checks refuse kernel.toml");
     let folder = env::var("CARGO_MANIFEST_DIR").unwrap();
     for argument in [
