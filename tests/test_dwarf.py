@@ -103,6 +103,18 @@ def test_what_gcc_writes(tmp_path: Path, options: list[str]) -> None:
     assert stripped.place(stripped.address("handler")) == "handler"
 
 
+@pytest.mark.needs("gcc", "objcopy")
+def test_functions_that_the_linker_has_discarded_have_no_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("int unused(int a) { return a * 3; }\nvoid _start(void) { for (;;); }\n")
+    build = ["gcc", "-g", "-ffunction-sections", "-Wl,--gc-sections", "-ffreestanding", "-nostdlib", "-static"]
+    subprocess.run([*build, "-fno-pie", "-no-pie", "-o", "k", "a.c"], cwd=tmp_path, check=True)
+    subprocess.run(["objcopy", "--only-keep-debug", "k", "debug"], cwd=tmp_path, check=True)
+    for name in ("k", "debug"):
+        symbols = read_symbols(str(tmp_path / name))
+        assert symbols.line(symbols.address("_start")) == "a.c:2" and not symbols.has("unused")
+        assert [symbols.line(at) for at in range(64)] == [None] * 64
+
+
 @pytest.mark.needs("gcc")
 @pytest.mark.parametrize("options", [["-gdwarf-4"], ["-gdwarf-5"], ["-gdwarf-5", "-gz=zlib"]])
 def test_what_code_was_compiled_with(tmp_path: Path, options: list[str]) -> None:

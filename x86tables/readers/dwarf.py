@@ -12,7 +12,7 @@ from functools import cached_property
 from io import BytesIO
 
 from .. import budgets
-from ..elf import DYN, EXEC, Elf
+from ..elf import DYN, EXEC, LOAD, Elf
 from ..machine.symbols import printable
 
 TYPE_CHECKING = False
@@ -49,6 +49,7 @@ class Lines:
         self._data = data
         self._dwarf: Any = None
         self._opened = False
+        self._loaded: list[tuple[int, int]] = []  # start and stop of the segments that are executable
         self._ranges: list[tuple[int, int, int]] = []  # start, stop, offset of the unit
         self._rows: dict[int, list[Row]] = {}
 
@@ -96,6 +97,7 @@ class Lines:
         found = _sections(elf)
         if "info" not in found or elf.type not in (EXEC, DYN):
             return
+        self._loaded = [(s.vaddr, s.vaddr + s.memsz) for s in elf.segments(LOAD) if "x" in s.permissions]
         budget = Budget(min(budgets.READS, budgets.READS_ANY_FILE + budgets.READS_PER_BYTE * len(self._data)))
         self._dwarf = DWARFInfo(
             DwarfConfig(True, "x64" if elf.bits == 64 else "x86", elf.bits // 8),
@@ -111,6 +113,8 @@ class Lines:
         self._ranges = sorted(_aranges(found.get("aranges", b""))) or sorted(self._units())
 
     def _find(self, address: int) -> str | None:
+        if not any(start <= address < stop for start, stop in self._loaded):
+            return None  # a function that the linker has discarded (--gc-sections) still has its lines, at 0
         number = bisect_right(self._ranges, (address, 1 << 64, 0)) - 1
         if number < 0 or address >= self._ranges[number][1]:
             return None

@@ -102,6 +102,10 @@ unsafe extern "C" fn kernel_main(start: &Start) -> ! {
     end(DONE)
 }
 
+/// What libcore names for unwinding, which there is none of here.
+#[no_mangle]
+extern "C" fn rust_eh_personality() {}
+
 #[panic_handler]
 fn panic(_: &PanicInfo) -> ! {
     print("a panic\n");
