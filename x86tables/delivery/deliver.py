@@ -248,6 +248,8 @@ def read_gate(this: Checks) -> Gate:
     # "Reads of the IDT are implicit supervisor-mode accesses."
     gate = Gate.parse(this.read(name, address, Gate.size))
     found = f"{gate.kind} gate to {gate.selector:#x}:{gate.offset:#x}, IST {gate.ist}, DPL {gate.dpl}"
+    if gate.kind == "absent":
+        found = "absent gate"
     this.passed(name, address, found, "read")
     return gate
 
