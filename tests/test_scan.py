@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cli import IMAGES, answers, call, dumped, fitting, output, refused
 
-from x86tables import Gate, Gdt, Idt, SegmentDescriptor, SystemDescriptor, Tss
+from x86tables import Gate, Gdt, Idt, PseudoDescriptor, SegmentDescriptor, SystemDescriptor, Tss
 from x86tables.machine.mappings import build
 from x86tables.machine.memory import PAGE, Memory
 from x86tables.machine.paging import AddressSpace, Page
@@ -158,6 +158,28 @@ def test_a_kernel_with_four_gates(tmp_path: Path) -> None:
     }
     for image in ((path, "--base", hex(held.start)), (core,)):
         assert "triple-fault if a guard page is hit; the stack in use is guarded" in call("check", *image)[1]
+
+
+@pytest.mark.parametrize("operand", [True, False])
+@pytest.mark.parametrize("present", [(3, 8), (8, 14, 255), (14,)])
+def test_an_idt_that_begins_with_empty_gates(present: tuple[int, ...], operand: bool) -> None:
+    """In the middle of a page, zeros before it: an operand of LIDT says which vector is the first, or it is guessed."""
+    made = Made()
+    expected = kernel(made, gates=256, idt_at=0x30_0430)
+    at = 0x10_0000 + 0x30_0430
+    idt = bytearray(made.data[at])
+    for vector in set(range(256)) - set(present):
+        idt[16 * vector : 16 * vector + 16] = bytes(16)
+    made.data[at] = bytes(idt)
+    assert expected.idtr
+    if operand:
+        made.data[0x12_0000] = bytes(PseudoDescriptor(base=expected.idtr.base, limit=0xFFF))
+    (machine,) = scan(made.memory()).machines
+    ((registers, _),) = fill([Registers()], machine)
+    first = expected.idtr.base + 16 * min(present)
+    assert registers.idtr and registers.idtr.base == (expected.idtr.base if operand else first)
+    reasons = [reason.what for reason in machine.reasons]
+    assert ("idt-mapped" in reasons, "first-vector" in reasons) == (operand, not operand)
 
 
 def test_memory_with_gaps() -> None:

@@ -21,7 +21,9 @@ def add_image_arguments(
     parser: argparse.ArgumentParser, *, several: bool = True, option: str | None = None, many: bool = False
 ) -> None:
     """IMAGE and its options; with `option`, IMAGE itself is optional; with `many` there may be several."""
-    text = "a memory dump or saved state, a linked ELF kernel" + (", or a TOML declaration (*.toml)" if several else "")
+    text = "a memory dump or saved state, a linked ELF kernel" + (
+        ", a running machine (qmp:SOCKET, gdb:HOST:PORT), or a TOML declaration (*.toml)" if several else ""
+    )
     if option is None:
         parser.add_argument("image", metavar="IMAGE", nargs="+" if many else None, help=text)
     else:

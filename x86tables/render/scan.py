@@ -68,6 +68,8 @@ def _words(reason: Reason) -> str:
             return f"the page tables map the handlers of {reason.count} of {reason.of} gates as supervisor code"
         case "idt-mapped":
             return "they map the IDT"
+        case "first-vector":
+            return "empty slots lie in front of its first gate: that it is vector 0 is a guess"
         case "idt-read-only":
             return "by a read-only address, as kernels do that protect it"
         case "gdt":

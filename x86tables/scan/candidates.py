@@ -74,12 +74,16 @@ def candidates(
 
 
 class IdtCandidate(Record):
-    """What an IDT at `physical` would be: the gates present by vector, the selector of most, the size that fits."""
+    """What an IDT at `physical` would be: the gates present by vector, the selector of most, the size that fits.
+
+    It may begin up to `before` empty slots earlier: then every vector is so much higher.
+    """
 
     physical: int
     gates: dict[int, Gate]
     selector: int
     limit: int
+    before: int = 0
 
     @property
     def handlers(self) -> tuple[tuple[int, int], ...]:
@@ -131,7 +135,10 @@ def _idt_at(memory: Memory, start: int, back: bool) -> IdtCandidate | None:
     selector = Counter(gate.selector & ~3 for gate in gates.values()).most_common(1)[0][0]
     if not selector:
         return None
-    return IdtCandidate(first, gates, selector, end - first - 1)
+    before = 0
+    while before < 255 - max(gates) and _zeros(memory, first - (before + 1) * Gate.size, Gate.size):
+        before += 1
+    return IdtCandidate(first, gates, selector, end - first - 1, before)
 
 
 def _gate(memory: Memory, at: int) -> Gate | None:

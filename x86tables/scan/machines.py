@@ -43,13 +43,17 @@ class Reason(Record):
 
 
 class FoundIdt(Record):
-    """An IDT: where it is, physically and by which alias, how many gates are present, and the last of them."""
+    """An IDT: where it is, physically and by which alias, how many gates are present, and the last of them.
+
+    `before` empty slots lie in front of it, one of which it may begin with.
+    """
 
     physical: int
     register: TableRegister
     gates: int
     last: int
     read_only: bool
+    before: int
 
 
 class FoundCpu(Record):
@@ -143,7 +147,9 @@ class _Mapped:
         # a table is loaded by an address near that of a TSS, which its descriptor has, or else in the kernel's image
         anchors = tasks or {next(iter(idts[0].gates.values())).offset}
         self.idts = [
-            FoundIdt(idt.physical, TableRegister(linear, idt.limit), len(idt.gates), max(idt.gates), read_only)
+            FoundIdt(
+                idt.physical, TableRegister(linear, idt.limit), len(idt.gates), max(idt.gates), read_only, idt.before
+            )
             for idt in idts
             for linear, read_only in _loaded(aliases, idt.physical, anchors)
         ]
@@ -190,7 +196,8 @@ class _Mapped:
         cpus = [self._cpu(idts, *task) for task in self.tasks.values()] or self._without_tss(idts)
         cpus.sort(key=lambda cpu: cpu.gdtr.base if cpu.gdtr is not None else 0)
         reasons = [Reason("handlers", 40 * self.root.mapped // self.root.of, self.root.mapped, self.root.of)]
-        reasons.append(Reason("idt-mapped", 10))
+        unknown = idts[0].before and idts[0].register.base % PAGE
+        reasons.append(Reason("first-vector", -20) if unknown else Reason("idt-mapped", 10))
         if self.idts[0].read_only:
             reasons.append(Reason("idt-read-only", 10))
         if self.gdts:
@@ -203,15 +210,15 @@ class _Mapped:
         return FoundMachine(self.root, tuple(cpus), tuple(reasons), programs, user_root if user_root in users else None)
 
     def _with_limits(self) -> list[FoundIdt]:
-        """The IDTs; one that ends with empty gates has the limit of an operand of LIDT in memory, if there is one."""
-        open_ = [idt.register.base for idt in self.idts if idt.register.limit > idt.last * Gate.size + Gate.size - 1]
-        named = operands(self.memory, open_) if open_ else {}
-        return [
-            idt.replace(register=idt.register.replace(limit=limit))
-            if (limit := named.get(idt.register.base, 0)) >= idt.last * Gate.size + Gate.size - 1
-            else idt
+        """The IDTs; where one begins or ends whose first or last gates are empty, an operand of LIDT in memory says."""
+        open_ = [
+            idt.register.base - Gate.size * earlier
             for idt in self.idts
+            if idt.before or idt.register.limit > idt.last * Gate.size + Gate.size - 1
+            for earlier in range(idt.before + 1)
         ]
+        named = operands(self.memory, open_) if open_ else {}
+        return [_as_named(idt, named) for idt in self.idts]
 
     def _without_tss(self, idts: list[FoundIdt]) -> list[FoundCpu]:
         """One CPU with the GDT that an operand of LGDT names, else with a likely one."""
@@ -251,6 +258,16 @@ class _Mapped:
         if abs(idt.physical - gdt.code) > NEAR:
             idt = idts[0]
         return FoundCpu(idt, TableRegister(self._base(linear), gdt.limit), gdt.physical, tr, tss)
+
+
+def _as_named(idt: FoundIdt, named: dict[int, int]) -> FoundIdt:
+    """An IDT with base and limit of the operand that names it, or an empty slot in front of it; else as it is."""
+    for earlier in range(idt.before + 1):
+        base, last = idt.register.base - Gate.size * earlier, idt.last + earlier
+        if (limit := named.get(base, 0)) >= last * Gate.size + Gate.size - 1:
+            physical = idt.physical - Gate.size * earlier
+            return idt.replace(physical=physical, register=TableRegister(base, limit), last=last, before=0)
+    return idt
 
 
 def _loaded(aliases: dict[int, list[Alias]], physical: int, anchors: Iterable[int]) -> list[tuple[int, bool]]:

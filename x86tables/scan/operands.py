@@ -23,15 +23,17 @@ def operands(memory: Memory, bases: Iterable[int], width: int = 8) -> dict[int, 
     wanted = {base.to_bytes(width, "little"): base for base in bases if base}
     if not wanted:
         return {}
-    pattern = re.compile(b"|".join(map(re.escape, wanted)))
+    low = width // 4  # bytes in which bases near each other differ: the others are looked for
+    pattern = re.compile(b"|".join({re.escape(base[low:]): None for base in wanted}))
     found: dict[int, int] = {}
     for _, data in memory.windows(WINDOW):
         for match in pattern.finditer(data):
-            if match.start() < 2:
+            at = match.start() - low
+            base = wanted.get(data[at : match.end()]) if at >= 2 else None
+            if base is None:
                 continue
             # the limit stands where it does in an operand of 64-bit code
-            limit = PseudoDescriptor32.parse(data[match.start() - 2 : match.start() + 4]).limit
+            limit = PseudoDescriptor32.parse(data[at - 2 : at + 4]).limit
             if limit % 8 == 7:
-                base = wanted[match[0]]
                 found[base] = max(limit, found.get(base, 0))
     return found
