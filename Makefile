@@ -29,10 +29,12 @@ coverage: .venv/check.stamp
 mutants: .venv/test.stamp
 	.venv/bin/python tests/mutate.py
 
-docs: .venv/test.stamp
+# What the documents take from the code; then the site, in docs/site.
+docs: .venv/check.stamp
 	$(RUN) x86tables.checks > docs/rules.md
 	$(RUN) x86tables.render.json x86tables/json_schemas
 	$(RUN) x86tables completion man > data/share/man/man1/x86tables.1
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 
 # Our deliveries against Bochs' on N machines, on all cores; the same ones for the same SEED.
 N := 10000
@@ -58,7 +60,7 @@ roundtrips: .venv/test.stamp
 	.venv/bin/python tests/roundtrips.py $(N) $(SEED)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build docs/site *.egg-info
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or later with pip is needed, none was found" >&2; exit 1; }

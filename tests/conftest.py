@@ -25,7 +25,7 @@ os.environ["X86TABLES_DEBUG"] = "1"  # an unforeseen error shows where it is
 for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):  # what is printed does not depend on whose terminal this is
     os.environ.pop(name, None)
 
-EXTRAS = {"iced_x86": "redzone", "bochscpu": "bochs", "distributed": "check"}
+EXTRAS = {"iced_x86": "redzone", "bochscpu": "bochs", "distributed": "check", "mkdocs": "docs"}
 
 
 def programs() -> dict[str, str]:

@@ -41,7 +41,7 @@ def test_turns(path: Path) -> None:
 
 
 def test_documents() -> None:
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         assert not (found := WRONG.search(path.read_text())), f"{path.name}: {found and found[0]!r}"
 
 
