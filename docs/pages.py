@@ -181,7 +181,9 @@ def _said(declared: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
         yield declared["description"]
     elif refs:
         yield known[refs[0].rpartition("/")[2]]["description"]
-    values: list[Any] = declared.get("enum") or next((one["enum"] for one in declared.get("anyOf", ()) if "enum" in one), [])
+    values: list[Any] = declared.get("enum") or next(
+        (one["enum"] for one in declared.get("anyOf", ()) if "enum" in one), []
+    )
     if values:
         yield f"One of {', '.join(str(value) for value in values if value)}."
     default = declared.get("default")

@@ -43,7 +43,10 @@ def run(document: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return scope
 
 
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name not in RUN_ELSEWHERE], ids=str)
+HERE = [path for path in DOCUMENTS if path.name not in RUN_ELSEWHERE]
+
+
+@pytest.mark.parametrize("document", HERE, ids=[path.name for path in HERE])
 def test_document(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
