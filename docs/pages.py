@@ -211,7 +211,8 @@ def words() -> Iterator[str]:
             yield f"## {topic.title}\n\n{_cell(topic.text)}\n"
             if topic.figure:
                 yield f"```text\n{topic.figure}\n```\n"
-            yield f"*{re.sub(r'docs/([a-z]+).md', r'[docs/\1.md](../\1.md)', _cell(topic.source))}*\n"
+            source = re.sub(r"docs/([a-z]+)\.md", r"[docs/\1.md](../\1.md)", _cell(topic.source))
+            yield f"*{source}*\n"
 
 
 def schemas() -> Iterator[str]:
