@@ -26,7 +26,7 @@ def test_everything(tmp_path: Path) -> None:
     text = output("build", DOUBLE_FAULT, "-o", out, "--emit", "bin,ld,c,gas,nasm,rust,stubs,json")
     assert {path.name for path in out.iterdir()} == FILES
     assert all(f"{path}: {path.stat().st_size:,} bytes\n" in text for path in out.iterdir())
-    assert names() == ["bin", "c", "c-header", "gas", "json", "ld", "nasm", "rust", "stubs"]
+    assert names() == ["bin", "c", "c-header", "gas", "json", "ld", "nasm", "rust", "rust-2024", "stubs"]
 
 
 def test_what_is_assumed_is_said(tmp_path: Path) -> None:

@@ -227,15 +227,23 @@ fn main() {
 
 
 @pytest.mark.needs("rustc", "as", "gcc")
-def test_rust(tables: CompiledTables, tmp_path: Path) -> None:
+@pytest.mark.parametrize("edition", ["2018", "2021", "2024"])
+def test_rust(edition: str, tables: CompiledTables, tmp_path: Path) -> None:
     """A program that fills its tables and prints them; warnings are errors."""
-    written(tmp_path, tables, "rust")
+    if edition == "2024":
+        written(tmp_path, tables, "rust-2024")
+        unsafe = r'#\[unsafe\(export_name = "\w+"\)\]|\bunsafe extern "C" \{'
+        assert len(re.findall(unsafe, (tmp_path / "tables.rs").read_text())) == 3
+        if int(run(tmp_path, "rustc", "--version").split(b".")[1]) < 85:
+            return  # Debian 12's is older than that edition
+    else:
+        written(tmp_path, tables, "rust")
     (tmp_path / "outside.s").write_text(outside(tables, handlers=True))
     run(tmp_path, "as", "-o", "outside.o", "outside.s")
     places = {tables.gdt.name: "GDT.0", tables.idt.name: "IDT.0"}
     prints = [f"        print(std::ptr::addr_of!(tables::{places.get(t.name, t.name)}));" for t in tables.all]
     (tmp_path / "main.rs").write_text(MAIN % "\n".join(prints))
-    options = ["--edition", "2021", "-D", "warnings", "-C", "relocation-model=static", "-C", "link-arg=outside.o"]
+    options = ["--edition", edition, "-D", "warnings", "-C", "relocation-model=static", "-C", "link-arg=outside.o"]
     run(tmp_path, "rustc", *options, "-o", "program", "main.rs")
     Linked(tmp_path / "program").check(tables, printed(tmp_path, tables))
 

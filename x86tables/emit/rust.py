@@ -1,4 +1,4 @@
-"""Rust: tables.rs, a module for edition 2015 to 2021.
+"""Rust: tables.rs, a module for edition 2015 to 2021; `rust-2024` is for later ones.
 
     #[export_name = "idt"]
     pub static mut IDT: Idt = {
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # item by item, because a file that is included must not begin with an attribute of its own
 UNUSED = "#[allow(dead_code)]\n"
+PLAIN = "#[allow(unsafe_op_in_unsafe_fn)]\n"  # the body of an unsafe function is unsafe, as it was before edition 2024
 
 
 def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
@@ -72,7 +73,7 @@ def _module(tables: CompiledTables) -> Iterator[str]:
         yield f"    static {symbol}: u8;"
     yield "}"
     for layout, field in dict.fromkeys((layout, field) for layout, field, _, _ in fills):
-        yield f"\nunsafe fn {_setter(layout, field)}(to: *mut {layout.__name__}, address: u64) {{"
+        yield f"\n{PLAIN}unsafe fn {_setter(layout, field)}(to: *mut {layout.__name__}, address: u64) {{"
         for m in members(layout):
             if m.field is not None and m.field.name == field:
                 shifted = f"(address >> {m.shift})" if m.shift else "address"
@@ -80,7 +81,7 @@ def _module(tables: CompiledTables) -> Iterator[str]:
         yield "}"
     yield "\n/// Fills in the addresses that the GDT and the IDT keep in pieces: to call before they are loaded."
     yield "///\n/// # Safety\n/// Nothing else may use the tables at the same time."
-    yield f"{UNUSED}pub unsafe fn fill_tables() {{"
+    yield f"{UNUSED}{PLAIN}pub unsafe fn fill_tables() {{"
     yield from (f"    {_setter(layout, f)}({to}, {_value(address)});" for layout, f, to, address in fills)
     yield "}"
 
