@@ -113,7 +113,7 @@ class Lines:
         self._ranges = sorted(_aranges(found.get("aranges", b""))) or sorted(self._units())
 
     def _find(self, address: int) -> str | None:
-        if not any(start <= address < stop for start, stop in self._loaded):
+        if self._loaded and not any(start <= address < stop for start, stop in self._loaded):
             return None  # a function that the linker has discarded (--gc-sections) still has its lines, at 0
         number = bisect_right(self._ranges, (address, 1 << 64, 0)) - 1
         if number < 0 or address >= self._ranges[number][1]:
