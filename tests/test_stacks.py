@@ -203,3 +203,18 @@ def test_without_a_tss_and_without_a_known_stack_any_stack_is_judged() -> None:
     given = Situation(bare, ScenarioOptions(stack=TOP)).run("stack-overflow")
     said = f"CS is not known: judged in ring 0, from the stack given {TOP:#x}"
     assert (given.verdict, given.remarks) == ("triple-fault", (said,))
+
+
+@pytest.mark.parametrize(("ist", "verdict"), [(1, "survives"), (0, "triple-fault")])
+def test_an_rsp0_of_zero_is_no_stack(ist: int, verdict: str) -> None:
+    """Of a kernel without programs, found in memory without registers: its TSS is there for IST1 alone."""
+    machine = kernel(tss=Tss(ist1=IST), gates=gate(8, ist=ist))
+    bare = machine.replace(machine.registers.replace(rsp=None, cs=None, ss=None))
+    scenario = Situation(bare).run("stack-overflow")
+    said = "RSP is not known in ring 0, and RSP0 is 0"
+    assert (scenario.verdict, scenario.remarks) == (
+        verdict, (f"{said}: judged on a stack that ends with the address space",)
+    )  # fmt: skip
+    assert (Situation(bare).stack.verdict, Situation(bare).stack.reason) == ("unknown", said)
+    caught = bare.replace(bare.registers.replace(cs=Segment(0x33)))
+    assert in_ring0(caught)[0].rsp == 0, "a CPU in ring 3 does use it"

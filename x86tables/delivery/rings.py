@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def in_ring0(machine: Machine, stack: int | None = None) -> tuple[Registers, str]:
     """The registers of the kernel on this CPU: its own, or where it was caught elsewhere, those on RSP0's stack.
 
-    Also a sentence that says so, else "". NotThere when neither RSP nor RSP0 is known.
+    Also a sentence that says so, else "". NotThere when neither RSP nor RSP0 is known; RSP0 is 0 in a kernel
+    without programs.
     """
     r = machine.registers
     if r.cpl == 0:
@@ -27,6 +28,8 @@ def in_ring0(machine: Machine, stack: int | None = None) -> tuple[Registers, str
     rsp, where = stack, "the stack given"
     if rsp is None:
         rsp, where = (r.rsp, "RSP") if r.cpl is None and r.rsp is not None else (_rsp0(machine), "RSP0")
+    if rsp == 0 and r.cpl is None and where == "RSP0":
+        raise NotThere("RSP is not known in ring 0, and RSP0 is 0")
     cs, rip = _kernel_code(machine)
     code = r.replace(cs=cs, ss=Segment(0, limit=0, flags=0), rsp=rsp, rip=rip, rflags=2)
     return code, f"{said}, from {where} {rsp:#x}"

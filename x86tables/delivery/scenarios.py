@@ -155,9 +155,12 @@ class Situation:
 
     @property
     def _no_stack_known(self) -> bool:
-        """Whether neither RSP nor RSP0 is known, of a CPU that never had a TSS."""
+        """Whether neither RSP nor RSP0 is known, of a CPU that never had a TSS, or has one for its IST stacks alone."""
         tr = self.machine.registers.tr
-        return self.machine.registers.rsp is None and tr is not None and tr.null
+        if self.machine.registers.rsp is not None or tr is None:
+            return False
+        table = None if tr.null else self.machine.table("tss")
+        return tr.null or (table is not None and table.known(4, 12) and not self.machine.tss.rsp0)
 
     def _on_any_stack(self, why: str) -> Scenario:
         """The overflow of a stack that ends with the address space: where no stack is known, and no TSS names another,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .shapes import Shapes
 
 WINDOW = 1 << 20  # bytes looked at together: the caches of a processor hold them
+_TYPED = {bytes(Gate(type=kind)) for kind in (0xE, 0xF)}
 _GAP = 8  # empty slots in a row behind which no descriptor of the same GDT is expected
 
 
@@ -107,7 +108,7 @@ def idts_in(memory: Memory, start: int, count: int, least: int = RUN) -> Iterato
 def _idt_at(memory: Memory, start: int, back: bool) -> IdtCandidate | None:
     """The IDT that begins with a gate, or `back` before it, where something else fits to be gates or absent ones."""
     first = start
-    while back and first - Gate.size >= start - 255 * Gate.size and _gate(memory, first - Gate.size) is not None:
+    while back and first - Gate.size >= start - 255 * Gate.size and _used(memory, first - Gate.size):
         first -= Gate.size
     at = start & -PAGE
     if (
@@ -119,13 +120,15 @@ def _idt_at(memory: Memory, start: int, back: bool) -> IdtCandidate | None:
     ):
         first = at  # the first gates are absent
     gates: dict[int, Gate] = {}
-    end = first
+    end, typed = first, False
     for vector in range(256):
         at = first + vector * Gate.size
         gate = _gate(memory, at)
         if gate is not None:
             gates[vector] = gate
             end = at + Gate.size
+        elif _typed(memory, at):
+            typed = True
         elif not _zeros(memory, at, Gate.size):
             break
     else:
@@ -136,9 +139,19 @@ def _idt_at(memory: Memory, start: int, back: bool) -> IdtCandidate | None:
     if not selector:
         return None
     before = 0
-    while before < 255 - max(gates) and _zeros(memory, first - (before + 1) * Gate.size, Gate.size):
+    while not typed and before < 255 - max(gates) and _zeros(memory, first - (before + 1) * Gate.size, Gate.size):
         before += 1
     return IdtCandidate(first, gates, selector, end - first - 1, before)
+
+
+def _used(memory: Memory, at: int) -> bool:
+    """Whether a slot has something of a gate in it."""
+    return _gate(memory, at) is not None or _typed(memory, at)
+
+
+def _typed(memory: Memory, at: int) -> bool:
+    """Whether a slot is absent and zero but for the type, as Rust's x86_64 crate leaves those that it has not set."""
+    return held(memory, at, Gate.size) == Gate.size and memory.read(at, Gate.size) in _TYPED
 
 
 def _gate(memory: Memory, at: int) -> Gate | None:

@@ -195,7 +195,8 @@ class _Mapped:
         idts = self._with_limits()
         cpus = [self._cpu(idts, *task) for task in self.tasks.values()] or self._without_tss(idts)
         cpus.sort(key=lambda cpu: cpu.gdtr.base if cpu.gdtr is not None else 0)
-        reasons = [Reason("handlers", 40 * self.root.mapped // self.root.of, self.root.mapped, self.root.of)]
+        mapped, of = self.root.mapped, self.root.of
+        reasons = [Reason("handlers", 40 * mapped // of * min(of, RUN) // RUN, mapped, of)]  # a few say less
         unknown = idts[0].before and idts[0].register.base % PAGE
         reasons.append(Reason("first-vector", -20) if unknown else Reason("idt-mapped", 10))
         if self.idts[0].read_only:
