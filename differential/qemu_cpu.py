@@ -177,7 +177,8 @@ class Cpu:
     def _go(self, rcx: int, staged: int) -> int:
         """VMRUN; the exit code. An NMI ends what goes on for ever."""
         self.ram[MAILBOX + 8 : MAILBOX + 24] = struct.pack("<QQ", rcx, staged)
-        self.ram[MAILBOX : MAILBOX + 8] = struct.pack("<Q", 1)
+        # one byte by one store: memcpy writes eight bytes twice, and between both the request may have been taken
+        self.ram[MAILBOX] = 1
         if not self._answer(SECONDS):
             self._command("inject-nmi")
             if not self._answer(20):
