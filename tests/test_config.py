@@ -10,7 +10,7 @@ import pytest
 from cli import call, output, refused
 
 from x86tables import Gate, Gdt, Idt, NotThere, SegmentDescriptor, SystemDescriptor, Tss, UsageError, checks, config
-from x86tables.api import assess
+from x86tables.assessment import assess
 from x86tables.config import machines
 from x86tables.config.compiled import CompiledTable
 from x86tables.config.lines import key_lines, shown, tokens

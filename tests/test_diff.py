@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernels import CODE, GDT, IDT, IST, MAPPINGS, TOP, TSS, gate, idt, kernel
 
 from x86tables import Gate, SegmentDescriptor, Tss
-from x86tables.api import Assessment, assess
+from x86tables.assessment import Assessment, assess
 from x86tables.checks import judge
 from x86tables.difference import Comparison, compare
 from x86tables.machine.image import Snapshot

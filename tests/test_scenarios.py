@@ -8,7 +8,7 @@ from kernels import CODE, GUARD, IST, MAPPINGS, STACK, TOP, gate, kernel
 from mutated import linux
 
 from x86tables import Tss
-from x86tables.api import assess
+from x86tables.assessment import assess
 from x86tables.checks import Report
 from x86tables.delivery.events import Event
 from x86tables.delivery.rings import in_ring0

@@ -6,7 +6,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .api import Assessment, Image, open, open_config
+    from .api import Image, open, open_config
+    from .assessment import Assessment
     from .errors import ImageError, NotThere, UsageError, X86TablesError
     from .machine.probe import Absent
     from .tables.gdt import CallGate, Gdt, LegacySystemDescriptor, SegmentDescriptor, SystemDescriptor
@@ -59,7 +60,8 @@ __all__ = [
 
 # Each public name is imported when it is first asked for: a command pays only for what it uses.
 _NAMES = {
-    "api": "Assessment Image open open_config",
+    "api": "Image open open_config",
+    "assessment": "Assessment",
     "errors": "ImageError NotThere UsageError X86TablesError",
     "machine.probe": "Absent",
     "tables.gdt": "CallGate Gdt LegacySystemDescriptor SegmentDescriptor SystemDescriptor",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import TypeAlias
 
-    from .api import Assessment, Image
+    from .api import Image
+    from .assessment import Assessment
     from .machine.machine import Machine
     from .machine.symbols import Symbols
 

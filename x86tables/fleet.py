@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import api
-from .api import Outcome
+from .assessment import Outcome
 from .errors import X86TablesError
 from .records import Record
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from .api import Assessment, Image
+    from .api import Image
+    from .assessment import Assessment
 
 SECONDS = 600  # that one image may take
 

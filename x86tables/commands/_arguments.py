@@ -157,7 +157,7 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_from(args: argparse.Namespace, image: Image | None) -> tuple[tuple[str, ...], ScenarioOptions]:
     """The scenarios that the arguments name, and their options; without an image no stack is named."""
-    from ..api import scenario_names
+    from ..assessment import scenario_names
     from ..delivery.scenarios import ScenarioOptions
     from ..delivery.stacks import STACK_SIZE
     from ..readers import address, number

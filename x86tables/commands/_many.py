@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..api import Assessment, Image, Outcome
+    from ..api import Image
+    from ..assessment import Assessment, Outcome
     from ..fleet import Summary
 
 

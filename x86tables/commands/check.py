@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from ..api import Outcome
+from ..assessment import Outcome
 from ..errors import UsageError
 from ._arguments import (
     add_format_arguments,

@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..api import Assessment, Image
+    from ..api import Image
+    from ..assessment import Assessment
     from ..link import Plan
 
 

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..api import Assessment
+    from ..assessment import Assessment
     from ..checks import Finding, Report
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from ..api import Assessment, Image
+    from ..api import Image
+    from ..assessment import Assessment
     from ..checks import Rule
     from ..origins import Origin
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..api import Assessment
+    from ..assessment import Assessment
     from ..delivery.extent import Extent
     from ..delivery.scenarios import Scenario, Variant
     from ..delivery.stacks import InterruptStack, StackInUse

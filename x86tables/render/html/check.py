@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ...api import Assessment
+    from ...assessment import Assessment
     from ...checks import Finding
     from ...delivery.scenarios import Scenario, Variant
     from ...delivery.stacks import InterruptStack

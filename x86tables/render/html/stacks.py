@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ...api import Assessment
+    from ...assessment import Assessment
     from ...delivery.events import Step
     from ...delivery.stacks import InterruptStack
     from ..svg import Picture

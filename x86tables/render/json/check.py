@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ...api import Assessment, Outcome
+    from ...assessment import Assessment, Outcome
     from ...delivery.scenarios import Scenario
     from ...delivery.stacks import InterruptStack, StackInUse
     from ...documents import U8, Hex, Natural
