@@ -8,6 +8,7 @@ was found.
 
 from __future__ import annotations
 
+from ..errors import UsageError
 from ..readers import memory_of, number
 from ..scan import scan
 from ._arguments import progress
@@ -34,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the machines that were found; 0 if there is one."""
     base = None if args.base is None else number(args.base, "--base")
     cr3 = None if args.cr3 is None else number(args.cr3, "--cr3")
+    if args.image.startswith(("qmp:", "gdb:")):
+        raise UsageError(
+            f"{args.image}: scan reads a file: `x86tables capture {args.image} --whole -o FILE` writes one"
+        )
     memory, name = memory_of(args.image, args.image_format, base)
     found = scan(memory, cr3, note=progress(memory.written))
     if args.format == "json":

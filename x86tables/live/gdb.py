@@ -69,8 +69,9 @@ class Stub:
 
     def go_on(self) -> None:
         """Leave it, which lets it run."""
-        if self._socket is None or self._awaits:
-            self.close()
+        if self._awaits:
+            raise ImageError(f"{self._path}: the stub was left in the middle of an answer")
+        if self._socket is None:
             self._connect()
         if self._physical:
             self.ask(b"Qqemu.PhyMemMode:0")
@@ -81,6 +82,7 @@ class Stub:
 
     def close(self) -> None:
         """End the connection; once more does nothing."""
+        self._awaits = False
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.close()
