@@ -83,6 +83,9 @@ TEXTS = (
 SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "elfcore": (specimens.core, "dump {}"),
     "elfcore, judged": (specimens.core, "check {} --scenario all"),
+    "elfcore, as a page": (specimens.core, "check {} --format html"),
+    "elfcore, its tables as a page": (specimens.core, "dump {} --format html"),
+    "elfcore, traced as a picture": (specimens.core, "trace {} --vector 14 --format svg"),
     "elfcore, traced": (specimens.core, "trace {} --vector 14 --error-code 2 --handler-stack 65536 --steps"),
     "elfcore of several CPUs": (lambda: specimens.core(said=specimens.notes(5)), "check {}"),
     "elfcore of 32 bits": ((IMAGES / "grub.core").read_bytes, "check {}"),
@@ -112,6 +115,7 @@ SPECIMENS: dict[str, tuple[Callable[[], bytes], str]] = {
     "symbols of an ELF": (specimens.kernel, "dump {core} --symbols {}"),
     "source lines": (ELF_FILES["sound-lines.elf"], "dump {hostile}/idt.bin --base 0 --idt 0,0x7f --symbols {}"),
     "log": (lambda: unpacked("triple.log")[:20_000], "log {}"),
+    "log as a page": (lambda: unpacked("triple.log")[:20_000], "log {} --format html"),
     "log with an image": (lambda: unpacked("triple.log"), "log {} --in {triple}"),
     "image of a log": (lambda: unpacked("triple.core"), "log {log} --in {}"),
     "baseline": (lambda: BASELINE, "check {core} --baseline {}"),
