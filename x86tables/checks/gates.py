@@ -71,8 +71,10 @@ def not_canonical(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: gate offset 0x0000ffff80001000 (bits 63:48 lost)
     Good: gate offset 0xffffffff80001000
     """
-    bad = [vector for vector, gate in cpu.present.items() if not cpu.canonical(gate.offset)]
-    if bad:
+    regions = {gate.offset >> 47 for gate in cpu.present.values()}  # few, of 256 gates
+    wrong = {region for region in regions if not cpu.canonical(region << 47)}
+    if wrong:
+        bad = [vector for vector, gate in cpu.present.items() if gate.offset >> 47 in wrong]
         yield Finding("idt", tuple(bad), "offset", f"not canonical: {_handlers(cpu, bad)}")
 
 
@@ -206,13 +208,15 @@ def mixed_handler(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: idt[0..31] all lead to `isr_common`
     Good: isr0: push 0; push 0; jmp isr_common / isr14: push 14; jmp isr_common
     """
+    with_codes = {gate.offset for vector, gate in cpu.present.items() if pushes_code(cpu, vector)}
     handlers: dict[int, list[int]] = {}
     for vector, gate in cpu.present.items():
-        handlers.setdefault(gate.offset, []).append(vector)
+        if gate.offset in with_codes:
+            handlers.setdefault(gate.offset, []).append(vector)
     for offset, users in handlers.items():
         with_code = [vector for vector in users if pushes_code(cpu, vector)]
         rest = [vector for vector in users if vector not in with_code]
-        if with_code and rest:
+        if rest:
             severity = NOTE if UNLIKELY.issuperset(with_code) or UNLIKELY.issuperset(rest) else ""
             message = f"{cpu.named(offset)} handles {labels(with_code)} with an error code and {labels(rest)} without"
             yield Finding("idt", tuple(users), "offset", message, severity)
