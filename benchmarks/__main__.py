@@ -78,7 +78,8 @@ def process() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         source, image, python = scratch / "source", scratch / "idt.bin", scratch / "venv/bin/python"
-        shutil.copytree(ROOT / "x86tables", source / "x86tables")
+        for part in ("x86tables", "data"):
+            shutil.copytree(ROOT / part, source / part)
         for part in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / part, source)
         image.write_bytes((ROOT / "tests/images/ovmf-idt.bin").read_bytes()[0x18:][: 256 * Gate.size])

@@ -127,9 +127,10 @@ class CheckedCpu(CheckedTables):
     @memoized
     def asks_for_tss(self) -> str:
         """Why a TSS is needed; "" when it is not."""
-        for vector in sorted(self.present, key=lambda vector: (self.off(vector), vector != 8)):
-            if ist := self.present[vector].ist:
-                return f"gate {vectors.label(vector)} asks for IST{ist}"
+        asking = sorted(vector for users in self.ist_users.values() for vector in users)
+        if asking:
+            vector = min(asking, key=lambda vector: (self.off(vector), vector != 8))
+            return f"gate {vectors.label(vector)} asks for IST{self.present[vector].ist}"
         return "code at ring 3 needs RSP0 when it is interrupted" if self.ring3 and self.present else ""
 
     @property
@@ -283,12 +284,14 @@ class Cpus(CpuList):
     @cached_property
     def _most_common(self) -> tuple[CheckedCpu | None, Needs]:
         def work() -> CheckedCpu | None:
-            groups: dict[object, list[CheckedCpu]] = {}
-            keys: dict[int, object] = {}  # CPUs with like tables have one dictionary of gates
+            alike: dict[int, list[CheckedCpu]] = {}  # CPUs with like tables have one dictionary of gates
             for cpu in self:
                 if cpu.gates:
-                    key = keys.get(id(cpu.gates)) or keys.setdefault(id(cpu.gates), tuple(cpu.gates.items()))
-                    groups.setdefault(key, []).append(cpu)
+                    alike.setdefault(id(cpu.gates), []).append(cpu)
+            groups: dict[object, list[CheckedCpu]] = {}
+            for cpus in alike.values():
+                key = tuple(cpus[0].gates.items()) if len(alike) > 1 else None
+                groups.setdefault(key, []).extend(cpus)
             return max(groups.values(), key=lambda group: (len(group), len(group[0].gates)))[0] if groups else None
 
         return self._aside(work)

@@ -208,7 +208,8 @@ def mixed_handler(image: Snapshot, cpu: CheckedCpu) -> Iterator[Finding]:
     Bad: idt[0..31] all lead to `isr_common`
     Good: isr0: push 0; push 0; jmp isr_common / isr14: push 14; jmp isr_common
     """
-    with_codes = {gate.offset for vector, gate in cpu.present.items() if pushes_code(cpu, vector)}
+    coded = (vector for vector in range(32) if vector in cpu.present and pushes_code(cpu, vector))
+    with_codes = {cpu.present[vector].offset for vector in coded}
     handlers: dict[int, list[int]] = {}
     for vector, gate in cpu.present.items():
         if gate.offset in with_codes:
