@@ -203,3 +203,17 @@ def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(commands.module("dump"), "run", wrong)
     assert main(["dump", "image"]) == 2
     assert capsys.readouterr().err == "x86tables: not enough memory\n"
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("name", commands.names())
+def test_help_fits_the_terminal(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if len(line) > columns]
+    said = " ".join(" ".join(lines).split())
+    assert " ".join(commands.summary(name).split()) in said, "the paragraphs are broken anew, and whole"

@@ -205,7 +205,7 @@ def test_every_kind(capsys: Capture, kind: str, layout: type[Layout]) -> None:
 def test_help_names_every_kind() -> None:
     from x86tables.commands import module
 
-    assert all(re.search(rf"(?<!\S){kind}(?!\S)", module("decode").__doc__) for kind in KINDS)
+    assert all(re.search(rf"(?<![\w-]){kind}(?![\w-])", module("decode").__doc__) for kind in KINDS)
 
 
 def test_json(capsys: Capture) -> None:

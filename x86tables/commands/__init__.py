@@ -38,16 +38,32 @@ def parser(name: str) -> argparse.ArgumentParser:
     # nothing is translated: to look for a catalogue of its messages costs 1 ms, for `locale`
     vars(argparse)["_"] = str
 
+    class Help(argparse.HelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            """Paragraphs as wide as the terminal; what is indented stays as it is."""
+            parts = text.strip().split("\n\n")
+            fill = super()._fill_text
+            return "\n\n".join(part if "\n  " in f"\n{part}" else fill(part, width, indent) for part in parts)
+
     class Parser(argparse.ArgumentParser):
+        columns = 90  # the terminal is asked only where help is wanted
+
         def error(self, message: str) -> NoReturn:
             raise UsageError(f"{message} (see x86tables {name} --help)")
+
+        def format_help(self) -> str:
+            from ..render.lines import width
+
+            self.columns = width()
+            return super().format_help()
+
+        def _get_formatter(self) -> argparse.HelpFormatter:
+            return Help(self.prog, width=self.columns)
 
     command = module(name)
     made = Parser(
         prog=f"x86tables {name}",
         description=command.__doc__,
-        # a width of its own keeps argparse from importing shutil (3 ms) to ask the terminal
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=90),
         allow_abbrev=False,
     )
     command.add_arguments(made)

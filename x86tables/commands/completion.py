@@ -2,10 +2,11 @@
 
 Where a shell looks for the script:
 
-  bash  x86tables completion bash > ~/.local/share/bash-completion/completions/x86tables
-  zsh   x86tables completion zsh > ~/.zfunc/_x86tables    (with ~/.zfunc in fpath, before compinit)
-  fish  x86tables completion fish > ~/.config/fish/completions/x86tables.fish
-  man   x86tables completion man | man -l -
+  bash  ~/.local/share/bash-completion/completions/x86tables
+  zsh   ~/.zfunc/_x86tables, with ~/.zfunc in fpath before compinit
+  fish  ~/.config/fish/completions/x86tables.fish
+
+`x86tables completion man | man -l -` shows the manual page.
 """
 
 from __future__ import annotations

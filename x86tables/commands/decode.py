@@ -1,18 +1,16 @@
 """Decode one descriptor, gate, selector or error code: its meaning and its bits.
 
 VALUE is one of
-  0x00af9b000000ffff       a number; its digits, leading zeros included, give the width
+  0x00af9b000000ffff       a number, as wide as its digits, leading zeros too
   ff ff 00 00 00 9b af 00  bytes in memory order, with or without spaces
-  0x0000ffff 0x00af9b00    words as gdb and QEMU print them (x/2wx, x/1gx), with or
-                           without their ADDRESS: column, also as one pasted text
+  0x0000ffff 0x00af9b00    words as gdb and QEMU print them (x/2wx, x/1gx), with
+                           or without their ADDRESS: column, also pasted as one
   -                        any of these from standard input
 
-KIND is descriptor (a GDT entry: segment, system, call-gate, legacy-gate or
-legacy-system by its own bits) or one of
-  segment system call-gate gate legacy-gate legacy-system selector error-code
-  page-fault-error pseudo-descriptor pseudo-descriptor32 tss tss32 frame
-  error-frame real-mode-vector star
-A number shorter than its kind is extended with zeros.
+KIND is descriptor (a GDT entry: segment, system, call-gate, legacy-gate or legacy-system by its own bits) or one of
+segment, system, call-gate, gate, legacy-gate, legacy-system, selector, error-code, page-fault-error,
+pseudo-descriptor, pseudo-descriptor32, tss, tss32, frame, error-frame, real-mode-vector, star. A number shorter than
+its kind is extended with zeros.
 
 With --in IMAGE an error-code is looked up in the tables of the image: the gate or
 descriptor that it names on each CPU, and what is wrong with that; a page-fault-error

@@ -1,11 +1,11 @@
 """Explain what output names: a rule, a verdict, a vector, an error code, a field, a register.
 
 WORD is
-  IDT004              a rule: why it exists, and how to fix what it finds; IDT lists a table's
+  IDT004              a rule: why it exists, and how to fix what it finds
   triple-fault        a verdict or a scenario
-  #DF, 14, #PF(0x2)   a vector by mnemonic or number, with the error code or without
+  #DF, 14, #PF(0x2)   a vector by mnemonic or number, also with an error code
   0x402               an error code
-  gate.ist, tss.rsp0  a field, also as findings write it: idt[8].ist; gate alone: the structure
+  gate.ist, tss.rsp0  a field, as in findings too: idt[8].ist; gate: all of it
   cr4, star           a register
 
 Without WORD, all rules are listed, by table.
