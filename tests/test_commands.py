@@ -33,7 +33,7 @@ def test_the_overview_has_the_first_line_of_each_docstring(name: str) -> None:
     """It is read from the source, without importing the command."""
     first = commands.module(name).__doc__.splitlines()[0]
     assert commands.summary(name) == first
-    assert f"  {name:<8} {first}\n" in output("--help")
+    assert f"  {name:<10} {first}\n" in output("--help")
 
 
 # Standard streams

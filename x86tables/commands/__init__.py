@@ -78,7 +78,7 @@ def summary(name: str) -> str:
 
 def _overview() -> str:
     lines = ["usage: x86tables COMMAND ...", "", "Make, show, judge and prove x86-64 descriptor tables.", ""]
-    lines += [f"  {name:<8} {summary(name)}" for name in names()]
+    lines += [f"  {name:<10} {summary(name)}" for name in names()]
     lines += ["", "See x86tables COMMAND --help; x86tables --version."]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Make tables from a configuration: bytes, source files, a linker script.
+"""Make tables from a configuration: bytes, sources, a linker script.
 
 The tables are checked before they are written: a configuration that does not survive a stack overflow, or in which a
 rule finds an error, is refused with status 1, and nothing is written. Where addresses are needed and the configuration

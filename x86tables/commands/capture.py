@@ -1,4 +1,4 @@
-"""Keep the memory of a running machine: what matters to the tables, or all of it.
+"""Keep the memory of a running machine, or what matters of it.
 
 LIVE is qmp:SOCKET or qmp:HOST:PORT, QEMU's -qmp, or gdb:HOST:PORT, its -gdb. The machine is stopped for a moment, and
 goes on. The file is an ELF core with the registers of all CPUs, for which `dump` and `check` say what they say of the

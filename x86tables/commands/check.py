@@ -1,4 +1,4 @@
-"""Say whether a CPU survives when its stack runs into the guard page, and why.
+"""Say whether a CPU survives when its stack runs into the guard page.
 
 The first line of each CPU gives two answers: what happens when the stack runs into a page that cannot be pushed to,
 and whether the stack in use has such a page below it. Then come the trace and what the rules find; `x86tables explain

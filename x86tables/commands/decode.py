@@ -1,4 +1,4 @@
-"""Decode one descriptor, gate, selector or error code: its meaning and its bits.
+"""Decode one descriptor, gate, selector or error code, bit by bit.
 
 VALUE is one of
   0x00af9b000000ffff       a number, as wide as its digits, leading zeros too

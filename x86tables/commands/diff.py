@@ -1,4 +1,4 @@
-"""Compare two machines, CPUs, or a declaration and a machine, by meaning.
+"""Compare two machines, CPUs, or a declaration and a machine.
 
 A and B are images or configurations; FILE#N is CPU N of a file, FILE#0 FILE#1 two CPUs of one. Compared are gates,
 descriptors, stack pointers, limits, protection bits, verdicts, sizes of interrupt stacks, and findings. Addresses that

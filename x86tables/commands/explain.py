@@ -1,4 +1,4 @@
-"""Explain what output names: a rule, a verdict, a vector, an error code, a field, a register.
+"""Explain a rule, verdict, vector, error code, field or register.
 
 WORD is
   IDT004              a rule: why it exists, and how to fix what it finds

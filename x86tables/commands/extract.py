@@ -1,4 +1,4 @@
-"""Write a small image with only the memory that matters to the tables.
+"""Write a small image of the memory that matters to the tables.
 
 Runs `dump` and `check --scenario all` on the image and keeps each physical page that they read (page tables included,
 also those of walks that failed), the page before and the page after it, and the register notes. The new file holds

@@ -1,4 +1,4 @@
-"""Explain a `qemu -d int,cpu_reset` log: the faults that could not be delivered, and why.
+"""Explain a `qemu -d int` log: which faults could not be delivered.
 
 For each of them: the instruction, what failed in its delivery, how it ended, the first cause, and the rule that finds
 it in an image. All other events are counted by vector. FILE may be compressed; - is standard input.

@@ -1,4 +1,4 @@
-"""Run an image's CPUs on an independent CPU model, and compare with the prediction.
+"""Run an image's CPUs on an independent CPU model, and compare.
 
 On Bochs the machine runs as it was captured: its registers, its memory, a real push at the guard of its stack. In a
 private copy of the memory every handler is replaced by one that pushes to its stack. Exit status 0 when the outcome is

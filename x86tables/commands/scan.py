@@ -1,4 +1,4 @@
-"""Find page tables, IDTs, GDTs and TSSs in memory of which no register is known.
+"""Find page tables, IDTs, GDTs and TSSs in memory without registers.
 
 Candidates by their shape are confirmed through each other: page tables that map an IDT's handlers as code, a GDT that
 has the gates' code segment, a TSS that a descriptor of it names. Each machine has a score with its reasons; `dump`,

@@ -1,4 +1,4 @@
-"""Show one delivery step by step: what the CPU reads, what it finds, which rule decides.
+"""Show one delivery step by step: what is read, and what decides.
 
 The event starts from the registers in the image, or from those given. The trace goes on after the delivery: whether the
 handler's first instruction can be fetched, and whether it has the stack that handlers need.
