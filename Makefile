@@ -34,7 +34,9 @@ docs: .venv/check.stamp
 	$(RUN) x86tables.checks > docs/rules.md
 	$(RUN) x86tables.render.json x86tables/json_schemas
 	$(RUN) x86tables completion man > data/share/man/man1/x86tables.1
+	rm -rf docs/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	mv build/site docs/site
 
 # Our deliveries against Bochs' on N machines, on all cores; the same ones for the same SEED.
 N := 10000

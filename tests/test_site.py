@@ -94,3 +94,12 @@ def test_the_source_of_no_page_is_forgotten(site: dict[Path, Links]) -> None:
     told = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         assert re.search(rf": {page.relative_to(ROOT / 'docs')}$", told, re.M), page
+
+
+def test_the_configuration_is_complete() -> None:
+    """Without a folder on the command line, as `make docs` builds it: MkDocs accepts where it goes."""
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    assert not Path(config.site_dir).is_relative_to(config.docs_dir)
+    assert "mv build/site docs/site" in (ROOT / "Makefile").read_text()
