@@ -67,6 +67,10 @@ def test_extract_cuts_one(linux: tuple[Path, Memory, bytes], tmp_path: Path) -> 
     (path := tmp_path / "linux.kdump").write_bytes(recast.kdump(memory, notes, "snappy"))
     output("extract", path, "-o", tmp_path / "small.core")
     assert recast.said(tmp_path / "small.core") == recast.said(core)
+    path.write_bytes(recast.kdump(memory, notes, "snappy", level=31))
+    output("extract", path, "-o", tmp_path / "small.core")
+    (remark,) = open_image(str(path)).remarks
+    assert remark.startswith("dumped with level 31") and open_image(str(tmp_path / "small.core")).remarks == (remark,)
 
 
 def changed(at: int, content: bytes) -> Callable[[bytes], bytes]:

@@ -91,14 +91,14 @@ def _permissions(args: argparse.Namespace) -> int:
 
 def _notes(image: Image, args: argparse.Namespace) -> bytes:
     """The image's own notes when they say it all, else notes made from the registers as they are known here."""
-    ram = elfcore.ram_note(image.snapshot.memory)
+    ours = elfcore.remarks_note(image.snapshot.of_file) + elfcore.ram_note(image.snapshot.memory)
     given = args.registers or args.reg or args.cr3 or args.gdt or args.idt or args.tss or args.vendor or args.maxphyaddr
     extra = image.snapshot.extra
     if image.snapshot.notes and not given and "found" not in extra:
-        return image.snapshot.notes + ram
+        return image.snapshot.notes + ours
     more = {name: str(said) for name in ("vendor", "maxphyaddr") if (said := getattr(args, name) or extra.get(name))}
     more |= {name: extra[name] for name in ("cr3", "found", "levels") if name in extra}
-    notes = elfcore.remarks_of(image.snapshot.notes) + ram
+    notes = ours
     for machine in image.machines:
         if machine.physical:
             more["physical"] = ",".join(sorted(machine.physical))

@@ -17,7 +17,8 @@ class Snapshot(Record):
     """A file that holds one or several CPUs' tables.
 
     `notes` are what an ELF core says of the registers, kept byte by byte for `extract`, `extra` what our own among them
-    say beside these. `remarks` are sentences for the person: what was taken for granted, or what the image cannot tell.
+    say beside these. `remarks` are sentences for the person: what was taken for granted, or what the image cannot tell;
+    `of_file` are those among them that the file alone gives rise to, whatever the options.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Snapshot(Record):
     remarks: tuple[str, ...] = ()
     notes: bytes = b""
     extra: dict[str, str] = {}  # noqa: RUF012 - never changed
+    of_file: tuple[str, ...] = ()
 
 
 class OpenOptions(Record):

@@ -147,7 +147,8 @@ def open_image(
         remarks += moved or _unfitting(symbols, machines, options.kaslr_offset)
     if stacks := symbols.objects:
         machines = [machine.replace(stacks=stacks, assumed=machine.assumed) for machine in machines]
-    return Snapshot(path, name, memory, tuple(machines), symbols, tuple(remarks), contents.notes, extra)
+    said = tuple(remarks)
+    return Snapshot(path, name, memory, tuple(machines), symbols, said, contents.notes, extra, contents.remarks)
 
 
 def _lacking(contents: Contents, options: OpenOptions, registers: list[Registers]) -> bool:

@@ -60,7 +60,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         memory,
         registers,
         remarks=unique,
-        notes=remarks_note(unique) + kept,
+        notes=kept,
         extra=extra,
         long_mode=long_mode,
         lacks=lacks,
@@ -303,12 +303,6 @@ def remarks_note(remarks: Iterable[str]) -> bytes:
     """A note of our own with what was remarked of an image, for the small one that is cut from it."""
     text = "\n".join(remarks)
     return note(_OURS, _REMARKS, text.encode()) if text else b""
-
-
-def remarks_of(notes: bytes) -> bytes:
-    """The note of remarks among the notes of an image."""
-    found = _notes(notes, [(0, len(notes))], [])
-    return b"".join(whole for name, kind, _, whole in found if (name, kind) == (_OURS, _REMARKS))
 
 
 def _remarked(content: bytes) -> list[str]:

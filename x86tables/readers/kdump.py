@@ -76,7 +76,7 @@ def read(path: str, data: Data, options: OpenOptions) -> Contents:
         Memory(pieces),
         registers,
         remarks=tuple(dict.fromkeys(remarks))[: budgets.REMARKS],
-        notes=elfcore.remarks_note(tuple(remarks)) + kept,
+        notes=kept,
         extra=extra,
         lacks="this dump has no registers that say where the tables are",
     )
