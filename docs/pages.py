@@ -5,6 +5,7 @@ vectors, the glossary, the JSON schemas, the names in docs/api.md.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,33 +94,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]*)((?:#[^)\s]*)?)\)")
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links out of the folder lead to the copy that the site has, or become plain text."""
     here = page.file.src_uri
-    deep = here.count("/")
+    up = "../" * here.count("/")
+    source = Path("." if here in COPIED.values() else f"docs/{here}").parent  # where the page itself stands
 
     def link(found: re.Match[str]) -> str:
         text, target, anchor = found.groups()
-        if "://" in target or not target:
+        if not target or "://" in target:
             return found[0]
-        path = target if here not in COPIED.values() else f"../{target}"
-        below = path.removeprefix("../" * (deep + 1))
-        if below == path:
-            return found[0]
-        up = "../" * deep
-        if below in COPIED:
-            return f"[{text}]({up}{COPIED[below]}{anchor})"
-        if below.startswith("docs/") and below.endswith(".md"):
-            return f"[{text}]({up}{below.removeprefix('docs/')}{anchor})"
-        if below.startswith("docs"):
+        path = os.path.normpath(source / target)
+        if path in COPIED:
+            return f"[{text}]({up}{COPIED[path]}{anchor})"
+        if path.startswith("docs/"):
+            return f"[{text}]({up}{path.removeprefix('docs/')}{anchor})"
+        if path == "docs":
             return f"[{text}]({up}index.md)"
-        return f"[{text}]({up}reference/schemas.md)" if below == "x86tables/json_schemas" else text
+        return f"[{text}]({up}reference/schemas.md)" if path == "x86tables/json_schemas" else text
 
-    return re.sub(r"\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)", lambda found: link(_whole(found)), markdown)
-
-
-def _whole(found: re.Match[str]) -> re.Match[str]:
-    return re.fullmatch(r"\[([^\]]*)\]\(([^)#\s]*)((?:#[^)\s]*)?)\)", found[0]) or found
+    return LINK.sub(link, markdown)
 
 
 def made() -> Iterator[tuple[str, str]]:

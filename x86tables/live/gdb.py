@@ -28,7 +28,7 @@ _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" fo
 _FIRST = dict.fromkeys((*_GENERAL, "rip"), 8) | dict.fromkeys(("rflags", "cs", "ss", "ds", "es", "fs", "gs"), 4)
 _PACKET = re.compile(rb"\$([^#$]*)#([0-9a-fA-F]{2})")
 _STOPPED = re.compile(rb"[STWX][0-9a-f]{2}")
-_WAYS_ON = ("paused (", "inmigrate")  # a machine that no debugger stopped, and cannot run: prelaunch, shutdown, ...
+_STAYS = ("paused (", "inmigrate")  # a machine that no debugger stopped, and cannot run: prelaunch, shutdown, ...
 
 
 class Stub:
@@ -64,7 +64,7 @@ class Stub:
         self.ours = True  # before, not after: it stops whatever becomes of the answer
         self._connect()
         status = self.monitor("info status") or ""
-        if any(word in status for word in _WAYS_ON):
+        if any(word in status for word in _STAYS):
             self.ours = False
 
     def go_on(self) -> None:
