@@ -69,13 +69,13 @@ def test_zsh(folder: Path) -> None:
         os.environ |= {"PS1": "> ", "TERM": "dumb"}
         os.execlp("zsh", "zsh", "-f", "-i")
     try:
-        os.write(terminal, b"fpath=($PWD $fpath); autoload -U compinit; compinit -u -D; LISTMAX=0; setopt nobeep\n")
+        os.write(terminal, b"fpath=($PWD $fpath); autoload -U compinit; compinit -u -D; LISTMAX=9999; setopt nobeep\n")
         for line, expected in CASES:
             # Tab once completes or lists, whatever zsh thinks best; ^D after a complete word lists what may follow
             os.write(terminal, f"echo {'-' * 8}\n".encode() + line.encode() + b"\t\t")
             shown = _until(terminal, expected)
             assert all(word in shown for word in expected), (line, shown)
-            os.write(terminal, b"\x03")
+            os.write(terminal, b"\x15")  # the line is empty again; ^C would take what comes next with it
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
