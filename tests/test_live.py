@@ -54,12 +54,20 @@ class Machine:
         self.process.wait()
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path, guest(tmp_path))
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    folder = tmp_path_factory.mktemp("machine")
+    made = Machine(folder, guest(folder))
     time.sleep(1.5)
     yield made
     made.close()
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Machine:
+    """It runs, whatever the test before has left."""
+    booted.monitor.execute("cont")
+    return booted
 
 
 @needs_qemu
