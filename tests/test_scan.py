@@ -27,6 +27,7 @@ from x86tables.readers import open_image
 from x86tables.readers.searched import search
 from x86tables.scan import fill, scan, vectors
 from x86tables.scan.candidates import best_look, idts_in
+from x86tables.scan.operands import operands
 from x86tables.scan.protected import protected
 from x86tables.scan.shapes import shapes
 
@@ -486,3 +487,24 @@ def test_protected_mode_has_no_tables_above_4_gib() -> None:
     """A flat segment there is not one of 32-bit code, whose operands have 32 bits."""
     flat = bytes(8) + bytes(SegmentDescriptor.kernel_code().replace(l=False, d_b=True)) + bytes(0xFF0)
     assert protected(Memory([(1 << 32, len(flat), flat, 0)])) == ()
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_operands_are_all_found(width: int) -> None:
+    """As a search byte by byte finds them, amid zeros and ones too, of which the upper bytes of some bases consist."""
+    draw = random.Random(0)
+    top = (1 << 8 * width) - 1
+    near = [0x28, 0x800, 0x1000, 0x1230, 0xFFFF, 0x10020, 0x7_1000, 0x20_1230, 0x20_1238]
+    for _ in range(400):
+        bases = draw.sample([*near, *(top - base for base in near)], draw.randrange(1, 12))
+        data = bytearray(draw.choice((b"\0", b"\xff", bytes([draw.randrange(256)]))) * 300)
+        for _ in range(draw.randrange(1, 16)):
+            at = draw.randrange(300 - 2 - width)
+            limit = 8 * draw.randrange(1, 512) - draw.choice((1, 1, 1, 2))
+            data[at : at + 2 + width] = limit.to_bytes(2, "little") + draw.choice(bases).to_bytes(width, "little")
+        expected: dict[int, int] = {}
+        for at in range(2, len(data) - width + 1):
+            base, limit = (int.from_bytes(part, "little") for part in (data[at : at + width], data[at - 2 : at]))
+            if base in bases and limit % 8 == 7:
+                expected[base] = max(limit, expected.get(base, 0))
+        assert operands(Memory([(0, len(data), bytes(data), 0)]), bases, width) == expected

@@ -21,19 +21,29 @@ def operands(memory: Memory, bases: Iterable[int], width: int = 8) -> dict[int, 
     not seen.
     """
     wanted = {base.to_bytes(width, "little"): base for base in bases if base}
-    if not wanted:
-        return {}
-    low = width // 4  # bytes in which bases near each other differ: the others are looked for
-    pattern = re.compile(b"|".join({re.escape(base[low:]): None for base in wanted}))
+    patterns = _upper_parts(wanted)
     found: dict[int, int] = {}
-    for _, data in memory.windows(WINDOW):
-        for match in pattern.finditer(data):
-            at = match.start() - low
-            base = wanted.get(data[at : match.end()]) if at >= 2 else None
-            if base is None:
-                continue
-            # the limit stands where it does in an operand of 64-bit code
-            limit = PseudoDescriptor32.parse(data[at - 2 : at + 4]).limit
-            if limit % 8 == 7:
-                found[base] = max(limit, found.get(base, 0))
+    for _, data in memory.windows(WINDOW) if wanted else ():
+        for pattern in patterns:
+            for match in pattern.finditer(data):
+                at = match.end() - width
+                base = wanted.get(data[at : match.end()]) if at >= 2 else None
+                if base is None:
+                    continue
+                # the limit stands where it does in an operand of 64-bit code
+                limit = PseudoDescriptor32.parse(data[at - 2 : at + 4]).limit
+                if limit % 8 == 7:
+                    found[base] = max(limit, found.get(base, 0))
     return found
+
+
+def _upper_parts(bases: Iterable[bytes]) -> list[re.Pattern[bytes]]:
+    """What bases end with: each of them alone, because `re` looks for one literal ten times as fast as for either."""
+    second: dict[bytes, set[int]] = {}  # the upper bytes of bases within 64 KiB -> the byte before them
+    for base in bases:
+        second.setdefault(base[2:], set()).add(base[1])
+    return [
+        # memory is full of zeros, and has runs of ones
+        re.compile((b"[%b]" % re.escape(bytes(sorted(before))) if len(set(upper)) == 1 else b"") + re.escape(upper))
+        for upper, before in second.items()
+    ]
