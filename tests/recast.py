@@ -29,7 +29,7 @@ def machine(name: str, efer: int, core: Path) -> tuple[Memory, list[Registers]]:
     image = open_image(str(IMAGES / f"{name}.core"))
     cpus = [machine.registers.replace(efer=efer, star=STAR) for machine in image.machines]
     pages = {page for known in image.memory.ranges for page in range(known.start & -PAGE, known.stop, PAGE)}
-    notes = b"".join(elfcore.state_note(cpu) + elfcore.extra_note(cpu, {}) for cpu in cpus)
+    notes = b"".join(elfcore.cpu_notes(cpu) for cpu in cpus)
     elfcore.write(str(core), image.memory, pages, notes)
     return image.memory, cpus
 

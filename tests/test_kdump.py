@@ -35,7 +35,7 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Memory, bytes
     """A captured Linux as a core, its memory, and the notes of its CPUs."""
     core = tmp_path_factory.mktemp("linux") / "linux.core"
     memory, cpus = recast.machine("linux", 0xD01, core)
-    return core, memory, b"".join(elfcore.state_note(cpu) + elfcore.extra_note(cpu, {}) for cpu in cpus)
+    return core, memory, b"".join(elfcore.cpu_notes(cpu) for cpu in cpus)
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -166,7 +166,7 @@ def test_linux_gives_the_answers_of_its_core(tmp_path: Path) -> None:
     full = Memory([(0, RAM, bytes(RAM), 0)])
     for known in memory.ranges:
         full.overlay(known.start, memory.read(known.start, len(known)))
-    notes = b"".join(elfcore.state_note(cpu) + elfcore.extra_note(cpu, {}) for cpu in cpus)
+    notes = b"".join(elfcore.cpu_notes(cpu) for cpu in cpus)
     elfcore.write(str(tmp_path / "qemu.core"), full, range(0, RAM, 0x1000), notes)
     said = recast.said(path)
     assert said == recast.said(tmp_path / "qemu.core")

@@ -155,7 +155,7 @@ def test_registers_survive_the_note(tmp_path: Path) -> None:
     general = {name: n for n, name in enumerate(("rax", "rbx", "r15"), 1)}
     registers = specimens.registers().replace(efer=0xD01, star=0x23 << 48, cr2=None, fs=None, general=general)
     memory = Memory([(0, 0x1000, bytes(0x1000), 0)])
-    notes = elfcore.state_note(registers) + elfcore.extra_note(registers, {})
+    notes = elfcore.cpu_notes(registers)
     elfcore.write(str(tmp_path / "core"), memory, {0}, notes)
     (machine,) = open_image(str(tmp_path / "core")).machines
     assert machine.registers.replace(general={}) == registers.replace(general={})

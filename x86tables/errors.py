@@ -19,3 +19,8 @@ class ImageError(X86TablesError):
 
 class NotThere(X86TablesError, LookupError):  # noqa: N818 - reads better in `except`
     """Something asked for is not there: a slot beyond a limit, a table that was never loaded."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of another library says; its class where it says nothing."""
+    return str(error) or type(error).__name__

@@ -57,10 +57,10 @@ def summarize(
                 seen.append((each.verdict, each.reason, [finding.severity for finding in each.findings]))
                 yield each
 
-        made = "".join(document(image, noted(), outcome)) if document is not None else ""
-        if document is None:
-            for _ in noted():
-                pass
+        judged = noted()
+        made = "" if document is None else document(image, judged, outcome)
+        for _ in judged:  # all that the document did not ask for
+            pass
     except X86TablesError as error:
         return Summary(path, 2, error=str(error))
     found = [severity for _, _, severities in seen for severity in severities]

@@ -26,7 +26,7 @@ def check(args: argparse.Namespace, opening: dict[str, Any], judging: dict[str, 
     if args.format not in ("text", "jsonl"):
         raise UsageError(f"--format {args.format} is for one image: jsonl writes the JSON of each in a line")
     jobs = number(args.jobs, "--jobs", 1024) or 1
-    documented = _document if args.format == "jsonl" else None
+    documented = _line if args.format == "jsonl" else None
     statuses: list[int] = []
 
     def noted() -> Iterator[Summary]:
@@ -48,7 +48,7 @@ def check(args: argparse.Namespace, opening: dict[str, Any], judging: dict[str, 
     return max(statuses)
 
 
-def _document(image: Image, assessments: Iterable[Assessment], outcome: Outcome) -> str:
-    from ..render.json.check import check as document
+def _line(image: Image, assessments: Iterable[Assessment], outcome: Outcome) -> str:
+    from ..render.json import check as document
 
-    return json.dumps(json.loads("".join(document(image.snapshot, assessments, outcome))))
+    return document.line(image.snapshot, assessments, outcome)

@@ -52,8 +52,6 @@ def keep(image: Image, path: str) -> int:
 
     memory = image.snapshot.memory
     pages = {page for known in memory.ranges for page in range(known.start, known.stop, PAGE)}
-    notes = elfcore.ram_note(memory)
-    for machine in image.machines:
-        notes += elfcore.state_note(machine.registers) + elfcore.extra_note(machine.registers, {})
+    notes = elfcore.ram_note(memory) + b"".join(elfcore.cpu_notes(machine.registers) for machine in image.machines)
     with replacing([os.path.realpath(path)], mode=0o600) as (complete,):
         return elfcore.write(complete, memory, pages, notes, image.machines[0].long_mode)

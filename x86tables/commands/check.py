@@ -66,16 +66,15 @@ def run(args: argparse.Namespace) -> int:
         from ..render.lines import output
 
         output(verdict.check(image.snapshot, passing, args.steps, outcome.problems))
-    elif args.format in ("json", "jsonl"):
+    elif args.format == "json":
         from ..render.json import check
 
-        pieces = check.check(image.snapshot, passing, outcome)
-        if args.format == "jsonl":
-            import json
-
-            pieces = iter((json.dumps(json.loads("".join(pieces))), "\n"))
-        for piece in pieces:
+        for piece in check.check(image.snapshot, passing, outcome):
             sys.stdout.write(piece)
+    elif args.format == "jsonl":
+        from ..render.json import check
+
+        print(check.line(image.snapshot, passing, outcome))
     elif args.format in ("html", "svg"):
         from ..render.html import check as page
 

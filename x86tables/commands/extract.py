@@ -102,7 +102,7 @@ def _notes(image: Image, args: argparse.Namespace) -> bytes:
     for machine in image.machines:
         if machine.physical:
             more["physical"] = ",".join(sorted(machine.physical))
-        notes += elfcore.state_note(machine.registers) + elfcore.extra_note(machine.registers, more)
+        notes += elfcore.cpu_notes(machine.registers, more)
     return notes
 
 

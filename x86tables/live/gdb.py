@@ -10,7 +10,7 @@ import socket
 from contextlib import suppress
 
 from .. import budgets
-from ..errors import ImageError
+from ..errors import ImageError, reason
 from ..machine.memory import PAGE, Memory
 from ..machine.probe import Absent
 from ..machine.registers import Registers, Segment
@@ -54,7 +54,7 @@ class Stub:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # many short packets
         except OSError as error:
             self.ours = False
-            raise ImageError(f"{self._path}: no gdb stub answers there: {_said(error)}") from None
+            raise ImageError(f"{self._path}: no gdb stub answers there: {reason(error)}") from None
         supported = self.ask(b"qSupported")
         if found := re.search(rb"PacketSize=([0-9a-fA-F]{1,8})", supported):
             self._at_once = min(max(_LEAST, int(found[1], 16) // 2 - 8 & -_LEAST), PAGE)
@@ -130,7 +130,7 @@ class Stub:
         return self._socket
 
     def _silent(self, error: OSError) -> ImageError:
-        return ImageError(f"{self._path}: the stub does not answer: {_said(error)}")
+        return ImageError(f"{self._path}: the stub does not answer: {reason(error)}")
 
     def monitor(self, line: str) -> str | None:
         """What the monitor behind the stub prints; None where there is none."""
@@ -201,7 +201,3 @@ def _bytes(text: bytes) -> bytes:
         return bytes.fromhex(text.decode("ascii"))
     except ValueError:
         return b""
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from .. import budgets
 from ..errors import ImageError, NotThere
@@ -21,20 +22,20 @@ _WORDS = re.compile(r"0x([0-9a-f]{16})")
 _RANGE = re.compile(r"^ *([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (ram|rom|romd)\)", re.MULTILINE)
 
 
-def contents(path: str, text: Callable[[str], str], read: Callable[[int], bytes]) -> Contents:
-    """What QEMU's monitor says of a machine: `text` asks it, `read` gives a physical page."""
+def contents(path: str, text: Callable[[str], str], read: Callable[[int], bytes] | None = None) -> Contents:
+    """What QEMU's monitor says of a machine: `text` asks it, `read` gives a physical page faster."""
     registers = monitor.parse(text("info registers -a"), path)
     ranges = memory_map(text("info mtree -f"))
     if not ranges:
         raise ImageError(f"{path}: QEMU's `info mtree -f` names no memory")
-    pages = GuestPages(read, max(known.stop for known in ranges))
+    pages = GuestPages(read or partial(_shown, text), max(known.stop for known in ranges))
     pieces: list[Piece] = [(known.start, len(known), pages, known.start) for known in ranges]
     said = ",".join(f"{known.start:#x}-{known.stop:#x}" for known in ranges)
     extra = {"ram": said} if len(ranges) <= budgets.RANGES else {}
     return Contents(Memory(pieces), registers, extra=extra, running=False)
 
 
-def shown(text: Callable[[str], str], address: int) -> bytes:
+def _shown(text: Callable[[str], str], address: int) -> bytes:
     """A page of physical memory as the monitor shows it."""
     words = _WORDS.findall(text(f"xp /512gx {address:#x}"))
     if len(words) != 512:

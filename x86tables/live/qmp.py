@@ -6,7 +6,7 @@ import asyncio
 import threading
 from contextlib import suppress
 
-from ..errors import ImageError
+from ..errors import ImageError, reason
 from . import pages
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class Monitor:
             self._wait(self._client.connect(address))
         except Exception as error:
             self.close()
-            raise ImageError(f"{path}: no QMP server answers there: {_said(error)}") from None
+            raise ImageError(f"{path}: no QMP server answers there: {reason(error)}") from None
 
     def _wait(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
@@ -49,7 +49,7 @@ class Monitor:
         try:
             return self._wait(self._client.execute(command, arguments or None))
         except Exception as error:
-            raise ImageError(f"{self._path}: QEMU does not answer {command!r}: {_said(error)}") from None
+            raise ImageError(f"{self._path}: QEMU does not answer {command!r}: {reason(error)}") from None
 
     def text(self, line: str) -> str:
         """What the monitor for people prints."""
@@ -67,7 +67,7 @@ class Monitor:
 
     def contents(self) -> Contents:
         """Registers of all CPUs, the memory that there is, and pages of it as they are asked for."""
-        return pages.contents(self._path, self.text, lambda page: pages.shown(self.text, page))
+        return pages.contents(self._path, self.text)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +84,3 @@ class Monitor:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS)
         self._loop.close()
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -29,7 +29,7 @@ def contents(path: str) -> Contents:
         except gdb.error as error:
             raise ImageError(f"{path}: gdb's `monitor {line}` fails: {error}; is it connected to QEMU?") from None
 
-    return pages.contents(path, text, lambda page: pages.shown(text, page)).replace(symbols=GdbSymbols(gdb))
+    return pages.contents(path, text).replace(symbols=GdbSymbols(gdb))
 
 
 def _gdb(path: str) -> Any:

@@ -13,7 +13,7 @@ from . import Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from ..machine.files import Data, Sliced
@@ -92,7 +92,7 @@ def noted(
             state = virtualbox.registers(name, content, remarks)
             if state is not None:
                 registers.append(state)
-                kept += state_note(state) + extra_note(state, {})
+                kept += cpu_notes(state)
             continue
         elif name == _OURS:
             said = _said(content, remarks)
@@ -259,6 +259,11 @@ def note(name: bytes, kind: int, content: bytes) -> bytes:
     return _NOTE.pack(len(name) + 1, len(content), kind) + padded + content.ljust(len(content) + 3 & ~3, b"\0")
 
 
+def cpu_notes(registers: Registers, more: Mapping[str, str] = {}) -> bytes:
+    """The notes of one CPU, QEMU's and ours; ours says `more`, too."""
+    return state_note(registers) + extra_note(registers, more)
+
+
 def state_note(registers: Registers) -> bytes:
     """QEMU's note for registers that came from elsewhere; what is not known becomes 0."""
     values: list[int] = [1, _STATE.size, *(registers.general.get(name, 0) for name in _GENERAL)]
@@ -275,7 +280,7 @@ def state_note(registers: Registers) -> bytes:
     return note(b"QEMU", 0, _STATE.pack(*values))
 
 
-def extra_note(registers: Registers, more: dict[str, str]) -> bytes:
+def extra_note(registers: Registers, more: Mapping[str, str]) -> bytes:
     """A note of our own, behind QEMU's, for what that has no place for: EFER, STAR, registers that are not known."""
     said = {name: f"{value:#x}" for name in ("efer", "star") if (value := getattr(registers, name)) is not None}
     unknown = [name for name, value in registers.asdict().items() if value is None and name not in ("efer", "star")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from ...delivery.scenarios import NOT_APPLICABLE
 from ...delivery.simulate import LOOPS, SURVIVES, TRIPLE_FAULT, UNKNOWN
 from ...documents import LEFT_OUT, Answer, Document, one_of
@@ -150,6 +152,11 @@ def check(image: Snapshot, assessments: Iterable[Assessment], outcome: Outcome) 
     head = CheckJson(image=ImageJson.of(image), cpus=[], verdict="", problems=[])
     cpus = (_cpu(each, image.symbols) for each in assessments)
     return stream(head, "cpus", cpus, lambda: {"verdict": outcome.verdict, "problems": list(outcome.problems)})
+
+
+def line(image: Snapshot, assessments: Iterable[Assessment], outcome: Outcome) -> str:
+    """The same in one line, as `--format jsonl` has it."""
+    return json.dumps(json.loads("".join(check(image, assessments, outcome))))
 
 
 def _cpu(assessment: Assessment, symbols: Symbols) -> CheckedJson:
