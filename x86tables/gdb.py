@@ -14,12 +14,17 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 TABLES = ("gdt", "idt", "tss", "ldt")
 
 
 def words(arguments: list[str], cpu: int | None) -> list[str]:
     """The command line of x86tables for one of `x86`; `cpu` is the one that is selected."""
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    name, *rest = arguments
     selected = [] if cpu is None or "--cpu" in rest else ["--cpu", str(cpu)]
     if name in TABLES:
         return ["dump", "gdb:", "--table", name, *selected, *rest]
@@ -82,11 +87,6 @@ def install(gdb: object) -> None:
 
     X86()
 
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
 if __name__ == "__main__":
     try:

@@ -36,12 +36,17 @@ PLAIN = "#[allow(unsafe_op_in_unsafe_fn)]\n"  # the body of an unsafe function i
 
 def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One module."""
+    return module(tables)
+
+
+def module(tables: CompiledTables, unsafe: bool = False) -> dict[str, str]:
+    """tables.rs; `unsafe` is whether attributes and foreign blocks are marked so, as edition 2024 wants it."""
     symbols = {symbol for table in tables.all for symbol in table.symbols}
     identifiers(sorted(symbols | {table.name for table in tables.all}), "rust")
-    return {"tables.rs": "\n".join(_module(tables)) + "\n"}
+    return {"tables.rs": "\n".join(_lines(tables, unsafe)) + "\n"}
 
 
-def _module(tables: CompiledTables) -> Iterator[str]:
+def _lines(tables: CompiledTables, unsafe: bool) -> Iterator[str]:
     yield f"// {headline(tables)}\n// {defines(tables)}"
     yield "use core::arch::global_asm;\nuse core::ptr::{addr_of, addr_of_mut};\n"
     for name, value in tables.constants.items():
@@ -54,8 +59,8 @@ def _module(tables: CompiledTables) -> Iterator[str]:
         zeros = ", ".join(f"{m.name}: 0" for m in members(layout))
         yield f"{UNUSED}const NO_{layout.__name__.upper()}: {layout.__name__} = {layout.__name__} {{ {zeros} }};"
     fills: list[tuple[type[Layout], str, str, Address]] = []
-    yield from _gdt(tables.gdt, fills)
-    yield from _idt(tables.idt, fills)
+    yield from _gdt(tables.gdt, fills, unsafe)
+    yield from _idt(tables.idt, fills, unsafe)
     yield "\nglobal_asm!("
     linked = (*tables.tss, tables.gdtr, tables.idtr)
     lines = ['.pushsection .data, "aw"']
@@ -65,7 +70,7 @@ def _module(tables: CompiledTables) -> Iterator[str]:
     for line in [*lines, ".popsection"]:
         yield '    "{}",'.format(line.replace('"', '\\"'))
     yield ");"
-    yield '#[allow(non_upper_case_globals)]\nextern "C" {'
+    yield f'#[allow(non_upper_case_globals)]\n{"unsafe " if unsafe else ""}extern "C" {{'
     for table in linked:
         yield f"    {UNUSED}    pub static mut {table.name}: {type(table.items[0].value).__name__};"
     own = {table.name for table in tables.all}
@@ -86,12 +91,12 @@ def _module(tables: CompiledTables) -> Iterator[str]:
     yield "}"
 
 
-def _gdt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
+def _gdt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address]], unsafe: bool) -> Iterator[str]:
     yield f"\n{UNUSED}#[repr(C, packed)]\npub struct Descriptors {{"
     yield from (f"    pub {slot_name(table, item)}: {type(item.value).__name__}," for item in table.items)
     yield f"}}\n#[repr(C, align({ALIGN['gdt']}))]\npub struct Gdt(pub Descriptors);"
     yield _assert("Descriptors", table.size)
-    yield f'#[export_name = "{table.name}"]\npub static mut GDT: Gdt = Gdt(Descriptors {{'
+    yield f"{_exported(table, unsafe)}\npub static mut GDT: Gdt = Gdt(Descriptors {{"
     for item in map(settled, table.items):
         yield f"    {slot_name(table, item)}: {_initial(item)},"
         place = f"addr_of_mut!(GDT.0.{slot_name(table, item)})"
@@ -99,17 +104,22 @@ def _gdt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address
     yield "});"
 
 
-def _idt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address]]) -> Iterator[str]:
+def _idt(table: CompiledTable, fills: list[tuple[type[Layout], str, str, Address]], unsafe: bool) -> Iterator[str]:
     count = len(table.items)
     yield f"\n#[repr(C, align({ALIGN['idt']}))]\npub struct Idt(pub [Gate; {count}]);"
     used = [item for item in map(settled, table.items) if any(bytes(item.value))]
-    yield f'#[export_name = "{table.name}"]\npub static mut IDT: Idt = {{'
+    yield f"{_exported(table, unsafe)}\npub static mut IDT: Idt = {{"
     yield f"    let {'mut ' if used else ''}gates = [NO_GATE; {count}];"
     for item in used:
         vector = number(table, item)
         yield f"    gates[{vector}] = {_initial(item)}; // {item.name}"
         fills += [(type(item.value), f, f"addr_of_mut!(IDT.0[{vector}])", to) for f, to in item.addresses.items()]
     yield "    Idt(gates)\n};"
+
+
+def _exported(table: CompiledTable, unsafe: bool) -> str:
+    attribute = f'export_name = "{table.name}"'
+    return f"#[unsafe({attribute})]" if unsafe else f"#[{attribute}]"
 
 
 def _assert(what: str, size: int) -> str:

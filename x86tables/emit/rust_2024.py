@@ -10,8 +10,6 @@ The rest is as it was.
 
 from __future__ import annotations
 
-import re
-
 from . import rust
 
 TYPE_CHECKING = False
@@ -21,5 +19,4 @@ if TYPE_CHECKING:
 
 def emit(tables: CompiledTables, find: Lookup) -> dict[str, str]:
     """One module."""
-    text = re.sub(r"^#\[(export_name = .*)\]$", r"#[unsafe(\1)]", rust.emit(tables, find)["tables.rs"], flags=re.M)
-    return {"tables.rs": re.sub(r"^extern ", "unsafe extern ", text, flags=re.M)}
+    return rust.module(tables, unsafe=True)
