@@ -289,16 +289,25 @@ def open(
         memory=wrap,
         progress=progress,
     )
-    if path.startswith(("qmp:", "gdb:")):
+    if ":" in path:
         from . import live
 
-        if wrap is not None or options.maps or base is not None:
-            raise UsageError(f"{path}: --map, --base and extract are for files; `x86tables capture` writes one")
-        with live.connected(path) as contents:
-            image = Image(open_image(live.label(path), options, (contents, path[:3])))
-            image.touch()
-            return image.kept()
+        if live.named(path):
+            return _open_running(path, options)
     return Image(open_image(path, options))
+
+
+def _open_running(path: str, options: OpenOptions) -> Image:
+    """A running machine, with the pages that dump and check need."""
+    from . import live
+    from .readers import open_image
+
+    if options.memory is not None or options.maps or options.base is not None:
+        raise UsageError(f"{path}: --map, --base and extract are for files; `x86tables capture` writes one")
+    with live.connected(path) as contents:
+        image = Image(open_image(live.label(path), options, (contents, path[:3])))
+        image.touch()
+        return image.kept()
 
 
 def open_config(source: str | Config, kernel: str | None = None) -> Image:

@@ -33,9 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the machines that were found; 0 if there is one."""
+    from .. import live
+
     base = None if args.base is None else number(args.base, "--base")
     cr3 = None if args.cr3 is None else number(args.cr3, "--cr3")
-    if args.image.startswith(("qmp:", "gdb:")):
+    if live.named(args.image):
         raise UsageError(
             f"{args.image}: scan reads a file: `x86tables capture {args.image} --whole -o FILE` writes one"
         )

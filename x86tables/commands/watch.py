@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from ..api import Image
     from ..machine.symbols import Symbols
 
 
@@ -38,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("either LIVE or a QEMU command behind --")
         from ..live.watch import watch
 
-        return report(args, args.live, watch(args.live, live.address(args.live)) or "")
+        report(args, args.live, watch(args.live, live.address(args.live)) or "")
+        return 1
     return started(args, [args.live, *args.guest])
 
 
@@ -67,14 +69,14 @@ def started(args: argparse.Namespace, command: list[str]) -> int:
                 ended = f" with status {process.returncode}" if process.returncode else ""
                 output([f"{command[0]}: ended by itself{ended}, without a shutdown that stops it"])
                 return 0
-            code = report(args, f"qmp:{socket}", status, command[0])
+            image = report(args, f"qmp:{socket}", status, command[0])
     if "-D" in command[:-1]:
-        _log(command[command.index("-D") + 1], args)
-    return code
+        _log(command[command.index("-D") + 1], image.symbols)
+    return 1
 
 
-def report(args: argparse.Namespace, path: str, status: str, title: str | None = None) -> int:
-    """Print what has become of it, and keep the core."""
+def report(args: argparse.Namespace, path: str, status: str, title: str | None = None) -> Image:
+    """Print what has become of it, and keep the core; the machine as it is held."""
     from .. import api
     from ..render.lines import output
     from ..render.watch import text
@@ -84,20 +86,13 @@ def report(args: argparse.Namespace, path: str, status: str, title: str | None =
     output(text(title or path, status, image.check(), image.symbols))
     keep(image, args.output)
     output(["", f"{args.output}: kept; `x86tables check {args.output}` says it step by step"])
-    return 1
+    return image
 
 
-def _log(path: str, args: argparse.Namespace) -> None:
+def _log(path: str, symbols: Symbols) -> None:
     from ..qemulog import chains, entries
     from ..qemulog.report import report as reported
     from ..render.lines import output
     from ..render.log import text
 
-    output(["", *text(path, reported(chains.read_log(entries.read(path)), None), _symbols(args))])
-
-
-def _symbols(args: argparse.Namespace) -> Symbols:
-    from ..machine.symbols import Symbols
-    from ..readers import read_symbols
-
-    return Symbols() if args.symbols is None else read_symbols(args.symbols)
+    output(["", *text(path, reported(chains.read_log(entries.read(path)), None), symbols)])

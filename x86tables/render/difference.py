@@ -67,11 +67,9 @@ def title(one: Difference) -> str:
 
 
 def line(numbers: tuple[int, ...], one: Difference, first: Symbols, second: Symbols) -> str:
-    """`gate 14 (#PF) handler: 0x... -> 0x...`: what a difference is, of one entry or of several."""
+    """`gate 14 (#PF) handler: 0x... -> 0x...`: what a difference other than of verdicts is, of one entry or several."""
     if one.table == "finding":
         return f"{'gone: ' if one.after is None else 'new: '}{one.field} ({one.before or one.after})"
-    if one.table == "verdict":
-        return f"{one.before} -> {one.after}"
     before, after = _value(one, one.before, first), _value(one, one.after, second)
     place = _place(numbers, one)
     if len(numbers) > 1 and one.field in ADDRESSES and isinstance(one.before, int) and isinstance(one.after, int):

@@ -31,9 +31,6 @@ def _said(one: Summary) -> str:
     parts = [f"{len(one.cpus)} CPU{'s' if len(one.cpus) != 1 else ''}"]
     others = {verdict: one.cpus.count(verdict) for verdict in one.cpus if verdict != one.verdict}
     parts += [f"{count} {verdict}" for verdict, count in others.items()]
-    parts += [f"{count} {word}{'s' if count > 1 else ''}" for count, word in _counts(one) if count]
+    counts = (one.errors, "error"), (one.warnings, "warning")
+    parts += [f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count]
     return f"{', '.join(parts)}: {one.reason}"
-
-
-def _counts(one: Summary) -> tuple[tuple[int, str], tuple[int, str]]:
-    return (one.errors, "error"), (one.warnings, "warning")
