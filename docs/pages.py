@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 
 from x86tables import commands
 from x86tables.config import schema
-from x86tables.render import completion, glossary
+from x86tables.render import completion, glossary, lines
 from x86tables.tables import vectors
 
 DOCS = Path(__file__).parent
@@ -142,14 +142,12 @@ def parsed() -> list[completion.Command]:
 def command_page(command: completion.Command) -> Iterator[str]:
     """What it does, and its arguments."""
     yield f"# x86tables {command.name}\n"
-    for part in command.description.strip().split("\n\n"):
-        indented = any(line.startswith("  ") for line in part.splitlines())
-        yield f"```text\n{part}\n```\n" if indented else f"{_cell(part)}\n"
+    for part, kept in lines.paragraphs(command.description):
+        yield f"```text\n{part}\n```\n" if kept else f"{_cell(part)}\n"
     yield "| argument | |\n|---|---|"
     for argument in command.arguments:
         shown = ", ".join(argument.flags) + (f" {argument.value}" if argument.flags and argument.value else "")
-        listed = ", ".join(argument.choices) if len(argument.choices) < 12 and argument.flags else ""
-        said = argument.help if not listed or argument.choices[0] in argument.help else f"{argument.help}: {listed}"
+        said = f"{argument.help}: {argument.listed}" if argument.listed else argument.help
         yield f"| `{shown or argument.value}` | {_cell(said.removeprefix(': '))} |"
 
 

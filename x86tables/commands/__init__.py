@@ -40,10 +40,11 @@ def parser(name: str) -> argparse.ArgumentParser:
 
     class Help(argparse.HelpFormatter):
         def _fill_text(self, text: str, width: int, indent: str) -> str:
-            """Paragraphs as wide as the terminal; what is indented stays as it is."""
-            parts = text.strip().split("\n\n")
+            """Paragraphs as wide as the terminal."""
+            from ..render.lines import paragraphs
+
             fill = super()._fill_text
-            return "\n\n".join(part if "\n  " in f"\n{part}" else fill(part, width, indent) for part in parts)
+            return "\n\n".join(part if kept else fill(part, width, indent) for part, kept in paragraphs(text))
 
     class Parser(argparse.ArgumentParser):
         columns = 90  # the terminal is asked only where help is wanted

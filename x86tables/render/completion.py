@@ -20,6 +20,12 @@ class Argument(Record):
     choices: tuple[str, ...]
     help: str
 
+    @property
+    def listed(self) -> str:
+        """The choices of an option, unless its help says them, or they are many."""
+        said = not self.flags or len(self.choices) >= 12 or not self.choices or self.choices[0] in self.help
+        return "" if said else ", ".join(self.choices)
+
 
 class Command(Record):
     """A command: its arguments, in the order of its help."""

@@ -44,6 +44,12 @@ def wrap(line: str, indent: str) -> Iterator[str]:
     yield lead + _coloured_again(plain, marks, start, len(plain)).rstrip()
 
 
+def paragraphs(text: str) -> Iterator[tuple[str, bool]]:
+    """The paragraphs of a docstring, and of each whether it stays as it is: a line of it is indented."""
+    for part in text.strip().split("\n\n"):
+        yield part, "\n  " in f"\n{part}"
+
+
 def _uncoloured(line: str) -> tuple[str, list[tuple[int, str]]]:
     """The line without what `coloured` writes, and each of that with its place."""
     import re

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .lines import paragraphs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,14 +53,11 @@ def manual(commands: Sequence[Command]) -> Iterator[str]:
 
 
 def _description(text: str) -> Iterator[str]:
-    """Paragraphs; lines that are indented stay as they are."""
-    for number, part in enumerate(text.strip().split("\n\n")):
+    for number, (part, kept) in enumerate(paragraphs(text)):
         yield from (".PP",) if number else ()
-        lines = part.splitlines()
-        verbatim = any(line.startswith("  ") for line in lines)
-        yield from (".nf",) if verbatim else ()
-        yield from map(_text, lines)
-        yield from (".fi",) if verbatim else ()
+        yield from (".nf",) if kept else ()
+        yield from map(_text, part.splitlines())
+        yield from (".fi",) if kept else ()
 
 
 def _argument(argument: Argument) -> Iterator[str]:
@@ -66,9 +65,8 @@ def _argument(argument: Argument) -> Iterator[str]:
     flags = ", ".join(f"\\fB{_text(flag)}\\fR" for flag in argument.flags)
     yield ".TP"
     yield " ".join(part for part in (flags, value) if part)
-    listed = ", ".join(argument.choices) if len(argument.choices) < 12 and argument.flags else ""
-    shown = [] if not listed or argument.choices[0] in argument.help else [f"one of {listed}"]
-    yield _text("; ".join([part for part in (argument.help, *shown) if part]) or "see above")
+    choices = f"one of {argument.listed}" if argument.listed else ""
+    yield _text("; ".join(part for part in (argument.help, choices) if part) or "see above")
 
 
 def _text(text: str) -> str:
